@@ -1,0 +1,52 @@
+"""Errors that a person reads: one line each, saying what, where, got, expected and the next step."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class DitaskError(Exception):
+    """Base of every error caused by input rather than by a bug; the command line turns it into one line, exit code 2."""
+
+
+class ConfigError(DitaskError):
+    """A configuration field, name or combination that cannot be used."""
+
+
+class DataError(DitaskError):
+    """A data set, image or label file that is missing, unreadable or inconsistent."""
+
+
+class WeightsError(DitaskError):
+    """A weight or adapter file that is missing, damaged or of another model."""
+
+
+class CheckpointError(DitaskError):
+    """A run folder or checkpoint that cannot be used as asked."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns `"Did you mean 'x'? Known: x y z"` for an unknown name.
+
+    >>> did_you_mean("semsge", ["semseg", "depth"])
+    "Did you mean 'semseg'? Known: semseg depth"
+    >>> did_you_mean("zzz", ["semseg", "depth"])
+    'Known: semseg depth'
+    """
+    names = [str(k) for k in known]
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f"Did you mean '{near[0]}'? " if near else ""
+    return f"{hint}Known: {' '.join(names)}"
+
+
+def check_known(field: str, name: str, known: Iterable[str], error: type[DitaskError] = ConfigError) -> None:
+    """Raises `error` naming `field` unless `name` is one of `known`.
+
+    >>> check_known("config: head", "hrnet", ["hrnet"])
+    >>> check_known("config: head", "hrnt", ["hrnet"])
+    Traceback (most recent call last):
+    ...
+    ditask_jax.errors.ConfigError: config: head: unknown name 'hrnt'. Did you mean 'hrnet'? Known: hrnet
+    """
+    names = list(known)
+    if name not in names:
+        raise error(f"{field}: unknown name '{name}'. {did_you_mean(name, names)}")
