@@ -1,0 +1,143 @@
+"""Every field of a training run, with its default; experiments are short files on top of this one.
+
+The defaults are the published PASCAL-Context recipe. A field is overridden in an experiment file
+(`config.batch_size = 8`) or on the command line (`--config.batch_size=8`).
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+optional = config_dict.placeholder  # None until set, then of the named type
+
+
+def get_config() -> ConfigDict:
+    """Returns the defaults, locked: a field that is not listed here cannot be set by mistake."""
+    config = ConfigDict()
+
+    # Tasks joined by "+"; known: semseg human_parts sal normals depth edge (which ones depends on data.name).
+    config.tasks = "semseg+human_parts+sal+normals"
+    # Pixels of a side, or (height, width); must suit the backbone's patches and windows.
+    config.image_size = config_dict.FieldReference(448, field_type=object)
+    # Images per optimiser step over all devices and processes.
+    config.batch_size = 32
+    # Images per evaluation step over all devices; None: batch_size.
+    config.eval_batch_size = optional(int)
+    # Every random number of a run is a function of this seed and a step or example number.
+    config.seed = 0
+    # Length of training: passes over the training set, or optimiser steps (steps win).
+    config.total_epochs = optional(float)
+    config.total_steps = optional(int)
+    # Evaluate on the way every so often (steps win over epochs; both None: only at the end).
+    config.eval_every_epochs = optional(float)
+    config.eval_every_steps = optional(int)
+    # Save every so many steps (None: only at the end and when told to stop).
+    config.checkpoint_every_steps = 500
+    # Write a row of metrics and a line of progress every so many steps.
+    config.log_every_steps = 50
+    # Type of activations in the forward pass: "float32" or "bfloat16"; parameters, SVD and warps stay float32.
+    config.compute_dtype = "float32"
+
+    config.data = ConfigDict()
+    # scenes (procedural, needs no download), folder (own files), pascal, nyud, cityscapes.
+    config.data.name = "pascal"
+    # Folder that holds the data set; None for scenes.
+    config.data.root = optional(str)
+    # Use only so many examples of a split; None: all of them (scenes: its default length).
+    config.data.train_examples = optional(int)
+    config.data.eval_examples = optional(int)
+    # Number of classes of semseg and human_parts labels; needed by folder, elsewhere known.
+    config.data.semseg_classes = optional(int)
+    config.data.human_parts_classes = optional(int)
+    # Loader processes (0: none) and reading threads; neither changes what is read.
+    config.data.workers = 0
+    config.data.threads = 4
+    # Probability of a horizontal flip.
+    config.data.hflip = 0.5
+    # Largest rotation in degrees; the angle is uniform in -rotation..rotation.
+    config.data.rotation = 20.0
+    # Zoom factor: uniform in (low, high), or one of the listed factors.
+    config.data.scale = (0.75, 1.25)
+    config.data.scales_are_choices = False
+    # Whether pixels brought in from outside by a rotation or zoom are ignored (False: class 0, as upstream).
+    config.data.pad_ignore = False
+    # folder: share of train/ that serves as validation where there is no val/; None: val/ is needed.
+    config.data.val_fraction = optional(float)
+
+    config.backbone = ConfigDict()
+    # swin_tiny_patch4_window7 and its small, base, large sisters; test-size ones for tries.
+    config.backbone.name = "swin_tiny_patch4_window7"
+    # Pretrained weights: a .safetensors file, "embedded" for the small one in the package, None for random weights.
+    config.backbone.weights = optional(str)
+    # Stochastic depth rate of the last block; earlier blocks rise linearly from 0.
+    config.backbone.drop_path_rate = 0.2
+
+    config.head = ConfigDict()
+    # Decoder of every task.
+    config.head.name = "hrnet"
+    # Channels of the per-task maps that enter the head, one per stage; None: the backbone's own widths.
+    config.head.widths = config_dict.FieldReference(None, field_type=tuple)
+
+    config.method = ConfigDict()
+    # ditask (transformed singular values), full (every weight trains), frozen (decoders only).
+    config.method.name = "ditask"
+    # Cells of the tessellation of [0, 1]: a transform has cells - 1 parameters.
+    config.method.shared_cells = 64
+    config.method.task_cells = 64
+    # Linear layers with a transform shared by all tasks (every block), and one per task (last block of each stage).
+    config.method.shared_layers = ("qkv", "proj", "fc1", "fc2")
+    config.method.task_layers = ("proj", "fc1", "fc2")
+    # What is transformed: "value" (the singular values) or "index" (their order axis, as the released code does).
+    config.method.domain = "value"
+    # The transform acts on [0, headroom * largest singular value]; 1 pins the largest, more lets it move.
+    config.method.headroom = 1.0
+    # Start: "identity" or "upstream" (uniform, as the released code does).
+    config.method.init = "identity"
+    # How the product is computed: "auto" (by shape and token count), "materialised" or "factored"; all give the same.
+    config.method.execution = "auto"
+    # Dropout on the input of adapted layers.
+    config.method.dropout = 0.05
+
+    config.optimizer = ConfigDict()
+    # adamw or sgd.
+    config.optimizer.name = "adamw"
+    # The three rates are per 512 images: the effective ones are these times batch_size / 512.
+    config.optimizer.learning_rate = 5e-4
+    config.optimizer.warmup_learning_rate = 5e-7
+    config.optimizer.min_learning_rate = 5e-6
+    config.optimizer.weight_decay = 0.05
+    # Whether weight decay pulls transforms to the identity, and relative-position bias tables to zero, as upstream.
+    config.optimizer.decay_thetas = True
+    config.optimizer.decay_bias_tables = True
+    # Decay rates of the two moments; sgd uses the first as its momentum.
+    config.optimizer.betas = (0.9, 0.999)
+    config.optimizer.eps = 1e-8
+    # Largest global L2 norm of the gradient; None: no clipping.
+    config.optimizer.clip_norm = config_dict.FieldReference(5.0, field_type=float)
+    # step, multistep, cosine, linear, constant.
+    config.optimizer.schedule = "step"
+    # Linear warm-up, in epochs or in steps (steps win).
+    config.optimizer.warmup_epochs = 20.0
+    config.optimizer.warmup_steps = optional(int)
+    # Whether cosine starts counting after the warm-up (True) or runs underneath it.
+    config.optimizer.warmup_prefix = True
+    # step: multiply by decay_rate every so many epochs or steps (steps win).
+    config.optimizer.decay_epochs = 30.0
+    config.optimizer.decay_steps = optional(int)
+    config.optimizer.decay_rate = 0.1
+    # multistep: multiply by decay_rate at these epochs, rising.
+    config.optimizer.milestones = ()
+    # linear: last rate as a fraction of the base rate.
+    config.optimizer.linear_end_fraction = 0.01
+    # Step n uses schedule(n - lag): 1 as upstream, where steps 0 and 1 share the first rate; 0 for the plain schedule.
+    config.optimizer.schedule_lag = 1
+
+    config.mesh = ConfigDict()
+    # Devices along the batch axis; None: every device there is.
+    config.mesh.data = optional(int)
+
+    config.checkpoint = ConfigDict()
+    # Newest checkpoints kept.
+    config.checkpoint.keep = 2
+    # Also keep the best by this metric, for example "val/delta_m"; None: only the newest.
+    config.checkpoint.best_metric = optional(str)
+
+    return config.lock()

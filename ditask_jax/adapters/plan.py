@@ -1,0 +1,165 @@
+"""The adapter plan: what will train where, and how many numbers that is. Printable before anything is built."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+from ditask_jax.nn.linear import LayerInfo
+
+GROUPS = (
+    "patch_embed",
+    "norms",
+    "relative_position_bias_table",
+    "reduction",
+    "adapter shared",
+    "adapter task",
+    "linears",
+    "necks",
+    "heads",
+)
+
+
+def parameter_group(path: str) -> str:
+    """The group that a parameter is counted in, from its path.
+
+    >>> parameter_group("backbone/stages/0/merging/norm/scale")
+    'norms'
+    >>> parameter_group("backbone/stages/0/blocks/1/mlp/fc1/adapter/theta_shared")
+    'adapter shared'
+    """
+    parts = path.split("/")
+    if parts[0] in ("necks", "heads"):
+        return parts[0]
+    if "adapter" in parts:
+        return "adapter shared" if parts[-1].endswith("shared") else "adapter task"
+    if "patch_embed" in parts:
+        return "patch_embed"
+    if parts[-1] == "relative_position_bias_table":
+        return "relative_position_bias_table"
+    if any(part.startswith("norm") for part in parts):
+        return "norms"
+    return "reduction" if "reduction" in parts else "linears"
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerPlan:
+    """What a method attaches to one dense layer.
+
+    Attributes:
+      info: where the layer stands.
+      shape: (in, out).
+      streams: names of the streams that leave the layer; empty means "whatever enters".
+      parameters: shape of every trainable array of the adapter, by name.
+      execution: how the product is computed.
+    """
+
+    info: LayerInfo
+    shape: tuple[int, int]
+    streams: tuple[str, ...]
+    parameters: Mapping[str, tuple[int, ...]]
+    execution: str
+
+    @property
+    def trainable(self) -> int:
+        """Trainable numbers of the adapter."""
+        return sum(math.prod(shape) for shape in self.parameters.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The plan of a whole model.
+
+    Attributes:
+      method: name of the method.
+      layers: one entry per adapted layer.
+      groups: trainable numbers by group.
+      upstream_extra: what the originals count on top, by group.
+      total: all numbers of the model, adapters included, singular vectors not (they are the frozen weights).
+    """
+
+    method: str
+    layers: tuple[LayerPlan, ...]
+    groups: Mapping[str, int]
+    upstream_extra: Mapping[str, int]
+    total: int
+
+    @property
+    def trainable_total(self) -> int:
+        """All numbers that train."""
+        return sum(self.groups.values())
+
+    @property
+    def trainable_decoder(self) -> int:
+        """Numbers that train in necks and heads."""
+        return self.groups.get("necks", 0) + self.groups.get("heads", 0)
+
+    @property
+    def trainable_backbone(self) -> int:
+        """Numbers that train in the backbone, adapters included."""
+        return self.trainable_total - self.trainable_decoder
+
+    @property
+    def upstream(self) -> dict[str, int]:
+        """The first two counts as the originals make them, with parameters that never get a gradient."""
+        extra = sum(self.upstream_extra.values())
+        return {
+            "trainable_backbone": self.trainable_backbone + extra,
+            "trainable_total": self.trainable_total + extra,
+        }
+
+    def to_json(self) -> dict:
+        """The plan as plain data."""
+        return {
+            "method": self.method,
+            "trainable_backbone": self.trainable_backbone,
+            "trainable_total": self.trainable_total,
+            "total": self.total,
+            "groups": dict(self.groups),
+            "upstream": self.upstream,
+            "upstream_extra": dict(self.upstream_extra),
+            "layers": [
+                {
+                    "path": layer.info.path,
+                    "role": layer.info.role,
+                    "shape": list(layer.shape),
+                    "parts": layer.info.parts,
+                    "streams": list(layer.streams),
+                    "execution": layer.execution,
+                    "trainable": layer.trainable,
+                }
+                for layer in self.layers
+            ],
+        }
+
+    def __str__(self) -> str:
+        return "\n".join([*_layer_rows(self.layers), *_group_rows(self)])
+
+
+def _layer_rows(layers: Sequence[LayerPlan]) -> list[str]:
+    if not layers:
+        return ["no adapters"]
+    header = ("path", "in x out", "parts", "streams", "execution", "trainable")
+    rows = [
+        (
+            layer.info.path,
+            f"{layer.shape[0]} x {layer.shape[1]}",
+            str(layer.info.parts),
+            " ".join(layer.streams) or "as they come",
+            layer.execution,
+            f"{layer.trainable:,}",
+        )
+        for layer in layers
+    ]
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows]]
+
+
+def _group_rows(plan: Plan) -> list[str]:
+    rows = [(f"trainable: {name}", count) for name, count in plan.groups.items() if count]
+    rows += [("trainable backbone", plan.trainable_backbone), ("trainable total", plan.trainable_total)]
+    rows.append(("all parameters", plan.total))
+    if plan.upstream_extra:
+        rows += [(f"upstream also counts: {name}", count) for name, count in plan.upstream_extra.items()]
+        rows += [(f"upstream {name}", count) for name, count in plan.upstream.items()]
+    width = max(len(name) for name, _ in rows)
+    return ["", *(f"{name.ljust(width)}  {count:>13,}" for name, count in rows)]

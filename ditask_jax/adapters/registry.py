@@ -1,0 +1,69 @@
+"""The registry of methods. A new method is one file: a class that names itself and says what it attaches."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from flax import nnx
+
+from ditask_jax.adapters.plan import LayerPlan
+from ditask_jax.errors import ConfigError, check_known
+from ditask_jax.nn.linear import LayerInfo, Linear
+
+_METHODS: dict[str, type["Method"]] = {}
+
+
+class Method:
+    """How to adapt a backbone. Subclasses are frozen dataclasses of options; `name` registers them.
+
+    A method never touches a backbone's code: it plans one `LayerPlan` per dense layer, says which other parameters
+    train, and builds an adapter for a layer's slot.
+    """
+
+    name: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if not cls.name:
+            return
+        if cls.name in _METHODS and _METHODS[cls.name].__qualname__ != cls.__qualname__:
+            raise ConfigError(f"method '{cls.name}' is registered twice: {_METHODS[cls.name]} and {cls}")
+        _METHODS[cls.name] = cls
+
+    @classmethod
+    def from_config(cls, config) -> "Method":
+        """Builds the method from the `method` section of a configuration, reading only its own fields."""
+        return cls()
+
+    def check(self, tasks: Sequence[str]) -> None:
+        """Raises ConfigError if the options make no sense for these tasks."""
+
+    def plan_layer(self, info: LayerInfo, inputs: int, outputs: int, tasks: tuple[str, ...], examples: int):
+        """The plan of one dense layer, or None where nothing is attached."""
+        return None
+
+    def trains(self, path: str) -> bool:
+        """Whether a backbone parameter (its `/`-joined path, adapters aside) trains."""
+        raise TypeError(f"method '{self.name}' does not say what trains")
+
+    def needs_factors(self) -> bool:
+        """Whether `attach` wants the singular value decomposition of each layer."""
+        return False
+
+    def attach(self, linear: Linear, plan: LayerPlan, factors, seed: int) -> nnx.Module:
+        """The adapter for a planned layer."""
+        raise TypeError(f"method '{self.name}' attaches no adapters")
+
+    def upstream_extra(self, layers: Sequence[LayerInfo], tasks: tuple[str, ...]) -> dict[str, int]:
+        """Parameters that the originals count as trainable though they never receive a gradient, by group."""
+        return {}
+
+
+def method_names() -> list[str]:
+    """Names of every registered method."""
+    return sorted(_METHODS)
+
+
+def method_class(name: str) -> type[Method]:
+    """The method of a name; an unknown one raises ConfigError with the nearest."""
+    check_known("config: method.name", name, method_names())
+    return _METHODS[name]

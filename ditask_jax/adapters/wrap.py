@@ -1,0 +1,111 @@
+"""Attaching a method to a model: plan first, then freeze, factor and fill the adapter slots."""
+
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+from ditask_jax import linalg
+from ditask_jax.adapters.plan import GROUPS, LayerPlan, Plan, parameter_group
+from ditask_jax.adapters.registry import Method
+from ditask_jax.errors import ConfigError, did_you_mean
+from ditask_jax.model import MultiTaskModel
+from ditask_jax.nn.linear import linears
+from ditask_jax.nn.state import flatten
+from ditask_jax.nn.variables import Frozen
+
+
+def _parameters(model: MultiTaskModel) -> dict[str, tuple[int, ...]]:
+    return {name: value.shape for name, value in flatten(nnx.to_pure_dict(nnx.state(model, nnx.Param))).items()}
+
+
+def make_plan(model: MultiTaskModel, method: Method, examples: int = 1) -> Plan:
+    """What `wrap` would do, without doing it; works on an abstract model too.
+
+    Args:
+      model: a model without adapters.
+      method: what to attach.
+      examples: images per step, for the execution rule.
+
+    Raises:
+      ConfigError: options that fit neither the tasks nor any layer.
+    """
+    tasks = model.task_names
+    method.check(tasks)
+    layers = list(linears(model.backbone))
+    plans = [method.plan_layer(l.info, l.inputs, l.outputs, tasks, examples) for l in layers]
+    plans = [plan for plan in plans if plan is not None]
+    groups = dict.fromkeys(GROUPS, 0)
+    shapes = _parameters(model)
+    for path, shape in shapes.items():
+        if not path.startswith("backbone/") or method.trains(path):
+            groups[parameter_group(path)] += math.prod(shape)
+    for plan in plans:
+        for name, shape in plan.parameters.items():
+            groups[parameter_group(f"{plan.info.path}/adapter/{name}")] += math.prod(shape)
+    total = sum(math.prod(shape) for shape in shapes.values()) + sum(plan.trainable for plan in plans)
+    extra = method.upstream_extra([layer.info for layer in layers], tasks)
+    return Plan(method.name, tuple(plans), {k: v for k, v in groups.items() if v}, extra, total)
+
+
+def wrap(
+    model: MultiTaskModel,
+    method: Method,
+    *,
+    examples: int = 1,
+    seed: int = 0,
+    cache_dir: Path | None = None,
+) -> Plan:
+    """Attaches a method to a model in place and returns the plan.
+
+    Load pretrained weights first: singular values are taken from the weights as they are now.
+
+    Args:
+      model: a model without adapters.
+      method: what to attach.
+      examples: images per training step, for `execution="auto"`.
+      seed: of the adapters' initial values.
+      cache_dir: folder of cached decompositions, None for no cache.
+
+    Raises:
+      ConfigError: the model is wrapped already, or the method's options fit nothing.
+    """
+    layers = {layer.info.path: layer for layer in linears(model.backbone)}
+    if any(layer.adapter is not None for layer in layers.values()):
+        raise ConfigError("wrap: the model has adapters already; create and load a fresh model for another method")
+    plan = make_plan(model, method, examples)
+    _freeze(model, method)
+    factors = {}
+    if method.needs_factors() and plan.layers:
+        # NumPy's decomposition runs on the host: weights are fetched once, and only those that need it.
+        kernels = {p.info.path: (np.asarray(layers[p.info.path].kernel[...]), p.info.parts) for p in plan.layers}
+        factors = linalg.factorize_all(kernels, cache_dir)
+    for layer_plan in plan.layers:
+        _attach(layers, layer_plan, method, factors.get(layer_plan.info.path), seed)
+    return plan
+
+
+def _attach(layers, plan: LayerPlan, method: Method, factors, seed: int) -> None:
+    if plan.info.path not in layers:
+        raise ConfigError(f"wrap: no layer '{plan.info.path}'. {did_you_mean(plan.info.path, layers)}")
+    linear = layers[plan.info.path]
+    linear.adapter = method.attach(linear, plan, factors, seed)
+    if plan.execution == "factored":
+        # The factors hold the weight already; keeping the kernel too would be a third copy of the frozen model.
+        del linear.kernel
+
+
+def _freeze(model: MultiTaskModel, method: Method) -> None:
+    """Turns every backbone parameter that does not train into a `Frozen` variable."""
+    for path, module in nnx.iter_modules(model.backbone):
+        for name, value in list(vars(module).items()):
+            full = "/".join(["backbone", *map(str, path), name])
+            if isinstance(value, nnx.Param) and not method.trains(full):
+                setattr(module, name, Frozen(value.get_value()))
+
+
+def count(tree) -> int:
+    """Numbers in a tree of arrays."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))

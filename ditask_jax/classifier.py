@@ -1,0 +1,40 @@
+"""An image classifier on a backbone: final norm, mean over positions, one dense layer."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ditask_jax.nn.context import Context
+from ditask_jax.nn.norm import LayerNorm
+from ditask_jax.nn.scope import Scope
+
+
+class Dense(nnx.Module):
+    """`x @ kernel + bias` on the last axis."""
+
+    def __init__(self, inputs: int, outputs: int, scope: Scope):
+        self.kernel = nnx.Param(scope.normal("kernel", (inputs, outputs), 0.02))
+        self.bias = nnx.Param(scope.zeros((outputs,)))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x @ self.kernel[...]
+        return y + self.bias[...].reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+class Classifier(nnx.Module):
+    """Normalised images `[B, H, W, 3]` to class logits `[B, classes]`, as the pre-trained checkpoints are scored."""
+
+    def __init__(self, backbone, classes: int, scope: Scope | None = None):
+        scope = scope or Scope()
+        self.backbone = backbone
+        channels = backbone.config.feature_channels[-1]
+        self.norm = LayerNorm(channels, scope / "norm")
+        self.head = Dense(channels, classes, scope / "head")
+
+    def pooled(self, images: jax.Array, context: Context) -> jax.Array:
+        """The mean of the normalised last features of the first stream, `[B, C]`, float32."""
+        features, _ = self.backbone(images, context)[-1]
+        return self.norm(features[0]).astype(jnp.float32).mean((1, 2))
+
+    def __call__(self, images: jax.Array, context: Context) -> jax.Array:
+        return self.head(self.pooled(images, context))

@@ -1,0 +1,200 @@
+"""What every command shares: options, `--config` with overrides, one-line errors, exit codes.
+
+Exit codes: 0 done; 1 a bug (with its traceback); 2 a user's mistake or a full or read-only disk (one line); 75 told to
+stop, saved, run again to go on; 130 interrupted from the keyboard; 141 the reader of a pipe has left. Importing this
+module loads neither JAX nor a model, so that `--help` is quick. `DITASK_TRACEBACK=1` shows the traceback of exit code 2
+as well.
+"""
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from ditask_jax.config import load_config
+from ditask_jax.errors import ConfigError, DitaskError, did_you_mean
+
+OK = 0
+BUG = 1
+USER_ERROR = 2
+PREEMPTED = 75
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space and run the same command again",
+    errno.EDQUOT: "free some space and run the same command again",
+    errno.EACCES: "check the permissions or choose another folder",
+    errno.EPERM: "check the permissions or choose another folder",
+    errno.EROFS: "choose a folder that can be written",
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "check the path",
+    errno.EISDIR: "check the path",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """An `argparse` parser with `--config` and its overrides, examples in the help, and one-line errors.
+
+    Args:
+        module: What is run, for example `"ditask_jax.train"`.
+        summary: One sentence on what the command does.
+        examples: Arguments of whole commands, shown in the help.
+        config: "required", "optional" or None for a command without a configuration.
+
+    >>> parser = Parser("ditask_jax.train", "Trains a model.", ["--config=configs/smoke.py --workdir=runs/smoke"])
+    >>> parser.add_option("--workdir", required=True, metavar="DIR", help="folder of the run")
+    >>> args = parser.parse(["--config=configs/pascal_swin_tiny.py", "--config.batch_size=8", "--workdir=runs/x"])
+    >>> args.workdir, args.config.batch_size, args.overrides
+    ('runs/x', 8, ('batch_size=8',))
+    >>> parser.parse(["--wordir=x"])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    ditask_jax.errors.ConfigError: command line: --wordir: unknown option. Did you mean '--workdir'? Known: ...
+    """
+
+    def __init__(self, module: str, summary: str, examples: Sequence[str] = (), *, config: str | None = "required"):
+        self._config = config
+        self._required: list[argparse.Action] = []
+        lines = [f"  python -m {module} {example}" for example in examples]
+        super().__init__(
+            prog=f"python -m {module}",
+            description=summary,
+            epilog="\n".join(["examples:", *lines]) if lines else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        if config is not None:
+            note = "configuration file, with an optional :VARIANT; fields are overridden by --config.FIELD=VALUE"
+            self.add_option("--config", metavar="FILE", help=note, required=config == "required")
+
+    def add_option(self, *names: str, required: bool = False, **options) -> None:
+        """Adds an option or a positional argument; the arguments are those of `argparse.add_argument`."""
+        action = self.add_argument(*names, **options)
+        if required:
+            # Checked after unknown options, so that a misspelt one is named and not reported as missing.
+            self._required.append(action)
+
+    def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
+        """Parses a command line.
+
+        Returns:
+            A namespace with every option, and, for a command with a configuration: `config` (the loaded, overridden and
+            checked ConfigDict, or None when optional and absent), `config_source` (the text of `--config`) and
+            `overrides`.
+
+        Raises:
+            ConfigError: An unknown or malformed option, or a wrong configuration.
+        """
+        rest, overrides = _split_overrides(sys.argv[1:] if argv is None else argv)
+        if self._config is None and overrides:
+            raise ConfigError(
+                f"command line: --config.{overrides[0]}: this command takes no configuration. {self._see()}"
+            )
+        args, unknown = self.parse_known_args(rest)
+        if unknown:
+            raise self._unknown(unknown[0])
+        missing = [action.option_strings[0] for action in self._required if getattr(args, action.dest) is None]
+        if overrides and args.config is None and "--config" not in missing:
+            missing.append("--config")
+        if missing:
+            raise ConfigError(f"command line: {' '.join(missing)}: missing. {self._see()}")
+        if self._config is not None:
+            args.config_source, args.overrides = args.config, tuple(overrides)
+            args.config = None if args.config is None else load_config(args.config, overrides)
+        return args
+
+    def error(self, message: str) -> NoReturn:
+        """Called by argparse; raises instead of printing the usage and leaving."""
+        raise ConfigError(f"command line: {message.removeprefix('argument ')}. {self._see()}")
+
+    def _see(self) -> str:
+        return f"See {self.prog} --help"
+
+    def _unknown(self, token: str) -> ConfigError:
+        if not token.startswith("-"):
+            return ConfigError(f"command line: {token!r}: unexpected argument. {self._see()}")
+        known = [
+            action.option_strings[-1] for action in self._actions if action.option_strings and action.dest != "help"
+        ]
+        name = token.partition("=")[0]
+        return ConfigError(f"command line: {name}: unknown option. {did_you_mean(name, known)}")
+
+
+def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs a command and leaves the process with its exit code; the last line of every `__main__`.
+
+    Args:
+        main: Takes the arguments after the module's name; returns an exit code, or None for 0.
+        argv: Those arguments; default: the process's own.
+    """
+    sys.exit(execute(main, argv))
+
+
+def execute(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
+    """Calls `main` and returns the exit code; mistakes of a user become one line on the error stream.
+
+    >>> def main(argv):
+    ...     raise ConfigError("config: batch_size: got 0")
+    >>> execute(main, [])
+    2
+    """
+    _mark_absl_flags_parsed()
+    try:
+        code = main(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of a pipe has left (`... | head`); Python would complain again when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except DitaskError as error:
+        return _report(str(error), USER_ERROR, error)
+    except OSError as error:
+        return _report(_os_error_line(error), USER_ERROR, error)
+    except KeyboardInterrupt as error:
+        return _report("interrupted; the same command goes on from the last checkpoint", INTERRUPTED, error)
+    return OK if code is None else code
+
+
+def _report(line: str, code: int, error: BaseException) -> int:
+    if os.environ.get("DITASK_TRACEBACK") == "1":
+        raise error
+    print(" ".join(line.split()), file=sys.stderr, flush=True)
+    return code
+
+
+def _os_error_line(error: OSError) -> str:
+    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes | os.PathLike) else ""
+    reason = error.strerror or str(error) or type(error).__name__
+    remedy = _REMEDIES.get(error.errno)
+    return f"file system: {where}{reason}" + (f"; {remedy}" if remedy else "")
+
+
+def _split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Takes `--config.FIELD=VALUE` and `--config.FIELD VALUE` out of a command line."""
+    rest, overrides = [], []
+    tokens = iter(range(len(argv)))
+    for index in tokens:
+        token = argv[index]
+        if not token.startswith("--config."):
+            rest.append(token)
+            continue
+        name, equals, value = token.removeprefix("--config.").partition("=")
+        if not equals:
+            following = argv[index + 1] if index + 1 < len(argv) else "--"
+            if following.startswith("--"):
+                raise ConfigError(f"config: {name}: no value; write --config.{name}=VALUE")
+            value = following
+            next(tokens)
+        overrides.append(f"{name}={value}")
+    return rest, overrides
+
+
+def _mark_absl_flags_parsed() -> None:
+    """Grain's worker processes read absl flags, which nobody else parses here."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()

@@ -1,0 +1,251 @@
+"""Loading, overriding, saving and comparing configurations.
+
+A configuration file is Python code with `get_config(variant)` that returns an `ml_collections.ConfigDict`; it is read
+from the path a user names, never from a run folder. A run folder holds `config.json`, which is data.
+"""
+
+import contextlib
+import importlib
+import inspect
+import json
+import math
+import os
+import pathlib
+import re
+import sys
+import traceback
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from ditask_jax.config_overrides import apply_override
+from ditask_jax.config_rules import validate
+from ditask_jax.errors import ConfigError, did_you_mean
+
+__all__ = ["config_diff", "flatten", "from_json", "load_config", "to_json", "validate"]
+
+_CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
+_ABSENT = object()
+
+
+def load_config(
+    source: str | os.PathLike, overrides: Iterable[str] | Mapping[str, Any] = (), *, check: bool = True
+) -> ConfigDict:
+    """Loads a configuration file, applies overrides and checks the result.
+
+    Args:
+        source: Path of the file, with an optional variant: `configs/scenes.py` or `configs/scenes.py:frozen`. A
+            relative path is looked up in the current folder, then in the checkout this package runs from.
+        overrides: Texts such as `"batch_size=8"` or `"--config.optimizer.learning_rate=1e-3"`, or a mapping of dotted
+            names to values. Later ones win.
+        check: Whether to run `validate`.
+
+    Returns:
+        The locked configuration.
+
+    Raises:
+        ConfigError: The file is missing or fails, a field is unknown, or a value has the wrong type or range.
+
+    >>> config = load_config("configs/pascal_swin_tiny.py:full", ["batch_size=8", "image_size=448,320"])
+    >>> config.method.name, config.batch_size, config.image_size
+    ('full', 8, (448, 320))
+    """
+    path, variant = _split_variant(os.fspath(source))
+    config = _call_get_config(path, variant)
+    items = overrides.items() if isinstance(overrides, Mapping) else (_split_override(text) for text in overrides)
+    for name, value in items:
+        apply_override(config, name, value)
+    if check:
+        validate(config)
+    return config.lock()
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Fields by dotted name, groups resolved, lists as tuples; a ConfigDict gives them in alphabetical order.
+
+    >>> flatten({"a": 1, "b": {"c": [2, 3]}})
+    {'a': 1, 'b.c': (2, 3)}
+    """
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping | ConfigDict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = _to_tuple(value)
+    return flat
+
+
+def to_json(config: ConfigDict) -> str:
+    """JSON text of a configuration, fields in alphabetical order; `from_json` gives back an equal one.
+
+    Raises:
+        ConfigError: A field holds something other than numbers, texts, None, tuples and groups.
+    """
+    return json.dumps(_plain(config, ""), indent=2, ensure_ascii=False) + "\n"
+
+
+def from_json(text: str, source: str = "config.json") -> ConfigDict:
+    """Reads the output of `to_json`; integers, floats, None and tuples come back as they were.
+
+    Args:
+        text: The JSON text.
+        source: Name of the file, for error messages.
+
+    Raises:
+        ConfigError: The text is no JSON object.
+
+    >>> config = from_json('{"image_size": [64, 96], "optimizer": {"eps": 1e-08}, "total_steps": null}')
+    >>> config.image_size, config.optimizer.eps, config.total_steps
+    ((64, 96), 1e-08, None)
+    """
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"config: {source}: not valid JSON ({error}); restore the file or use another run") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"config: {source}: got a {type(value).__name__}, expected a JSON object of fields")
+    return _from_plain(value).lock()
+
+
+def config_diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Fields that differ, one line each; empty when the two are equal.
+
+    >>> config_diff({"a": 1, "o": {"lr": 0.001}}, {"o": {"lr": 0.002}, "b": "x"})
+    ['a: 1 -> (absent)', 'o.lr: 0.001 -> 0.002', "b: (absent) -> 'x'"]
+    """
+    before, after = flatten(old), flatten(new)
+    lines = []
+    for name in dict.fromkeys((*before, *after)):
+        left, right = before.get(name, _ABSENT), after.get(name, _ABSENT)
+        if left is _ABSENT or right is _ABSENT or left != right:
+            lines.append(f"{name}: {_shown(left)} -> {_shown(right)}")
+    return lines
+
+
+def _shown(value: Any) -> str:
+    return "(absent)" if value is _ABSENT else repr(value)
+
+
+def _to_tuple(value: Any) -> Any:
+    return tuple(_to_tuple(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _plain(value: Any, name: str) -> Any:
+    if isinstance(value, Mapping | ConfigDict):
+        return {key: _plain(item, f"{name}.{key}".lstrip(".")) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, name) for item in value]
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    raise ConfigError(f"config: {name}: got {value!r}, expected a finite number, text, True, False, None or a tuple")
+
+
+def _from_plain(value: dict[str, Any]) -> ConfigDict:
+    config = ConfigDict()
+    for name, item in value.items():
+        if isinstance(item, dict):
+            config[name] = _from_plain(item)
+        elif item is None:
+            config[name] = config_dict.FieldReference(None, field_type=object)
+        else:
+            config[name] = _to_tuple(item)
+    return config
+
+
+def _split_override(text: str) -> tuple[str, str]:
+    name, equals, value = str(text).removeprefix("--").removeprefix("config.").partition("=")
+    if not equals:
+        raise ConfigError(f"config: {name or repr(text)}: no value; write --config.{name or 'FIELD'}=VALUE")
+    return name, value
+
+
+def _split_variant(source: str) -> tuple[pathlib.Path, str | None]:
+    match = re.fullmatch(r"(?s)(.*\.py)(?::(.*))?", source)
+    if match is None or "\0" in source:
+        raise ConfigError(
+            f"config: {source!r}: expected a Python file such as configs/scenes.py or configs/scenes.py:VARIANT"
+        )
+    name, variant = match.groups()
+    candidates = [pathlib.Path(name).expanduser(), _CHECKOUT / name]
+    for path in candidates:
+        if os.path.isfile(path):
+            return path.resolve(), variant or None
+    near = sorted(p.name for p in candidates[-1].parent.glob("*.py")) if candidates[-1].parent.is_dir() else []
+    known = f" {did_you_mean(candidates[0].name, near)}" if near else ""
+    raise ConfigError(f"config: {name}: no such file (looked in {os.getcwd()} and {_CHECKOUT}).{known}")
+
+
+def _call_get_config(path: pathlib.Path, variant: str | None) -> ConfigDict:
+    with _config_imports(path), _errors_of(path):
+        # Compiled here, not imported, so that two files of one name never share a module or a stale cache.
+        module = types.ModuleType("ditask_jax_config_file")
+        module.__file__ = str(path)
+        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+        get_config = getattr(module, "get_config", None)
+        if not callable(get_config):
+            raise ConfigError(f"config: {path}: defines no get_config(); start from configs/base.py")
+        config = get_config(*_variant_arguments(path, get_config, variant))
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"config: {path}: get_config() returned a {type(config).__name__}, expected a ConfigDict")
+    return config
+
+
+def _variant_arguments(path: pathlib.Path, get_config: Callable, variant: str | None) -> tuple[str, ...]:
+    parameters = list(inspect.signature(get_config).parameters.values())
+    if variant is not None and not parameters:
+        raise ConfigError(f"config: {path.name}: takes no variant, got ':{variant}'; write the path alone")
+    if variant is None and parameters and parameters[0].default is inspect.Parameter.empty:
+        raise ConfigError(f"config: {path.name}: needs a variant; write {path.name}:{parameters[0].name.upper()}")
+    return () if variant is None else (variant,)
+
+
+@contextlib.contextmanager
+def _config_imports(path: pathlib.Path) -> Iterator[None]:
+    """Lets a file do `from configs import base`, whatever the current folder.
+
+    `configs` is a namespace package: the file's own folder is searched first, then the checkout. Modules of that name
+    are forgotten afterwards, so that files of another checkout never meet each other.
+    """
+    saved_path = list(sys.path)
+    saved_modules = _pop_config_modules()
+    sys.path[:0] = list(dict.fromkeys((str(path.parent.parent), str(_CHECKOUT))))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path[:] = saved_path
+        _pop_config_modules()
+        sys.modules.update(saved_modules)
+
+
+def _pop_config_modules() -> dict[str, types.ModuleType]:
+    names = [name for name in sys.modules if name == "configs" or name.startswith("configs.")]
+    return {name: sys.modules.pop(name) for name in names}
+
+
+@contextlib.contextmanager
+def _errors_of(path: pathlib.Path) -> Iterator[None]:
+    """Turns whatever a configuration file raises into one line that names the file and line."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except SyntaxError as error:
+        where = pathlib.Path(error.filename or path)
+        raise ConfigError(f"config: {where.name}, line {error.lineno}: syntax error: {error.msg} ({where})") from None
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        where = f"{path.name}, line {lines[-1]}" if lines else path.name
+        raise ConfigError(f"config: {where}: {_reason(error)} ({path})") from error
+
+
+def _reason(error: BaseException) -> str:
+    # ml_collections lists every field with its value when a locked group is given an unknown name.
+    match = re.search(r'Key "([^"]+)" does not exist', str(error))
+    if match:
+        return f"unknown field '{match[1]}'. Fields and their defaults are listed in configs/base.py"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

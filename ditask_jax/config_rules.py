@@ -1,0 +1,207 @@
+"""The checks on a configuration that need no model, data set or device: types, ranges, names, combinations."""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ditask_jax.errors import ConfigError, check_known
+
+_NAMES = {
+    "compute_dtype": ("float32", "bfloat16"),
+    "method.domain": ("value", "index"),
+    "method.init": ("identity", "upstream"),
+    "method.execution": ("auto", "materialised", "factored"),
+    "optimizer.name": ("adamw", "sgd"),
+    "optimizer.schedule": ("constant", "cosine", "linear", "multistep", "step"),
+}
+_TEXTS = ("tasks", "data.name", "backbone.name", "head.name", "method.name")
+_OPTIONAL_TEXTS = ("data.root", "backbone.weights", "checkpoint.best_metric")
+_BOOLS = (
+    "data.scales_are_choices",
+    "data.pad_ignore",
+    "optimizer.decay_thetas",
+    "optimizer.decay_bias_tables",
+    "optimizer.warmup_prefix",
+)
+# Integers: name -> (lowest, may be None).
+_INTEGERS = {
+    "batch_size": (1, False),
+    "eval_batch_size": (1, True),
+    "seed": (0, False),
+    "total_steps": (1, True),
+    "eval_every_steps": (1, True),
+    "checkpoint_every_steps": (1, True),
+    "log_every_steps": (1, False),
+    "data.train_examples": (1, True),
+    "data.eval_examples": (1, True),
+    "data.semseg_classes": (2, True),
+    "data.human_parts_classes": (2, True),
+    "data.workers": (0, False),
+    "data.threads": (1, False),
+    "method.shared_cells": (2, False),
+    "method.task_cells": (2, False),
+    "optimizer.warmup_steps": (0, True),
+    "optimizer.decay_steps": (1, True),
+    "mesh.data": (1, True),
+    "checkpoint.keep": (1, False),
+}
+# Numbers: name -> (condition in words, condition, may be None).
+_POSITIVE = ("above 0", lambda x: x > 0)
+_NOT_NEGATIVE = ("at least 0", lambda x: x >= 0)
+_RATE = ("in [0, 1)", lambda x: 0 <= x < 1)
+_FRACTION = ("in [0, 1]", lambda x: 0 <= x <= 1)
+_NUMBERS: dict[str, tuple[str, Callable[[float], bool], bool]] = {
+    "total_epochs": (*_POSITIVE, True),
+    "eval_every_epochs": (*_POSITIVE, True),
+    "data.hflip": (*_FRACTION, False),
+    "data.rotation": ("of degrees in [0, 180]", lambda x: 0 <= x <= 180, False),
+    "data.val_fraction": ("in (0, 1)", lambda x: 0 < x < 1, True),
+    "backbone.drop_path_rate": (*_RATE, False),
+    "method.headroom": ("at least 1", lambda x: x >= 1, False),
+    "method.dropout": (*_RATE, False),
+    "optimizer.learning_rate": (*_POSITIVE, False),
+    "optimizer.warmup_learning_rate": (*_NOT_NEGATIVE, False),
+    "optimizer.min_learning_rate": (*_NOT_NEGATIVE, False),
+    "optimizer.weight_decay": (*_NOT_NEGATIVE, False),
+    "optimizer.eps": (*_POSITIVE, False),
+    "optimizer.clip_norm": (*_POSITIVE, True),
+    "optimizer.warmup_epochs": (*_NOT_NEGATIVE, False),
+    "optimizer.decay_epochs": (*_POSITIVE, False),
+    "optimizer.decay_rate": ("in (0, 1]", lambda x: 0 < x <= 1, False),
+    "optimizer.linear_end_fraction": (*_FRACTION, False),
+}
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks a configuration before anything is built.
+
+    Names of tasks, backbones, heads, methods and data sets are checked where they are looked up.
+
+    Raises:
+        ConfigError: The first thing wrong, as `config: FIELD: got ..., expected ...`.
+
+    >>> import configs.base
+    >>> config = configs.base.get_config()
+    >>> config.total_steps = 100
+    >>> validate(config)
+    >>> config.method.headroom = 0.5
+    >>> validate(config)
+    Traceback (most recent call last):
+    ...
+    ditask_jax.errors.ConfigError: config: method.headroom: got 0.5, expected a number at least 1
+    """
+    for name in (*_TEXTS, *_NAMES):
+        value = _get(config, name)
+        if not isinstance(value, str) or not value.strip():
+            raise _wrong(name, value, "a name")
+    for name in _OPTIONAL_TEXTS:
+        value = _get(config, name)
+        if value is not None and (not isinstance(value, str) or not value.strip()):
+            raise _wrong(name, value, "a text or none")
+    for name, known in _NAMES.items():
+        check_known(f"config: {name}", _get(config, name), known)
+    for name in _BOOLS:
+        if not isinstance(_get(config, name), bool):
+            raise _wrong(name, _get(config, name), "true or false")
+    for name, (lowest, optional) in _INTEGERS.items():
+        _check_integer(name, _get(config, name), lowest, optional)
+    for name, (words, holds, optional) in _NUMBERS.items():
+        value = _get(config, name)
+        if not (value is None and optional) and not (_is_number(value) and holds(value)):
+            raise _wrong(name, value, f"a number {words}{' or none' if optional else ''}")
+    _check_image_size(config.image_size)
+    _check_data(config.data)
+    _check_method(config.method)
+    _check_optimizer(config.optimizer)
+    _check_head(config.head)
+    if config.total_steps is None and config.total_epochs is None:
+        raise ConfigError(
+            "config: total_steps: got None, and total_epochs too; set one, for example --config.total_steps=1000"
+        )
+
+
+def _get(config: ConfigDict, name: str) -> Any:
+    value: Any = config
+    for part in name.split("."):
+        if not isinstance(value, Mapping | ConfigDict) or part not in value:
+            raise ConfigError(f"config: {name}: missing; start from configs/base.py, which holds every field")
+        value = value[part]
+    return value
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _wrong(name: str, value: Any, expected: str) -> ConfigError:
+    return ConfigError(f"config: {name}: got {value!r}, expected {expected}")
+
+
+def _check_integer(name: str, value: Any, lowest: int, optional: bool) -> None:
+    if value is None and optional:
+        return
+    if not _is_integer(value) or value < lowest or value >= 2**31:
+        raise _wrong(name, value, f"an integer from {lowest} up{' or none' if optional else ''}")
+
+
+def _check_image_size(size: Any) -> None:
+    pair = size if isinstance(size, tuple | list) else (size, size)
+    if len(pair) != 2 or not all(_is_integer(side) and 1 <= side <= 2**16 for side in pair):
+        raise _wrong("image_size", size, "pixels of a side, or height,width (for example 448 or 448,320)")
+
+
+def _check_pair(name: str, value: Any, words: str, holds: Callable[[float, float], bool]) -> None:
+    if not isinstance(value, tuple | list) or len(value) != 2 or not all(map(_is_number, value)) or not holds(*value):
+        raise _wrong(name, value, words)
+
+
+def _check_data(data: ConfigDict) -> None:
+    scale = _get(data, "scale")
+    if not data.scales_are_choices:
+        _check_pair("data.scale", scale, "low,high with 0 < low <= high", lambda low, high: 0 < low <= high)
+    elif not isinstance(scale, tuple | list) or not scale or not all(_is_number(s) and s > 0 for s in scale):
+        raise _wrong("data.scale", scale, "one or more zoom factors above 0")
+    if data.name == "folder" and data.root is None:
+        raise ConfigError("config: data.root: got None, expected the folder of your images; set --config.data.root=DIR")
+
+
+def _check_method(method: ConfigDict) -> None:
+    for name in ("shared_layers", "task_layers"):
+        layers = _get(method, name)
+        if not isinstance(layers, tuple | list) or not all(isinstance(layer, str) for layer in layers):
+            raise _wrong(f"method.{name}", layers, "names of layers such as qkv,proj,fc1,fc2, or nothing")
+        if len(set(layers)) != len(layers):
+            raise _wrong(f"method.{name}", layers, "each layer once")
+
+
+def _check_optimizer(optimizer: ConfigDict) -> None:
+    _check_pair("optimizer.betas", optimizer.betas, "two numbers in [0, 1)", lambda a, b: 0 <= a < 1 and 0 <= b < 1)
+    if optimizer.schedule_lag not in (0, 1) or not _is_integer(optimizer.schedule_lag):
+        raise _wrong("optimizer.schedule_lag", optimizer.schedule_lag, "0 or 1")
+    if optimizer.schedule == "cosine" and optimizer.min_learning_rate > optimizer.learning_rate:
+        raise ConfigError(
+            f"config: optimizer.min_learning_rate: {optimizer.min_learning_rate} is above "
+            f"optimizer.learning_rate {optimizer.learning_rate}; lower the first"
+        )
+    stones = optimizer.milestones
+    if not isinstance(stones, tuple | list) or not all(_is_number(stone) and stone > 0 for stone in stones):
+        raise _wrong("optimizer.milestones", stones, "epochs above 0, for example 100,200")
+    if any(left >= right for left, right in itertools.pairwise(stones)):
+        raise _wrong("optimizer.milestones", stones, "rising epochs")
+    if optimizer.schedule == "multistep" and not stones:
+        raise ConfigError("config: optimizer.milestones: empty, but optimizer.schedule is multistep; set 100,200 or so")
+
+
+def _check_head(head: ConfigDict) -> None:
+    widths = _get(head, "widths")
+    if widths is not None and (
+        not isinstance(widths, tuple | list) or not widths or not all(_is_integer(w) and w > 0 for w in widths)
+    ):
+        raise _wrong("head.widths", widths, "channels per stage above 0, or none")

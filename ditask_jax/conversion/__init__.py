@@ -1,0 +1,1 @@
+"""Weight names and layouts of other code bases, and ours."""

@@ -1,0 +1,97 @@
+"""Data sets by name: every source that `data.name` of a config can mean."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ditask_jax.data.folder import FolderSource
+from ditask_jax.data.scenes import ScenesSource
+from ditask_jax.errors import ConfigError, DataError, check_known
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a source is opened with; an opener reads what concerns it.
+
+    Attributes:
+      split: "train" or "val".
+      tasks: labels that are needed.
+      root: folder of the data set, None for generated data.
+      image_size: height and width that generated pictures are made in (files keep their own size).
+      num_examples: use only (or make) that many examples; None for all.
+      seed: of generated data and of an automatic split.
+      options: further keyword arguments of the source.
+    """
+
+    split: str
+    tasks: tuple[str, ...]
+    root: Path | None
+    image_size: tuple[int, int]
+    num_examples: int | None
+    seed: int
+    options: dict[str, Any]
+
+
+def _open_scenes(request: Request):
+    return ScenesSource(
+        request.split, request.image_size, request.seed, request.num_examples, request.tasks, **request.options
+    )
+
+
+def _open_folder(request: Request):
+    if request.root is None:
+        raise DataError("data: 'folder' needs data.root, the folder that holds train/images and val/images")
+    return FolderSource(
+        request.root,
+        request.split,
+        request.tasks,
+        num_examples=request.num_examples,
+        seed=request.seed,
+        **request.options,
+    )
+
+
+OPENERS: dict[str, Callable[[Request], Any]] = {"scenes": _open_scenes, "folder": _open_folder}
+
+
+def open_source(
+    name: str,
+    split: str,
+    tasks: Sequence[str],
+    root: str | Path | None = None,
+    image_size: int | tuple[int, int] = (128, 128),
+    num_examples: int | None = None,
+    seed: int = 0,
+    **options,
+):
+    """Opens a split of a data set.
+
+    Args:
+      name: a key of `OPENERS`.
+      split, tasks, root, image_size, num_examples, seed: see `Request`.
+      options: keyword arguments of the source, for example `num_classes` or `val_fraction` of `FolderSource`.
+
+    Returns:
+      A random-access source of examples: `len(source)`, `source[k]`.
+
+    Raises:
+      ConfigError: unknown data set, split, task or option.
+      DataError: files are missing or cannot be read.
+
+    >>> len(open_source("scenes", "val", ["depth"], num_examples=7))
+    7
+    >>> open_source("scene", "val", ["depth"])
+    Traceback (most recent call last):
+    ...
+    ditask_jax.errors.ConfigError: config: data.name: unknown name 'scene'. Did you mean 'scenes'? Known: scenes folder
+    """
+    check_known("config: data.name", name, OPENERS)
+    size = (image_size, image_size) if isinstance(image_size, int) else (int(image_size[0]), int(image_size[1]))
+    request = Request(split, tuple(tasks), Path(root) if root else None, size, num_examples, int(seed), options)
+    try:
+        return OPENERS[name](request)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise ConfigError(f"config: data: '{name}' has no option {str(error).rsplit(' ', 1)[-1]}") from error

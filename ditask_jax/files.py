@@ -1,0 +1,80 @@
+"""Small files written so that a reader or a killed process never meets half of one."""
+
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+
+def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> pathlib.Path:
+    """Writes a file by way of a temporary neighbour and a rename; it holds the old content or the new, never a part.
+
+    Args:
+        path: Target file; missing parent folders are made.
+        write: Called with the open binary file.
+
+    Returns:
+        The path.
+
+    Raises:
+        OSError: The folder cannot be written or the disk is full; the old file is then untouched.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files private to the user; results are shared like any other file.
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        pathlib.Path(temporary).unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+    return path
+
+
+def atomic_write_bytes(path: str | os.PathLike, content: bytes) -> pathlib.Path:
+    """Writes bytes atomically; see `atomic_write`."""
+    return atomic_write(path, lambda file: file.write(content))
+
+
+def atomic_write_text(path: str | os.PathLike, text: str) -> pathlib.Path:
+    """Writes UTF-8 text atomically; see `atomic_write`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     atomic_write_text(pathlib.Path(folder) / "new" / "note.txt", "whole").read_text()
+    'whole'
+    """
+    return atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def atomic_write_json(path: str | os.PathLike, value: Any) -> pathlib.Path:
+    """Writes a value as indented JSON, atomically; numbers keep every bit (`repr` form) and key order is kept."""
+    return atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    """Makes a rename itself durable, where the file system lets a folder be opened."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        return  # some network file systems refuse to sync a folder; the rename has happened all the same
+    finally:
+        os.close(descriptor)

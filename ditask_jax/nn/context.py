@@ -1,0 +1,47 @@
+"""What a forward pass needs besides weights and images."""
+
+import dataclasses
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def name_hash(name: str) -> int:
+    """A stable 32-bit number for a name, to fold into random keys.
+
+    >>> name_hash("shared") == name_hash("shared")
+    True
+    """
+    return zlib.crc32(name.encode())
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """Mode, precision and randomness of one forward pass.
+
+    Randomness is a function of (key, purpose, stream name): a layer folds its own path and the stream's name into
+    `key`, so that adding a stream changes no draw of another one and no key is ever stored.
+
+    Attributes:
+      train: draw dropout and drop path, and use batch statistics.
+      key: random key of this step; needed only when `train` and a rate is positive.
+      dtype: dtype of the matrix products; parameters, norms, softmax and spectra stay float32.
+      prepared: what `prepare_adapters` computed, by layer path.
+
+    >>> Context(train=False).dtype
+    <class 'jax.numpy.float32'>
+    """
+
+    train: bool
+    key: jax.Array | None = None
+    dtype: Any = jnp.float32
+    prepared: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def key_for(self, purpose: str, stream: str = "") -> jax.Array:
+        """The random key of one purpose (a layer path and what it draws) on one stream."""
+        if self.key is None:
+            raise ValueError(f"{purpose}: a training forward pass that draws random numbers needs Context(key=...)")
+        return jax.random.fold_in(jax.random.fold_in(self.key, name_hash(purpose)), name_hash(stream))

@@ -1,0 +1,131 @@
+"""The one dense layer of every backbone, with one slot for an adapter."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ditask_jax.nn.context import Context
+from ditask_jax.nn.scope import Scope
+
+SHARED = "shared"
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerInfo:
+    """Where a dense layer stands: all that a method may know when it plans.
+
+    Attributes:
+      path: unique name, `/`-joined.
+      role: "qkv", "proj", "fc1", "fc2", "reduction" ...
+      parts: blocks of outputs that are one matrix each (3 for a packed q, k, v).
+      stage: index of the stage.
+      block: index of the block inside the stage.
+      last_in_stage: whether the block ends its stage (where streams may fan out).
+      last_in_model: whether the block ends the model (where the shared stream has no reader).
+      tokens: positions the layer sees per image, for cost rules.
+    """
+
+    path: str
+    role: str
+    parts: int
+    stage: int
+    block: int
+    last_in_stage: bool
+    last_in_model: bool
+    tokens: int
+
+
+class Adapter(nnx.Module):
+    """What may stand in a `Linear`'s slot. A subclass per method; it sees all streams of its layer at once."""
+
+    def streams_out(self, streams: tuple[str, ...]) -> tuple[str, ...]:
+        """Names of the streams that leave the layer when `streams` enter it."""
+        return streams
+
+    def __call__(self, linear: "Linear", x: jax.Array, streams: tuple[str, ...], context: Context) -> jax.Array:
+        """Maps `[S, ..., in]` to `[S', ..., out]`, bias excluded."""
+        raise TypeError(f"{type(self).__name__} does not define __call__")
+
+    def merged_kernel(self, linear: "Linear", prepared: Any) -> jax.Array:
+        """The plain kernel that computes the same: `[in, out]`, or `[S', in, out]` when streams differ."""
+        raise TypeError(f"{type(self).__name__} cannot be merged into a kernel")
+
+    @classmethod
+    def prepare(cls, adapters: Sequence[Self]) -> list[Any]:
+        """Computes, for all adapters of this class together, what each needs in this forward pass."""
+        return [None] * len(adapters)
+
+
+class Linear(nnx.Module):
+    """A dense layer over the last axis of `[S, ..., in]`, where `S` is the stream axis.
+
+    The kernel is `[in, out]`, or `[S, in, out]` after merging a method whose streams differ. A stream axis of 1 fans
+    out to a kernel's `S` streams.
+    """
+
+    adapter: Adapter | None = None
+    merged_streams: tuple[str, ...] = ()
+
+    def __init__(self, inputs: int, outputs: int, scope: Scope, info: LayerInfo, use_bias: bool = True):
+        self.inputs = inputs
+        self.outputs = outputs
+        self.info = info
+        self.kernel = nnx.Param(scope.normal("kernel", (inputs, outputs), 0.02))
+        if use_bias:
+            self.bias = nnx.Param(scope.zeros((outputs,)))
+
+    def streams_out(self, streams: tuple[str, ...]) -> tuple[str, ...]:
+        if self.adapter is not None:
+            return self.adapter.streams_out(streams)
+        return self.merged_streams or streams
+
+    def __call__(self, x: jax.Array, streams: tuple[str, ...], context: Context) -> jax.Array:
+        x = x.astype(context.dtype)
+        if self.adapter is not None:
+            y = self.adapter(self, x, streams, context)
+        else:
+            y = apply_kernel(x, self.kernel[...].astype(context.dtype))
+        if hasattr(self, "bias"):
+            y = y + self.bias[...].astype(context.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+        return y
+
+
+def apply_kernel(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`x @ kernel` over the stream axis.
+
+    Shapes: `x [S, ..., in]`; `kernel [in, out]` gives `[S, ..., out]`; `kernel [S', in, out]` with `S == S'` acts
+    stream by stream, with `S == 1` fans out to `[S', ..., out]`.
+
+    >>> apply_kernel(jnp.ones((1, 5, 2)), jnp.ones((3, 2, 4))).shape
+    (3, 5, 4)
+    """
+    if kernel.ndim == 2:
+        return jnp.einsum("...i,io->...o", x, kernel)
+    if x.shape[0] == 1:
+        return jnp.einsum("...i,sio->s...o", x[0], kernel)
+    return jnp.einsum("s...i,sio->s...o", x, kernel)
+
+
+def linears(module: nnx.Module) -> Iterator[Linear]:
+    """Every `Linear` below a module, in order of stage and block."""
+    found = [m for _, m in nnx.iter_modules(module) if isinstance(m, Linear)]
+    order = ["qkv", "q", "kv", "proj", "fc1", "fc2", "reduction"]
+    rank = lambda l: (l.info.stage, l.info.block, order.index(l.info.role) if l.info.role in order else len(order))
+    return iter(sorted(found, key=rank))
+
+
+def prepare_adapters(module: nnx.Module, context: Context) -> Context:
+    """Lets every adapter class compute its per-step values for all layers in one go (all spectra of DiTASK, say)."""
+    by_class: dict[type[Adapter], list[Linear]] = {}
+    for linear in linears(module):
+        if linear.adapter is not None:
+            by_class.setdefault(type(linear.adapter), []).append(linear)
+    prepared = {}
+    for cls, layers in by_class.items():
+        values = cls.prepare([layer.adapter for layer in layers])
+        prepared.update({layer.info.path: value for layer, value in zip(layers, values, strict=True)})
+    return dataclasses.replace(context, prepared=prepared)

@@ -1,0 +1,68 @@
+"""LayerNorm and BatchNorm with float32 statistics, whatever dtype flows through."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ditask_jax.nn.context import Context
+from ditask_jax.nn.scope import Scope
+from ditask_jax.nn.variables import Statistic
+
+
+def _per_channel(vector: jax.Array, ndim: int) -> jax.Array:
+    return vector.reshape((1,) * (ndim - 1) + (-1,))
+
+
+class LayerNorm(nnx.Module):
+    """Normalises the last axis; statistics in float32, output in the input's dtype.
+
+    `flax.nnx.LayerNorm` would return float32 for bfloat16 inputs with float32 parameters.
+    """
+
+    def __init__(self, channels: int, scope: Scope, epsilon: float = 1e-5):
+        self.epsilon = epsilon
+        self.scale = nnx.Param(scope.ones((channels,)))
+        self.bias = nnx.Param(scope.zeros((channels,)))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        wide = x.astype(jnp.float32)
+        centred = wide - wide.mean(-1, keepdims=True)
+        variance = jnp.mean(centred * centred, -1, keepdims=True)
+        normed = centred * jax.lax.rsqrt(variance + self.epsilon)
+        out = normed * _per_channel(self.scale[...], x.ndim) + _per_channel(self.bias[...], x.ndim)
+        return out.astype(x.dtype)
+
+
+class BatchNorm(nnx.Module):
+    """PyTorch's BatchNorm: biased variance to normalise, unbiased variance in the running statistic, momentum 0.1.
+
+    Statistics are those of the global batch: under `jit` the mean runs over every device's rows.
+    """
+
+    def __init__(self, channels: int, scope: Scope, epsilon: float = 1e-5, momentum: float = 0.1):
+        self.epsilon = epsilon
+        self.momentum = momentum
+        self.scale = nnx.Param(scope.ones((channels,)))
+        self.bias = nnx.Param(scope.zeros((channels,)))
+        self.mean = Statistic(scope.zeros((channels,)))
+        self.variance = Statistic(scope.ones((channels,)))
+
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
+        wide = x.astype(jnp.float32)
+        if context.train:
+            axes = tuple(range(x.ndim - 1))
+            mean = wide.mean(axes)
+            centred = wide - _per_channel(mean, x.ndim)
+            variance = jnp.mean(centred * centred, axes)
+            count = x.size // x.shape[-1]
+            unbiased = variance * (count / max(count - 1, 1))
+            # The running statistics carry no gradient, and their update must not hold the forward pass's activations.
+            new_mean, new_variance = jax.lax.stop_gradient((mean, unbiased))
+            self.mean[...] = (1 - self.momentum) * self.mean[...] + self.momentum * new_mean
+            self.variance[...] = (1 - self.momentum) * self.variance[...] + self.momentum * new_variance
+        else:
+            mean, variance = self.mean[...], self.variance[...]
+            centred = wide - _per_channel(mean, x.ndim)
+        scale = self.scale[...] * jax.lax.rsqrt(variance + self.epsilon)
+        out = centred * _per_channel(scale, x.ndim) + _per_channel(self.bias[...], x.ndim)
+        return out.astype(x.dtype)

@@ -1,0 +1,30 @@
+"""Tasks: what is predicted, how it is trained, scored and shown; one file per task, no flax and no data loading."""
+
+from ditask_jax.tasks.base import Task, multi_task_loss
+from ditask_jax.tasks.datasets import DATASETS, IMAGE_MEAN, IMAGE_STD
+from ditask_jax.tasks.delta_m import delta_m, delta_m_of, load_references
+from ditask_jax.tasks.depth import Depth
+from ditask_jax.tasks.edge import EdgeDetection
+from ditask_jax.tasks.human_parts import HumanParts
+from ditask_jax.tasks.normals import SurfaceNormals
+from ditask_jax.tasks.registry import tasks
+from ditask_jax.tasks.sal import Saliency
+from ditask_jax.tasks.semseg import SemanticSegmentation
+
+__all__ = [
+    "DATASETS",
+    "IMAGE_MEAN",
+    "IMAGE_STD",
+    "Depth",
+    "EdgeDetection",
+    "HumanParts",
+    "Saliency",
+    "SemanticSegmentation",
+    "SurfaceNormals",
+    "Task",
+    "delta_m",
+    "delta_m_of",
+    "load_references",
+    "multi_task_loss",
+    "tasks",
+]

@@ -1,0 +1,88 @@
+"""Tasks whose label is a class per pixel: softmax cross-entropy and mean intersection over union."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ditask_jax.labels import LabelSpec
+from ditask_jax.tasks.base import Task, mean_over, valid_images
+from ditask_jax.tasks.palette import class_palette
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassMapTask(Task):
+    """A class per pixel; 255, like every id from `num_outputs` on, means no label.
+
+    Shapes: label uint8 `[B, H, W]`; prediction int32 `[B, H, W]`.
+
+    Attributes:
+      class_names: one name per class.
+    """
+
+    primary_metric: str = "mIoU"
+    higher_is_better: bool = True
+    unit: str = "fraction"
+    class_names: tuple[str, ...]
+
+    @property
+    def label_spec(self) -> LabelSpec:
+        return LabelSpec(name=self.name, num_values=self.num_outputs)
+
+    @property
+    def sum_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {"confusion": (self.num_outputs, self.num_outputs)}
+
+    def loss(self, logits: jax.Array, label: jax.Array, valid: jax.Array | None = None) -> jax.Array:
+        """Cross-entropy, mean over the labelled pixels of the batch."""
+        mask = (label < self.num_outputs) & valid_images(valid, label.shape[0])
+        log_probability = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+        classes = jnp.arange(self.num_outputs, dtype=jnp.int32).reshape(1, 1, 1, -1)
+        # A comparison rather than an indexed read, whose gradient is a slow scatter.
+        is_target = label.astype(jnp.int32)[..., None] == classes
+        chosen = jnp.sum(jnp.where(is_target, log_probability, 0.0), axis=-1)
+        return mean_over(-chosen, mask)
+
+    def decode(self, logits: jax.Array) -> jax.Array:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+
+    def metric_sums(self, logits: jax.Array, label: jax.Array, valid: jax.Array | None = None) -> dict[str, jax.Array]:
+        """`confusion` int32 `[B, label, prediction]`: labelled pixels of each image by true and predicted class."""
+        classes = self.num_outputs
+        images = label.shape[0]
+        mask = (label < classes) & valid_images(valid, images)
+        # Pixels without a label are counted in one cell past the end, cut off below.
+        cell = jnp.where(mask, label.astype(jnp.int32) * classes + self.decode(logits), classes * classes)
+        count = jax.vmap(lambda cells: jnp.bincount(cells.reshape(-1), length=classes * classes + 1))(cell)
+        return {"confusion": count[:, :-1].astype(jnp.int32).reshape(images, classes, classes)}
+
+    def _class_iou(self, total: Mapping[str, np.ndarray]) -> np.ndarray:
+        confusion = total["confusion"]
+        hit = np.diagonal(confusion).astype(np.float64)
+        union = confusion.sum(0) + confusion.sum(1) - hit
+        return hit / np.maximum(union, 1e-8)
+
+    def _scores(self, total: Mapping[str, np.ndarray]) -> dict[str, float]:
+        return {"mIoU": float(self._class_iou(total).mean())}
+
+    def _details(self, total: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        confusion = total["confusion"]
+        pixels = int(confusion.sum())
+        return {
+            "class_iou": dict(zip(self.class_names, self._class_iou(total).tolist(), strict=True)),
+            "pixel_accuracy": float(np.trace(confusion) / max(pixels, 1)),
+            "labelled_pixels": pixels,
+        }
+
+    @property
+    def palette(self) -> np.ndarray:
+        """Colours uint8 `[256, 3]`: black for a class named background, white for 255 (no label)."""
+        return class_palette(self.num_outputs, has_background=self.class_names[0] == "background")
+
+    def render(self, picture: np.ndarray, value_range: tuple[float, float] | None = None) -> np.ndarray:
+        """Class colours; white where there is no label."""
+        del value_range
+        return self.palette[np.asarray(picture).astype(np.uint8)]

@@ -1,0 +1,59 @@
+"""Which tasks each data set has, with how many classes, and what they are called."""
+
+import dataclasses
+from collections.abc import Mapping
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(", "))
+
+
+VOC_CLASSES = _names(
+    "background, aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse, "
+    "motorbike, person, pottedplant, sheep, sofa, train, tvmonitor"
+)
+NYUD_CLASSES = _names(
+    "wall, floor, cabinet, bed, chair, sofa, table, door, window, bookshelf, picture, counter, blinds, desk, shelves, "
+    "curtain, dresser, pillow, mirror, floor mat, clothes, ceiling, books, refrigerator, television, paper, towel, "
+    "shower curtain, box, whiteboard, person, night stand, toilet, sink, lamp, bathtub, bag, other structure, "
+    "other furniture, other prop"
+)
+CITYSCAPES_CLASSES = _names(
+    "road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation, terrain, sky, person, "
+    "rider, car, truck, bus, train, motorcycle, bicycle"
+)
+SCENES_CLASSES = _names("background, ground, person, box, ball, cylinder, cone, ring, star, tree, house, pole")
+HUMAN_PARTS = _names("background, head, torso, upper arm, lower arm, upper leg, lower leg")
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """Tasks and classes of a data set.
+
+    Attributes:
+      tasks: task ids, in the order of its tables.
+      class_names: names of the classes of each class-map task; a task absent here takes its number of classes from
+        the user.
+      depth_unit: "metres", or "pixels" of disparity.
+    """
+
+    tasks: tuple[str, ...]
+    class_names: Mapping[str, tuple[str, ...]]
+    depth_unit: str = "metres"
+
+
+DATASETS: dict[str, DatasetInfo] = {
+    "pascal": DatasetInfo(
+        ("semseg", "human_parts", "sal", "normals", "edge"), {"semseg": VOC_CLASSES, "human_parts": HUMAN_PARTS}
+    ),
+    "nyud": DatasetInfo(("semseg", "depth", "normals", "edge"), {"semseg": NYUD_CLASSES}),
+    "cityscapes": DatasetInfo(("semseg", "depth"), {"semseg": CITYSCAPES_CLASSES}, depth_unit="pixels"),
+    "scenes": DatasetInfo(
+        ("semseg", "human_parts", "sal", "normals", "depth", "edge"),
+        {"semseg": SCENES_CLASSES, "human_parts": HUMAN_PARTS},
+    ),
+    "folder": DatasetInfo(("semseg", "human_parts", "sal", "normals", "depth", "edge"), {}),
+}

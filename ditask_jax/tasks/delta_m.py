@@ -1,0 +1,128 @@
+"""Delta m: the average relative gain of a multi-task model over single-task models, in per cent.
+
+References:
+  K.-K. Maninis, I. Radosavovic, I. Kokkinos. Attentive single-tasking of multiple tasks. CVPR 2019.
+"""
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from ditask_jax.errors import ConfigError, check_known
+from ditask_jax.tasks.base import Task
+from ditask_jax.tasks.datasets import DATASETS
+
+_FOLDER = pathlib.Path(__file__).parent / "references"
+
+
+def delta_m(
+    scores: Mapping[str, float], references: Mapping[str, float], higher_is_better: Mapping[str, bool]
+) -> float:
+    """Mean over tasks of `s (score - reference) / reference`, s = -1 where lower is better, times 100.
+
+    Args:
+      scores: primary metric of each task of the multi-task model.
+      references: the same of single-task models, at least for every task of `scores`, in the same units.
+      higher_is_better: direction of each primary metric.
+
+    Returns:
+      Per cent; positive is better than the references.
+
+    Raises:
+      ConfigError: no scores, or a task without a reference that can be divided by.
+
+    >>> round(delta_m({"semseg": 0.6966, "normals": 17.1}, {"semseg": 0.6721, "normals": 17.97},
+    ...               {"semseg": True, "normals": False}), 3)
+    4.243
+    """
+    if not scores:
+        raise ConfigError("delta_m: no scores given")
+    gains = []
+    for name, score in scores.items():
+        check_known("delta_m: task without a reference score", name, references)
+        check_known("delta_m: task without a direction", name, higher_is_better)
+        reference = references[name]
+        if not (math.isfinite(reference) and reference > 0):
+            raise ConfigError(f"delta_m: reference score of '{name}': got {reference}, expected a positive number")
+        gain = (score - reference) / reference
+        gains.append(gain if higher_is_better[name] else -gain)
+    return 100.0 * math.fsum(gains) / len(gains)
+
+
+def delta_m_of(
+    tasks: Sequence[Task], scores: Mapping[str, Mapping[str, float]], references: Mapping[str, float]
+) -> float | None:
+    """Delta m of an evaluation, or None where it is not defined: a task has no reference, or its score is missing.
+
+    Args:
+      tasks: the tasks of the model.
+      scores: `Task.finalize` of every task, by task name.
+      references: as `load_references` returns them.
+
+    >>> from ditask_jax.tasks import tasks
+    >>> pascal = tasks("semseg+edge", dataset="pascal")
+    >>> delta_m_of(pascal, {"semseg": {"mIoU": 0.7}, "edge": {"odsF": 0.7}}, {"semseg": 0.6721}) is None
+    True
+    """
+    if any(task.name not in references or task.primary_metric not in scores.get(task.name, {}) for task in tasks):
+        return None
+    return delta_m(
+        {task.name: scores[task.name][task.primary_metric] for task in tasks},
+        references,
+        {task.name: task.higher_is_better for task in tasks},
+    )
+
+
+_PRIMARY = {"semseg": "mIoU", "human_parts": "mIoU", "sal": "mIoU", "normals": "mean", "depth": "rmse", "edge": "odsF"}
+
+
+def load_references(dataset: str, path: str | os.PathLike | None = None) -> dict[str, float]:
+    """Single-task scores of a data set by task name; empty if none are known.
+
+    Args:
+      dataset: one of `ditask_jax.tasks.datasets.DATASETS`.
+      path: a JSON file of the user's own scores, in place of those kept in the package:
+        `{"scores": {"semseg": {"metric": "mIoU", "value": 0.6721}, ...}, "source": "where they come from"}`, with the
+        primary metric of each task, fractions in 0..1, degrees, metres.
+
+    Raises:
+      ConfigError: the file is missing, is not such JSON, or holds a score that cannot be a reference.
+
+    >>> load_references("pascal")["normals"]
+    17.97
+    >>> load_references("folder")
+    {}
+    """
+    check_known("config: data.name", dataset, DATASETS)
+    if path is None:
+        file = _FOLDER / f"{dataset}.json"
+        return _read(file) if file.is_file() else {}
+    file = pathlib.Path(path)
+    if not file.is_file():
+        raise ConfigError(f"references: '{file}' is not a file")
+    return _read(file)
+
+
+def _read(file: pathlib.Path) -> dict[str, float]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"references: '{file}' cannot be read as JSON: {error}") from error
+    entries = content.get("scores") if isinstance(content, dict) else None
+    if not isinstance(entries, dict):
+        raise ConfigError(f"references: '{file}' has no object 'scores'")
+    return {name: _checked_score(f"references: '{file}'", name, entry) for name, entry in entries.items()}
+
+
+def _checked_score(where: str, name: str, entry: object) -> float:
+    check_known(f"{where}: scores", name, _PRIMARY)
+    metric, value = (entry.get("metric"), entry.get("value")) if isinstance(entry, dict) else (None, None)
+    if metric != _PRIMARY[name]:
+        raise ConfigError(f"{where}: scores.{name}.metric: got {metric!r}, expected '{_PRIMARY[name]}'")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
+        raise ConfigError(f"{where}: scores.{name}.value: got {value!r}, expected a positive number")
+    if _PRIMARY[name] in ("mIoU", "odsF") and value > 1:
+        raise ConfigError(f"{where}: scores.{name}.value: got {value}, expected a fraction in 0..1, not per cent")
+    return float(value)

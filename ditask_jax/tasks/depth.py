@@ -1,0 +1,96 @@
+"""Depth."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ditask_jax.labels import IGNORE, LabelSpec
+from ditask_jax.tasks.base import MISSING_COLOUR, Task, mean_over, valid_images
+
+_SMALLEST = 1e-9
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Depth(Task):
+    """A distance per pixel, scored by the root mean squared error pooled over all labelled pixels.
+
+    Shapes: label float32 `[B, H, W]`, 255 where missing; prediction float32 `[B, H, W]`, not negative.
+
+    Attributes:
+      scales_inversely: True for distances, which a zoom by s divides by s.
+
+    >>> Depth().unit
+    'metres'
+    """
+
+    name: str = "depth"
+    num_outputs: int = 1
+    loss_weight: float = 1.0
+    primary_metric: str = "rmse"
+    higher_is_better: bool = False
+    unit: str = "metres"
+    scales_inversely: bool = True
+
+    @property
+    def label_spec(self) -> LabelSpec:
+        return LabelSpec(name=self.name, dtype="float32", scales_inversely=self.scales_inversely, zero_is_missing=True)
+
+    @property
+    def sum_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {"squared_error": (), "squared_log_error": (), "pixels": ()}
+
+    def loss(self, logits: jax.Array, label: jax.Array, valid: jax.Array | None = None) -> jax.Array:
+        """Absolute error, mean over the labelled pixels of the batch."""
+        mask = (label != IGNORE) & valid_images(valid, label.shape[0])
+        return mean_over(jnp.abs(logits[..., 0].astype(jnp.float32) - label.astype(jnp.float32)), mask)
+
+    def decode(self, logits: jax.Array) -> jax.Array:
+        return jnp.maximum(logits[..., 0].astype(jnp.float32), 0.0)
+
+    def metric_sums(self, logits: jax.Array, label: jax.Array, valid: jax.Array | None = None) -> dict[str, jax.Array]:
+        """Sums over image rows `[B, H]`: squared error, squared error of logarithms (clamped at 1e-9), pixels."""
+        mask = (label != IGNORE) & valid_images(valid, label.shape[0])
+        predicted = jnp.maximum(logits[..., 0].astype(jnp.float32), _SMALLEST)
+        actual = jnp.maximum(jnp.where(mask, label.astype(jnp.float32), 1.0), _SMALLEST)
+
+        def over_rows(values: jax.Array) -> jax.Array:
+            return jnp.sum(jnp.where(mask, values, 0), axis=2)
+
+        return {
+            "squared_error": over_rows(jnp.square(predicted - actual)),
+            "squared_log_error": over_rows(jnp.square(jnp.log(predicted) - jnp.log(actual))),
+            "pixels": over_rows(mask.astype(jnp.int32)),
+        }
+
+    def _scores(self, total: Mapping[str, np.ndarray]) -> dict[str, float]:
+        pixels = int(total["pixels"])
+        if pixels == 0:
+            return {}
+        return {
+            "rmse": float(np.sqrt(total["squared_error"] / pixels)),
+            "log_rmse": float(np.sqrt(total["squared_log_error"] / pixels)),
+        }
+
+    def value_range(self, label: np.ndarray) -> tuple[float, float] | None:
+        """2nd to 98th percentile of the labelled pixels; None if there are none."""
+        known = np.asarray(label)[_is_known(label)]
+        return tuple(np.percentile(known, (2, 98)).tolist()) if known.size else None
+
+    def render(self, picture: np.ndarray, value_range: tuple[float, float] | None = None) -> np.ndarray:
+        """Viridis from near (dark blue) to far (yellow) over `value_range`; black where there is no label."""
+        depth = np.asarray(picture, np.float32)
+        known = _is_known(depth)
+        low, high = value_range or self.value_range(depth) or (0.0, 1.0)
+        level = np.clip((np.where(known, depth, low) - low) / max(high - low, 1e-6), 0, 1)
+        colour = cv2.applyColorMap(np.round(level * 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1].copy()
+        colour[~known] = MISSING_COLOUR
+        return colour
+
+
+def _is_known(depth: np.ndarray) -> np.ndarray:
+    values = np.asarray(depth)
+    return (values != IGNORE) & (values != 0)

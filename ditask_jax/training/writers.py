@@ -1,0 +1,171 @@
+"""The metrics log: `metrics.jsonl`, one row per step, exactly once, through kills and resumes."""
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ditask_jax.errors import DataError
+from ditask_jax.files import atomic_write_bytes
+
+METRICS_NAME = "metrics.jsonl"
+TIMING_PREFIX = "time/"  # keys that two equal runs may differ in
+
+
+class MetricsWriter:
+    """Appends rows to `metrics.jsonl`; calls for one step are merged into one row.
+
+    A row is complete on disk after `flush`, which belongs before the checkpoint of that step. Opening with
+    `resume_step` forgets what came after it, so that a resumed run writes every later step once. Keys are sorted and
+    numbers written with every bit, so equal runs give equal bytes, keys under `time/` aside. NaN and infinities become
+    null.
+
+    Args:
+        workdir: Folder of the run.
+        resume_step: Step of the checkpoint that training goes on from; 0 starts the log anew.
+        active: Whether this process writes; the others get an object that does nothing.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with MetricsWriter(folder) as writer:
+    ...         writer.write(1, {"train/loss": 0.5})
+    ...         writer.write(1, {"time/step": 0.1})
+    ...     read_metrics(folder)
+    [{'step': 1, 'time/step': 0.1, 'train/loss': 0.5}]
+    """
+
+    def __init__(self, workdir: str | os.PathLike, resume_step: int = 0, *, active: bool = True):
+        self.path = pathlib.Path(workdir) / METRICS_NAME
+        self._active = active
+        self._file = None
+        self._row: dict[str, Any] = {}  # the newest row
+        self._start = 0  # where in the file the newest row starts
+        self._pending = False  # whether the newest row has content that the file lacks
+        if active:
+            self._open_at(resume_step)
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Adds values to the row of a step; steps must not fall.
+
+        Args:
+            step: Optimiser steps done.
+            values: Numbers (Python, NumPy or JAX scalars), texts or None by name.
+        """
+        if not self._active:
+            return
+        step = int(step)
+        if self._row and step < self._row["step"]:
+            raise ValueError(f"metrics of step {step} after those of step {self._row['step']}")
+        if not self._row or step > self._row["step"]:
+            self._emit()
+            self._start = self._file.tell()
+            self._row = {"step": step}
+        self._row |= {name: _plain(name, value) for name, value in values.items()}
+        self._pending = True
+
+    def flush(self) -> None:
+        """Brings everything written so far onto the disk."""
+        if self._active:
+            self._emit()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Flushes and closes the file; may be called twice."""
+        if self._file is not None:
+            self.flush()
+            self._file.close()
+        self._active, self._file = False, None
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def _open_at(self, resume_step: int) -> None:
+        """Opens the log with the rows up to `resume_step`, dropping later ones and a half-written last line."""
+        content = self.path.read_bytes() if self.path.exists() else b""
+        kept = 0  # bytes
+        lines = content.splitlines(keepends=True)
+        for number, line in enumerate(lines, 1):
+            row = _parse(line)
+            if row is None:
+                if number < len(lines):
+                    raise DataError(f"{self.path}, line {number}: not a row of metrics; mend or remove the file")
+                break
+            if row["step"] > resume_step or resume_step == 0:
+                break
+            self._start, self._row = kept, row
+            kept += len(line)
+        if kept != len(content) or not self.path.exists():
+            atomic_write_bytes(self.path, content[:kept])
+        self._file = open(self.path, "ab")  # noqa: SIM115 (closed by close)
+
+    def _emit(self) -> None:
+        if not self._pending:
+            return
+        line = (json.dumps(dict(sorted(self._row.items(), key=_step_first)), ensure_ascii=False) + "\n").encode()
+        if self._file.tell() == self._start:
+            self._file.write(line)
+            self._file.flush()
+        else:
+            # The row is in the file already and has grown (an evaluation of the same step): replace it, all or nothing.
+            self._file.close()
+            atomic_write_bytes(self.path, self.path.read_bytes()[: self._start] + line)
+            self._file = open(self.path, "ab")  # noqa: SIM115
+        self._pending = False
+
+
+def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
+    """Rows of a run's metrics log, without a half-written last one; empty where there is no log.
+
+    Raises:
+        DataError: A line is no row of metrics.
+    """
+    path = pathlib.Path(workdir) / METRICS_NAME
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    rows = [_parse(line) for line in lines]
+    if rows and rows[-1] is None:
+        rows.pop()
+    if None in rows:
+        raise DataError(f"{path}, line {rows.index(None) + 1}: not a row of metrics; mend or remove the file")
+    return rows
+
+
+def without_timings(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row without the keys that two equal runs may differ in.
+
+    >>> without_timings({"step": 1, "time/step": 0.2})
+    {'step': 1}
+    """
+    return {name: value for name, value in row.items() if not name.startswith(TIMING_PREFIX)}
+
+
+def _step_first(item: tuple[str, Any]) -> tuple[bool, str]:
+    return item[0] != "step", item[0]
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A JSON value with every bit of a number."""
+    if value is None or isinstance(value, str | bool):
+        return value
+    array = np.asarray(value)
+    if array.size != 1 or (array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16"):
+        raise TypeError(f"metric {name!r} is {type(value).__name__} {array.shape}, expected a single number")
+    number = array.astype(np.float64).item() if array.dtype.kind not in "biu" else array.item()
+    return None if isinstance(number, float) and not math.isfinite(number) else number

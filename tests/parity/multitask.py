@@ -1,0 +1,104 @@
+"""Builds our model from a multi-task golden file and reads its arrays under our names."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ditask_jax.adapters import DiTASK, Full, wrap
+from ditask_jax.backbones.swin import Swin, SwinConfig
+from ditask_jax.conversion.swin import translate, translate_all
+from ditask_jax.model import MultiTaskModel
+from ditask_jax.nn import Context, Scope, flatten, split_state, unflatten
+from ditask_jax.nn.state import statistics
+from ditask_jax.tasks import multi_task_loss, tasks
+from ditask_jax.weights import assign
+from tests.parity.golden import Golden
+
+
+def method_of(meta: dict, execution: str):
+    """The originals' method: index warp with any starting theta, or full fine-tuning."""
+    if not meta["kind"].startswith("ditask"):
+        return Full()
+    cells = meta["r_task"]
+    return DiTASK(
+        shared_cells=meta["r_shared"],
+        task_cells=cells if isinstance(cells, int) else {name: cells[name] for name in meta["tasks"]},
+        domain="index",
+        execution=execution,
+        dropout=meta["dropout"],
+    )
+
+
+class Case:
+    """A golden multi-task model: ours, wrapped and filled, and its state taken apart."""
+
+    def __init__(self, golden: Golden, execution: str = "auto"):
+        meta = golden.meta
+        self.golden, self.meta = golden, meta
+        entries = [SimpleNamespace(name=name, num_outputs=meta["num_output"][name]) for name in meta["tasks"]]
+        config = SwinConfig(
+            meta["embed_dim"],
+            tuple(meta["depths"]),
+            tuple(meta["heads"]),
+            window=meta["window"],
+            mlp_ratio=int(meta.get("mlp_ratio", 4)),
+        )
+        backbone = Swin(config, meta["img"], meta["drop_path"], Scope(path="backbone"))
+        model = MultiTaskModel(backbone, entries, "hrnet", meta["decoder_channels"], (0, 0, 0), (1, 1, 1), Scope())
+        arrays, unknown = translate_all(golden.under("param/"))
+        assert not unknown, unknown
+        plain = {path: array for path, array in arrays.items() if "/adapter/" not in path}
+        assign(model, plain, golden.path.name)
+        self.plan = wrap(model, method_of(meta, execution))
+        self.parts = split_state(model)
+        trainable = flatten(self.parts.trainable)
+        for path in trainable:
+            if "/adapter/" in path:
+                trainable[path] = jnp.asarray(arrays[path])
+        self.trainable = unflatten(trainable, self.parts.trainable)
+        self.images = jnp.asarray(golden["in/x"].transpose(0, 2, 3, 1))
+        self.labels = {name: _label(name, golden[f"in/gt/{name}"]) for name in meta["tasks"]}
+        self.tasks = tuple(_task(name, meta) for name in meta["tasks"])
+
+    def outputs(self, trainable, train: bool = False):
+        """Features, neck and head outputs, final logits and new statistics."""
+        model = self.parts.merge(trainable, self.parts.frozen, self.parts.stats)
+        context = Context(train=train, key=jax.random.key(0))
+        features = model.features(self.images, context)
+        necks = {name: model.necks[name](features[name], context) for name in model.task_names}
+        size = self.images.shape[1:3]
+        final = model.decode(features, size, context)
+        return features, necks, final, statistics(model)
+
+    def simple_loss(self, trainable):
+        final = self.outputs(trainable)[2]
+        return sum(jnp.mean(logits**2) for logits in final.values())
+
+    def mtl_loss(self, trainable, train: bool = False):
+        _, _, final, stats = self.outputs(trainable, train)
+        total, losses = multi_task_loss(self.tasks, final, self.labels)
+        return total, (losses, stats, final)
+
+
+def _task(name: str, meta: dict):
+    """Our task with the file's number of outputs and weight."""
+    import dataclasses
+
+    dataset = "scenes"
+    task = tasks(name, dataset=dataset)[0]
+    return dataclasses.replace(task, num_outputs=meta["num_output"][name], loss_weight=meta["loss_weights"][name])
+
+
+def _label(name: str, label: np.ndarray):
+    """NCHW to ours: uint8 `[B, H, W]`, float32 `[B, H, W]` for depth, `[B, H, W, 3]` for normals."""
+    if name == "normals":
+        return jnp.asarray(label.transpose(0, 2, 3, 1), jnp.float32)
+    return jnp.asarray(label[:, 0])
+
+
+def ours(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
+    """A golden parameter or gradient under our name and in our layout."""
+    path, turn = translate(name)
+    return path, turn(array)

@@ -1,0 +1,171 @@
+"""The multi-task models (DiTASK as released, full fine-tuning) against the originals, inside and out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from einops import rearrange
+
+from ditask_jax.nn import flatten
+from ditask_jax.training.optimizer import make_optimizer
+from tests.parity.golden import Golden, find
+from tests.parity.multitask import Case, ours
+
+FILES = find("ditask_*.npz") + find("full_*.npz")
+OUTPUT_ATOL = 1e-4
+
+
+def _cases():
+    for path in FILES:
+        for execution in ("materialised", "factored") if path.stem.startswith("ditask") else ("auto",):
+            yield pytest.param(path, execution, id=f"{path.stem}-{execution}")
+
+
+@pytest.fixture(scope="module")
+def case(request):
+    path, execution = request.param
+    return Case(Golden(path), execution)
+
+
+def _parametrised():
+    return [pytest.param((p.values[0], p.values[1]), id=p.id) for p in _cases()]
+
+
+every_case = pytest.mark.parametrize("case", _parametrised(), indirect=True)
+
+
+def test_golden_files_were_found():
+    assert any(p.stem.startswith("ditask") for p in FILES)
+    assert any(p.stem.startswith("full") for p in FILES)
+
+
+def _subsample(golden, name, logits):
+    """The file's `out/final_sub` strides, as written in its meta: `final[:, :, ::7, ::5]`."""
+    rows, columns = (int(part.strip(": ]")) for part in golden.meta["final_sub"].split("::")[1:])
+    return logits[:, :, ::rows, ::columns]
+
+
+def _nchw(array):
+    return np.asarray(array).transpose(0, 3, 1, 2)
+
+
+@every_case
+def test_outputs_of_every_stage(case):
+    golden = case.golden
+    features, necks, final, _ = jax.jit(case.outputs)(case.trainable)
+    compared = 0
+    for task, maps in features.items():
+        for stage, value in enumerate(maps):
+            name = f"out/stage{stage}/{task}"
+            if name not in golden:
+                name = f"out/stage{stage}/shared" if case.meta["kind"].startswith("full") else name
+            flat = rearrange(np.asarray(value), "b h w c -> b (h w) c")
+            np.testing.assert_allclose(flat, golden[name], atol=OUTPUT_ATOL, rtol=0, err_msg=name)
+            compared += 1
+    for task, maps in necks.items():
+        for stage, value in enumerate(maps):
+            if (name := f"out/downsampler/{task}/{stage}") in golden:
+                np.testing.assert_allclose(_nchw(value), golden[name], atol=OUTPUT_ATOL, rtol=0, err_msg=name)
+    for task, logits in final.items():
+        logits = _nchw(logits)
+        if (name := f"out/final/{task}") in golden:
+            np.testing.assert_allclose(logits, golden[name], atol=OUTPUT_ATOL, rtol=0, err_msg=name)
+        else:
+            name = f"out/final_sub/{task}"
+            got = _subsample(golden, task, logits)
+            np.testing.assert_allclose(got, golden[name], atol=OUTPUT_ATOL, rtol=0, err_msg=name)
+        compared += 1
+    assert compared == len(case.meta["tasks"]) * (len(case.meta["depths"]) + 1)
+
+
+@every_case
+def test_losses(case):
+    total, (losses, _, _) = jax.jit(case.mtl_loss)(case.trainable)
+    for task, value in losses.items():
+        np.testing.assert_allclose(value, case.golden[f"loss/mtl/{task}"], rtol=1e-5, err_msg=task)
+    np.testing.assert_allclose(total, case.golden["loss/mtl"], rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(case.simple_loss)(case.trainable), case.golden["loss/simple"], rtol=1e-5)
+
+
+@every_case
+@pytest.mark.parametrize("loss", ["simple", "mtl"])
+def test_gradients(case, loss):
+    function = case.simple_loss if loss == "simple" else lambda t: case.mtl_loss(t)[0]
+    got = flatten(jax.jit(jax.grad(function))(case.trainable))
+    expected = dict(ours(name, array) for name, array in case.golden.under(f"grad/{loss}/").items())
+    assert expected
+    noise = {ours(n, case.golden[f"grad/{loss}/{n}"])[0]: v for n, v in case.meta["grad_noise"][loss].items()}
+    for path, gradient in expected.items():
+        fp32_noise, largest = noise.get(path, (0.0, np.abs(gradient).max()))
+        # Ten times the originals' own float32 noise, and never looser than one per cent of the largest entry.
+        limit = min(max(10 * fp32_noise, 1e-3 * largest), 1e-2 * largest)
+        difference = np.abs(np.asarray(got[path]) - gradient).max()
+        assert difference <= limit, f"{path}: {difference:.3g} > {limit:.3g} (largest entry {largest:.3g})"
+
+
+@every_case
+def test_thetas_without_gradient_are_not_created(case):
+    created = set(flatten(case.trainable))
+    for name in case.meta["params_without_grad"]:
+        path, _ = ours(name, case.golden[f"param/{name}"])
+        assert path not in created
+    adapters = {path for path in created if "/adapter/" in path}
+    with_gradient = {ours(n, a)[0] for n, a in case.golden.under("grad/mtl/").items()}
+    assert adapters <= with_gradient
+
+
+def _train(case):
+    """The originals' AdamW run: same batch every step, batch statistics, no dropout."""
+    train = case.meta["train"]
+    settings = {
+        "name": "adamw",
+        "betas": tuple(train["betas"]),
+        "eps": train["eps"],
+        "weight_decay": train["weight_decay"],
+        "clip_norm": train["clip_global_norm"],
+        "decay_thetas": True,
+        "decay_bias_tables": True,
+    }
+    optimizer = make_optimizer(settings, lambda step: train["lr"], case.trainable)
+
+    @jax.jit
+    def step(trainable, opt_state):
+        (total, (_, stats, final)), grads = jax.value_and_grad(
+            lambda t: case.mtl_loss(t, train=True), has_aux=True
+        )(trainable)
+        updates, opt_state = optimizer.update(grads, opt_state, trainable)
+        return optax.apply_updates(trainable, updates), opt_state, total, optax.tree.norm(grads), stats, final
+
+    trainable, opt_state = case.trainable, optimizer.init(case.trainable)
+    for _ in range(train["steps"]):
+        trainable, opt_state, *rest = step(trainable, opt_state)
+        yield trainable, *rest
+
+
+@every_case
+def test_training_steps(case):
+    golden = case.golden
+    if "train" not in case.meta:
+        # Some files hold no training run; the forward and gradient tests above cover them.
+        assert not golden.under("train/")
+        return
+    stride = [int(part.strip(": ]")) for part in case.meta["train"]["step0_final_sub"].split("::")[1:]]
+    for number, (trainable, total, norm, stats, final) in enumerate(_train(case), 1):
+        np.testing.assert_allclose(total, golden["train/loss"][number - 1], rtol=1e-4)
+        np.testing.assert_allclose(norm, golden["train/grad_norm_before_clip"][number - 1], rtol=1e-3)
+        if number == 1:
+            for task in case.meta["tasks"]:
+                got = _nchw(final[task])[:, :, :: stride[0], :: stride[1]]
+                np.testing.assert_allclose(got, golden[f"train/step0_final/{task}"], atol=OUTPUT_ATOL, rtol=0)
+            statistics = flatten(stats)
+            for name, array in golden.under("train/bn_after_1_forward/").items():
+                path, value = ours(name, array)
+                np.testing.assert_allclose(statistics[path], value, atol=1e-5, rtol=1e-4, err_msg=name)
+        after = golden.under(f"train/after_{number}/")
+        flat = flatten(trainable)
+        for name, array in after.items():
+            path, value = ours(name, array)
+            np.testing.assert_allclose(np.asarray(flat[path]), value, atol=1e-4, rtol=0, err_msg=name)
+    assert golden.under(f"train/after_{case.meta['train']['steps']}/")
+    assert not jnp.isnan(total)

@@ -1,0 +1,65 @@
+"""Plain Swin against Microsoft's: every stage, norm, pooled features and logits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from einops import rearrange
+
+from ditask_jax.backbones.swin import Swin, SwinConfig
+from ditask_jax.classifier import Classifier
+from ditask_jax.conversion.swin import translate_all
+from ditask_jax.nn import Context
+from ditask_jax.nn.linear import SHARED
+from ditask_jax.weights import assign
+from tests.parity.golden import Golden, find
+
+
+def _build(golden: Golden) -> Classifier:
+    meta = golden.meta
+    config = SwinConfig(meta["embed_dim"], tuple(meta["depths"]), tuple(meta["heads"]), window=meta["window"])
+    model = Classifier(Swin(config, meta["img"], 0.0), meta["num_classes"])
+    arrays, unknown = translate_all(golden.under("param/"))
+    assert not unknown
+    assign(model, arrays)
+    return model
+
+
+def _forward(model: Classifier, images):
+    """Everything the golden file holds, in our layout."""
+    context, out = Context(train=False), {}
+    x, streams = model.backbone.patch_embed(images, context)[None], (SHARED,)
+    for index, stage in enumerate(model.backbone.stages):
+        x, streams = stage(x, streams, context)
+        out[f"stage{index}_blocks"] = x[0]
+        if hasattr(stage, "merging"):
+            x = stage.merging(x, streams, context)
+        out[f"stage{index}"] = x[0]
+    out["norm"] = model.norm(x[0])
+    out["pooled"] = model.pooled(images, context)
+    out["logits"] = model(images, context)
+    return out
+
+
+@pytest.mark.parametrize("path", find("swin_plain_*.npz"), ids=lambda p: p.stem)
+def test_plain_swin(path):
+    golden = Golden(path)
+    model = _build(golden)
+    images = jnp.asarray(golden["in/x"].transpose(0, 2, 3, 1))
+    got = jax.jit(lambda x: _forward(model, x))(images)
+    compared = 0
+    for name, value in got.items():
+        if f"out/{name}" not in golden:
+            continue
+        value = np.asarray(value)
+        flat = rearrange(value, "b h w c -> b (h w) c") if value.ndim == 4 else value
+        np.testing.assert_allclose(flat, golden[f"out/{name}"].reshape(flat.shape), atol=1e-4, rtol=0, err_msg=name)
+        compared += 1
+        timm_name = f"timm_out/{name.removesuffix('_blocks')}"
+        if name.endswith("_blocks") and timm_name in golden:
+            np.testing.assert_allclose(value, golden[timm_name], atol=1e-4, rtol=0, err_msg=timm_name)
+    assert compared >= 2 * len(golden.meta["depths"])
+
+
+def test_a_golden_file_was_found():
+    assert find("swin_plain_*.npz")
