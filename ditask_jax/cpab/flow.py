@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from ditask_jax.cpab.compensated import blend, times_integer, two_sum
-from ditask_jax.cpab.special import limit, log_ratio, phi1, phi1_slope, phi2, pick
+from ditask_jax.cpab.special import limit, log_ratio, phi1, phi1_slope, phi2, pick, range_sum
 from ditask_jax.cpab.tessellation import Tessellation, cell_velocities
 
 # Slower than this (in cells per unit time) counts as standing still: ratios of two velocities then stay within the float range.
@@ -200,11 +200,11 @@ def _flow_row(velocity: Array, velocity_low: Array, x: Array, x_low: Array) -> t
         (cell_index[None, :] < border[:, None]) & (clock[None, :-1] >= (border_clock - budget)[:, None]),
     )
     count = jnp.sum(crossed, axis=1, dtype=jnp.int32)
-    elapsed = first_time + jnp.sum(jnp.where(crossed, times[None, :], 0), axis=1)
-
-    # The rest of the time is spent inside one cell, entered at a border, or never left. Seen in the direction of travel:
     step = jnp.where(forward, 1, -1)
     entry = border + step * count
+    elapsed = first_time + range_sum(times, crossed, jnp.minimum(border, entry), jnp.maximum(border, entry))
+
+    # The rest of the time is spent inside one cell, entered at a border, or never left. Seen in the direction of travel:
     entry_velocity, next_velocity = pick(velocity, entry, jnp.clip(entry + step, 0, cells))
     behind = direction * jnp.where(leaving, entry_velocity, jnp.where(forward, left, right))
     onward = direction * jnp.where(leaving, next_velocity, ahead)

@@ -37,14 +37,15 @@ class BatchIterator(Iterator[Batch]):
     """
 
     def __init__(self, iterator: Iterator[Batch]) -> None:
-        self._iterator: Iterator[Batch] | None = iterator
-        self._finish = weakref.finalize(self, iterator.close)
+        # In a box that the finalizer empties: grain's own iterator complains when it outlives the modules it needs.
+        self._box = [iterator]
+        self._finish = weakref.finalize(self, _close, self._box)
 
     def __next__(self) -> Batch:
-        if self._iterator is None:
+        if not self._box:
             raise StopIteration
         try:
-            return _owned(next(self._iterator))
+            return _owned(next(self._box[0]))
         except StopIteration:
             self.close()
             raise
@@ -58,7 +59,6 @@ class BatchIterator(Iterator[Batch]):
     def close(self) -> None:
         """Stops threads and workers; closing twice is harmless."""
         self._finish()
-        self._iterator = None
 
     def __enter__(self) -> "BatchIterator":
         return self
@@ -248,6 +248,11 @@ def _iterate(dataset: grain.MapDataset, threads: int, workers: int, prefetch: in
         options = grain.multiprocessing.MultiprocessingOptions(workers, per_worker_buffer_size=max(1, prefetch))
         batches = batches.mp_prefetch(options, worker_init_fn=_one_thread_per_call)
     return BatchIterator(iter(batches))
+
+
+def _close(box: list[Iterator[Batch]]) -> None:
+    while box:
+        box.pop().close()
 
 
 def _owned(batch: Batch) -> Batch:

@@ -159,3 +159,16 @@ def test_thin_of_a_ridge_is_its_crest():
     columns = np.arange(40, dtype=np.float32)
     ridge = np.broadcast_to(np.exp(-((columns - 17) ** 2) / 18), (30, 40))
     assert np.argwhere(thin(ridge, 0.05).any(axis=0)).ravel().tolist() == [17]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_thin_keeps_the_pieces_and_holes_of_a_binary_map(seed):
+    noise = cv2.GaussianBlur(np.random.default_rng(seed).random((60, 60)).astype(np.float32), (0, 0), 2)
+    blobs = np.pad((noise > np.median(noise)).astype(np.uint8), 2)
+    thinned = thin(blobs.astype(np.float32), 0.5).astype(np.uint8)
+    assert np.all(thinned <= blobs)
+    assert 0 < thinned.sum() < 0.4 * blobs.sum()
+    for before, after, connectivity in [(blobs, thinned, 8), (1 - blobs, 1 - thinned, 4)]:
+        pieces = [cv2.connectedComponents(mask, connectivity=connectivity)[0] for mask in (before, after)]
+        assert pieces[0] == pieces[1]
+    np.testing.assert_array_equal(thin(thinned.astype(np.float32), 0.5), thinned)

@@ -18,7 +18,7 @@ def softplus(z: float) -> float:
 
 
 def loss_by_hand(task, logits, label, valid) -> float:
-    """The formulas of the protocol, pixel by pixel."""
+    """Every loss by its formula, pixel by pixel."""
     logits, label = logits.astype(np.float64), label.astype(np.float64)
     pixels = [index for index in np.ndindex(*logits.shape[:3]) if valid[index[0]]]
     if task.name in ("semseg", "human_parts"):

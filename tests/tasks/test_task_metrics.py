@@ -17,7 +17,7 @@ DEVICE_TASKS = [task for task in ALL_TASKS if not task.on_host]
 
 
 def scores_by_hand(task, logits, label, valid) -> dict[str, float]:
-    """The metrics of the protocol with one loop over pixels or images."""
+    """Every metric by its definition, with one loop over pixels or images."""
     images = [k for k in range(len(label)) if valid[k]]
     logits, label = logits.astype(np.float64), label.astype(np.float64)
     pixels = [i for i in np.ndindex(*logits.shape[:3]) if valid[i[0]] and np.all(label[i] != 255)]
