@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
     config.eval_every_steps = optional(int)
     # Save every so many steps (None: only at the end and when told to stop).
     config.checkpoint_every_steps = 500
-    # Write a row of metrics and a line of progress every so many steps.
+    # Print a line of progress every so many steps (metrics.jsonl has a row for every step).
     config.log_every_steps = 50
     # Type of activations in the forward pass: "float32" or "bfloat16"; parameters, SVD and warps stay float32.
     config.compute_dtype = "float32"
@@ -44,6 +44,8 @@ def get_config() -> ConfigDict:
     # Use only so many examples of a split; None: all of them (scenes: its default length).
     config.data.train_examples = optional(int)
     config.data.eval_examples = optional(int)
+    # Seed of generated data (scenes) and of an automatic split; another seed is another data set.
+    config.data.seed = 0
     # Number of classes of semseg and human_parts labels; needed by folder, elsewhere known.
     config.data.semseg_classes = optional(int)
     config.data.human_parts_classes = optional(int)

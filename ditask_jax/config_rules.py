@@ -39,6 +39,7 @@ _INTEGERS = {
     "data.eval_examples": (1, True),
     "data.semseg_classes": (2, True),
     "data.human_parts_classes": (2, True),
+    "data.seed": (0, False),
     "data.workers": (0, False),
     "data.threads": (1, False),
     "method.shared_cells": (2, False),

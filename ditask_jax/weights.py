@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -93,6 +94,25 @@ def assign(module: nnx.Module, arrays: Mapping[str, np.ndarray], what: str = "we
     new = {path: jnp.asarray(arrays[path], known[path].dtype) if path in arrays else known[path] for path in known}
     nnx.replace_by_pure_dict(state, unflatten(new, pure))
     nnx.update(module, state)
+
+
+def fit_backbone(module: nnx.Module, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Resizes relative-position tables to the windows of a module (bicubic, as PyTorch does); the rest passes through.
+
+    A table has `(2 window - 1)**2` rows. Windows differ when the image size clips them, or by design.
+    """
+    known = flatten(nnx.to_pure_dict(nnx.state(module)))
+    fitted = dict(arrays)
+    for name, table in arrays.items():
+        if not name.endswith("relative_position_bias_table") or name not in known:
+            continue
+        rows, heads = known[name].shape
+        if table.shape[0] != rows and table.shape[1] == heads:
+            old, new = round(table.shape[0] ** 0.5), round(rows**0.5)
+            square = jnp.asarray(table, jnp.float32).reshape(old, old, heads)
+            resized = jax.image.resize(square, (new, new, heads), jax.image.ResizeMethod.CUBIC_PYTORCH, antialias=False)
+            fitted[name] = np.asarray(resized.reshape(rows, heads))
+    return fitted
 
 
 def _some(kind: str, names: list[str], limit: int = 4) -> list[str]:

@@ -34,8 +34,8 @@ _REGISTRY: dict[str, BackboneEntry] = {
     "swin_base_patch4_window12": BackboneEntry(SwinConfig(128, (2, 2, 18, 2), (4, 8, 16, 32), window=12)),
     "swin_large_patch4_window12": BackboneEntry(SwinConfig(192, (2, 2, 18, 2), (6, 12, 24, 48), window=12)),
     # The embedded start: pre-trained on scenes, small enough to fine-tune on a laptop core.
-    "swin_nano_patch4_window4": BackboneEntry(
-        SwinConfig(32, (2, 2, 2, 2), (2, 4, 8, 16), window=4), embedded_weights="swin_nano_scenes.safetensors"
+    "swin_nano_patch4_window6": BackboneEntry(
+        SwinConfig(32, (2, 2, 2, 2), (2, 4, 8, 16), window=6), embedded_weights="swin_nano_scenes.safetensors"
     ),
     "swin_test": BackboneEntry(SwinConfig(8, (1, 2, 1, 2), (1, 2, 2, 4), window=2)),
     "swin_test_deep": BackboneEntry(SwinConfig(12, (2, 2, 2, 2), (1, 2, 4, 4), window=4)),

@@ -41,6 +41,20 @@ def times_integer(value: Array, low: Array, factor: int) -> tuple[Array, Array]:
     return high, error + low * factor
 
 
+def quotient(a: Array, b: Array) -> tuple[Array, Array]:
+    """`a / b` as high and low word.
+
+    >>> high, low = quotient(jnp.float32(1), jnp.float32(3))
+    >>> abs(float(high) + float(low) - 1 / 3) < 1e-12
+    True
+    """
+    high = a / b
+    high_upper, high_lower = split(high)
+    b_upper, b_lower = split(b)
+    rest = (((a - high_upper * b_upper) - high_upper * b_lower) - high_lower * b_upper) - high_lower * b_lower
+    return high, rest / b
+
+
 @jax.custom_jvp
 def blend(left: Array, left_low: Array, right: Array, right_low: Array, weight: Array, weight_low: Array) -> Array:
     """Two-word `left * (1 - weight) + right * weight`, rounded once: relatively accurate even where the two terms cancel.

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from ditask_jax.cpab.compensated import blend, times_integer, two_sum
-from ditask_jax.cpab.special import limit, log_ratio, phi1, phi1_slope, phi2, pick, range_sum
+from ditask_jax.cpab.special import limit, log_ratio, phi1, phi1_slope, phi2, pick
 from ditask_jax.cpab.tessellation import Tessellation, cell_velocities
 
-# Slower than this (in cells per unit time) counts as standing still: ratios of two velocities then stay within the float range.
-_STANDSTILL = 1e-31
+# Slower than this (in cells per unit time) counts as standing still: squares and ratios of velocities then stay within the float range.
+_STANDSTILL = 1e-18
 
 
 def displacement(velocities: Array, x: Array) -> Array:
@@ -139,19 +139,19 @@ def _locate(x: Array, x_low: Array, cells: int) -> tuple[Array, Array, Array]:
     return cell.astype(jnp.int32), offset, lax.stop_gradient(offset_low)
 
 
-def _crossing_times(velocity: Array, velocity_low: Array) -> tuple[Array, Array]:
-    """Time to cross each cell, and whether a unit of time can suffice to do so.
+def _arrival(gap: Array, start: Array, end: Array, change: Array, allowed: Array) -> tuple[Array, Array]:
+    """Time to travel `gap` while the velocity grows linearly from `start` to `end = start + change`, and whether one unit of time suffices.
 
-    Cells that cannot be crossed in time are left out of every sum and gradient: they hold 0.
+    What takes longer, or is not `allowed`, or meets a zero of the field, gets time 0 and no derivative.
     """
-    left, right = velocity[:-1], velocity[1:]
-    moving = (left * jnp.sign(right) > 0) & (jnp.minimum(jnp.abs(left), jnp.abs(right)) > _STANDSTILL)
-    start = jnp.where(moving, left, 1)
-    change = jnp.where(moving, (right - left) + (velocity_low[1:] - velocity_low[:-1]), 0)
-    ratio = jnp.where(moving, right, 1) / start
-    times = log_ratio(change / start, ratio) / jnp.abs(start)
-    passable = moving & (times <= 1)
-    return jnp.where(passable, times, 0), passable
+    allowed = allowed & (start * jnp.sign(end) > 0) & (jnp.minimum(jnp.abs(start), jnp.abs(end)) > _STANDSTILL)
+
+    def time(use, gap, start, end, change):
+        safe = jnp.where(use, start, 1)
+        return gap / jnp.abs(safe) * log_ratio(jnp.where(use, change, 0) / safe, jnp.where(use, end, 1) / safe)
+
+    reached = allowed & (time(allowed, *(lax.stop_gradient(array) for array in (gap, start, end, change))) <= 1)
+    return jnp.where(reached, time(reached, gap, start, end, change), 0), reached
 
 
 def _flow_row(velocity: Array, velocity_low: Array, x: Array, x_low: Array) -> tuple[Array, Array]:
@@ -172,21 +172,17 @@ def _flow_row(velocity: Array, velocity_low: Array, x: Array, x_low: Array) -> t
     direction = jnp.where(forward, 1, -1).astype(x.dtype)
     gap = jnp.where(forward, (1 - offset) - offset_low, offset + offset_low)
 
-    # Time to that border; infinite behind a zero of the field, and nothing lies behind the ends of the domain.
+    # Time to that border; beyond the ends of the domain there is none.
     ahead = jnp.where(forward, right, left)
     outward = jnp.where(forward, cell == cells - 1, cell == 0)
-    leaving = (start * jnp.sign(ahead) > 0) & (jnp.minimum(jnp.abs(start), jnp.abs(ahead)) > _STANDSTILL) & ~outward
-    safe_start = jnp.where(leaving, start, 1)
-    change = jnp.where(leaving, direction * slope * gap, 0) / safe_start
-    first_time = gap / jnp.abs(safe_start) * log_ratio(change, jnp.where(leaving, ahead, 1) / safe_start)
-    leaving = leaving & (first_time <= 1)
-    first_time = jnp.where(leaving, first_time, 0)
+    first_time, leaving = _arrival(gap, start, ahead, direction * slope * gap, ~outward)
 
     # Whole cells crossed after it. The search runs on integer times, whose running sum is exact; no point has time for an impassable cell,
     # as it takes more than one unit. The value is a masked sum of the float times.
-    times, passable = _crossing_times(velocity, velocity_low)
     cell_index = jnp.arange(cells)
-    passable = passable & (cell_index > 0) & (cell_index < cells - 1)
+    change = (velocity[1:] - velocity[:-1]) + (velocity_low[1:] - velocity_low[:-1])
+    inner = (cell_index > 0) & (cell_index < cells - 1)
+    times, passable = _arrival(jnp.ones_like(change), velocity[:-1], velocity[1:], change, inner)
     ticker = jnp.int32 if x.dtype == jnp.float32 else jnp.int64
     tick = 2.0 ** math.floor(math.log2(jnp.iinfo(ticker).max / (1.02 * (cells + 2))))
     ticks = jnp.where(passable, jnp.round(lax.stop_gradient(times) * tick), 1.01 * tick).astype(ticker)
@@ -202,7 +198,7 @@ def _flow_row(velocity: Array, velocity_low: Array, x: Array, x_low: Array) -> t
     count = jnp.sum(crossed, axis=1, dtype=jnp.int32)
     step = jnp.where(forward, 1, -1)
     entry = border + step * count
-    elapsed = first_time + range_sum(times, crossed, jnp.minimum(border, entry), jnp.maximum(border, entry))
+    elapsed = first_time + jnp.sum(jnp.where(crossed, times[None, :], 0), axis=1)
 
     # The rest of the time is spent inside one cell, entered at a border, or never left. Seen in the direction of travel:
     entry_velocity, next_velocity = pick(velocity, entry, jnp.clip(entry + step, 0, cells))
@@ -217,7 +213,7 @@ def _flow_row(velocity: Array, velocity_low: Array, x: Array, x_low: Array) -> t
     endless = jnp.where(forward, last_cell == cells - 1, last_cell == 0)
     travelled = limit(_travel(behind, onward, covered, time, speed, rate, room), -room, jnp.where(endless, jnp.inf, room))
     moved = direction * (jnp.where(leaving, gap + count.astype(x.dtype), 0) + travelled)
-    growth = jnp.where(leaving, entry_velocity / safe_start, 1) * jnp.exp(_exponent(rate, time))
+    growth = jnp.where(leaving, entry_velocity / jnp.where(leaving, start, 1), 1) * jnp.exp(_exponent(rate, time))
     return moved / cells, growth
 
 

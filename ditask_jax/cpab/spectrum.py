@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from ditask_jax.cpab.compensated import quotient
 from ditask_jax.cpab.flow import flow
 from ditask_jax.cpab.special import limit
 from ditask_jax.cpab.tessellation import Tessellation, cell_velocities
@@ -90,8 +91,7 @@ def prepare_spectrum(singular_values, domain: Domain = "value", headroom: float 
         exact = values.astype(np.float64) / np.where(scale > 0, scale, 1)
         return SpectrumPoints(values, *_two_words(np.minimum(exact, 1)), scale, domain)
     scale = values[..., :1] * jnp.asarray(headroom, values.dtype)
-    points = jnp.minimum(values / jnp.where(scale > 0, scale, 1), 1)
-    return SpectrumPoints(values, points, jnp.zeros_like(points), scale, domain)
+    return SpectrumPoints(values, *quotient(values, jnp.broadcast_to(jnp.where(scale > 0, scale, 1), values.shape)), scale, domain)
 
 
 def _two_words(exact: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -180,7 +180,9 @@ def spectrum_displacements(
         ]
         theta_of, part_of = (np.array(column) for column in zip(*pairs, strict=True))
         # In the index domain all parts of a layer start from the same points: one row per theta does for them.
-        rows, row_of = (np.arange(len(pairs)), np.arange(len(pairs))) if domain == "value" else np.unique(theta_of, return_index=True, return_inverse=True)[1:]
+        rows = row_of = np.arange(len(pairs))
+        if domain == "index":
+            _, rows, row_of = np.unique(theta_of, return_index=True, return_inverse=True)
         flow_rows[size] = (theta_of[rows], part_of[rows])
         spread[size] = (row_of, part_of)
 

@@ -38,22 +38,30 @@ class DatasetInfo:
       class_names: names of the classes of each class-map task; a task absent here takes its number of classes from
         the user.
       depth_unit: "metres", or "pixels" of disparity.
+      train_examples, val_examples: lengths of the splits; None where only the files know.
     """
 
     tasks: tuple[str, ...]
     class_names: Mapping[str, tuple[str, ...]]
     depth_unit: str = "metres"
+    train_examples: int | None = None
+    val_examples: int | None = None
 
 
 DATASETS: dict[str, DatasetInfo] = {
     "pascal": DatasetInfo(
-        ("semseg", "human_parts", "sal", "normals", "edge"), {"semseg": VOC_CLASSES, "human_parts": HUMAN_PARTS}
+        ("semseg", "human_parts", "sal", "normals", "edge"),
+        {"semseg": VOC_CLASSES, "human_parts": HUMAN_PARTS},
+        train_examples=4998,
+        val_examples=5105,
     ),
-    "nyud": DatasetInfo(("semseg", "depth", "normals", "edge"), {"semseg": NYUD_CLASSES}),
-    "cityscapes": DatasetInfo(("semseg", "depth"), {"semseg": CITYSCAPES_CLASSES}, depth_unit="pixels"),
+    "nyud": DatasetInfo(("semseg", "depth", "normals", "edge"), {"semseg": NYUD_CLASSES}, "metres", 795, 654),
+    "cityscapes": DatasetInfo(("semseg", "depth"), {"semseg": CITYSCAPES_CLASSES}, "pixels", 2975, 500),
     "scenes": DatasetInfo(
         ("semseg", "human_parts", "sal", "normals", "depth", "edge"),
         {"semseg": SCENES_CLASSES, "human_parts": HUMAN_PARTS},
+        train_examples=2000,
+        val_examples=500,
     ),
     "folder": DatasetInfo(("semseg", "human_parts", "sal", "normals", "depth", "edge"), {}),
 }

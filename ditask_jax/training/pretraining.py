@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 
+import cv2
 import grain
 import jax
 import jax.numpy as jnp
@@ -37,20 +38,21 @@ class PretrainSettings:
       seed: of weights, pictures and drop path.
     """
 
-    backbone: str = "swin_nano_patch4_window4"
-    image_size: int = 128
-    steps: int = 1600
+    backbone: str = "swin_nano_patch4_window6"
+    image_size: int = 96
+    steps: int = 1500
     batch_size: int = 48
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.05
     drop_path_rate: float = 0.05
     label_smoothing: float = 0.1
-    eval_examples: int = 1000
+    eval_examples: int = 960
     seed: int = 0
 
 
 def _batches(source: ScenesClassificationSource, batch_size: int, flip_seed: int | None) -> Iterator[dict]:
     """Batches in order of index; pictures are mirrored at random in training."""
+    cv2.setNumThreads(1)  # examples are drawn side by side already
     dataset = grain.MapDataset.source(source)
     if flip_seed is not None:
         dataset = dataset.seed(flip_seed).random_map(_mirror)

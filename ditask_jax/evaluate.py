@@ -1,0 +1,36 @@
+"""`python -m ditask_jax.evaluate`: repeats the evaluation of a run from its newest checkpoint."""
+
+from ditask_jax import cli
+
+
+def main(argv: list[str]) -> int:
+    """Restores a run, scores the whole validation split and prints the table."""
+    parser = cli.Parser(
+        "ditask_jax.evaluate",
+        "Evaluates the newest checkpoint of a run over the whole validation split.",
+        ["--workdir=runs/scenes"],
+        config=None,
+    )
+    parser.add_option("--workdir", required=True, metavar="DIR", help="folder of the run")
+    args = parser.parse(argv)
+
+    from ditask_jax.errors import CheckpointError
+    from ditask_jax.training.checkpoints import Checkpointer
+    from ditask_jax.training.rundir import RunDir
+    from ditask_jax.training.trainer import Trainer
+
+    run = RunDir(args.workdir)
+    trainer = Trainer(run.load_config())
+    with Checkpointer(run.checkpoints, read_only=True) as checkpointer:
+        step = trainer.restore(checkpointer)
+        for rejected, reason in checkpointer.rejected:
+            print(f"passed over the checkpoint of step {rejected}: {reason}")
+    if not step:
+        raise CheckpointError(f"workdir: '{run.path}' holds no checkpoint yet; train first")
+    print(f"step {step} of {trainer.total_steps}")
+    print(trainer.report(run, trainer.evaluate()))
+    return cli.OK
+
+
+if __name__ == "__main__":
+    cli.run(main)

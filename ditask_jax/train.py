@@ -1,0 +1,45 @@
+"""`python -m ditask_jax.train`: trains a configuration in a folder; run again, it goes on."""
+
+from ditask_jax import cli
+
+
+def main(argv: list[str]) -> int:
+    """Trains, evaluates and prints the table of scores."""
+    parser = cli.Parser(
+        "ditask_jax.train",
+        "Trains a model, resuming what the folder already holds, and evaluates it.",
+        [
+            "--config=configs/scenes.py --workdir=runs/scenes",
+            "--config=configs/scenes.py:frozen --workdir=runs/frozen --config.total_steps=200",
+        ],
+    )
+    parser.add_option("--workdir", required=True, metavar="DIR", help="folder of the run")
+    args = parser.parse(argv)
+
+    # Imported late, so that --help and mistakes on the command line need no JAX.
+    from ditask_jax.training.rundir import RunDir
+    from ditask_jax.training.trainer import Trainer
+
+    run = RunDir(args.workdir)
+    run.claim(args.config)
+    trainer = Trainer(args.config)
+    print(_summary(trainer), flush=True)
+    trainer.fit(run.path)
+    if trainer.stopped:
+        return cli.PREEMPTED
+    print(trainer.report(run, trainer.evaluate()))
+    return cli.OK
+
+
+def _summary(trainer) -> str:
+    plan, config = trainer.experiment.plan, trainer.config
+    peak = config.optimizer.learning_rate * config.batch_size / 512
+    return (
+        f"{plan.method} on {config.data.name} ({config.tasks}): {plan.trainable_total:,} of {plan.total:,} numbers train, "
+        f"{plan.trainable_backbone:,} of them in the backbone; {trainer.total_steps} steps of {config.batch_size} images, "
+        f"peak learning rate {peak:.3g}, {trainer.mesh.devices.size} device(s)"
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

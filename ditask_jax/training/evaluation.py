@@ -1,0 +1,117 @@
+"""Scoring a model over a whole split: every example once, sums on the host, delta_m against single-task references."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from ditask_jax.data import eval_batches
+from ditask_jax.tasks import Task, delta_m_of
+from ditask_jax.training.mesh import place_batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Scores of a split.
+
+    Attributes:
+      examples: how many were scored.
+      scores: metric by name, by task; fractions, degrees or metres.
+      losses: mean unweighted loss by task.
+      delta_m: per cent, None where a task has no reference.
+      references: the single-task scores it was taken against.
+    """
+
+    examples: int
+    scores: Mapping[str, Mapping[str, float]]
+    losses: Mapping[str, float]
+    delta_m: float | None
+    references: Mapping[str, float]
+
+    def to_json(self) -> dict:
+        """Plain data for `evaluation.json`."""
+        return dataclasses.asdict(self)
+
+    def metrics(self) -> dict[str, float]:
+        """Rows of `metrics.jsonl`."""
+        named = {f"val/tasks/{t}/{m}": v for t, scores in self.scores.items() for m, v in scores.items()}
+        named |= {f"val/tasks/{t}/loss": value for t, value in self.losses.items()}
+        return named if self.delta_m is None else named | {"val/delta_m": self.delta_m}
+
+
+def evaluate(
+    eval_step: Callable,
+    state: tuple,
+    source,
+    tasks: Sequence[Task],
+    image_size,
+    batch_size: int,
+    mesh: Mesh,
+    references: Mapping[str, float],
+    threads: int = 2,
+) -> Evaluation:
+    """Runs `eval_step` over every example of a source.
+
+    Args:
+      eval_step: see `make_eval_step`.
+      state: (trainable, stats, frozen) on the mesh.
+      source: the split.
+      tasks: what to score.
+      image_size: of the network.
+      batch_size: over all devices.
+      mesh: where batches go.
+      references: single-task scores by task name.
+      threads: reading threads.
+    """
+    totals: dict[str, dict | None] = {task.name: None for task in tasks}
+    losses, batches = dict.fromkeys(totals, 0.0), 0
+    specs = [task.label_spec for task in tasks]
+    with eval_batches(source, specs, image_size, batch_size, threads=threads) as iterator:
+        for batch in iterator:
+            placed = place_batch({name: batch[name] for name in ("image", "labels", "valid")}, mesh)
+            sums, loss, decoded = jax.device_get(eval_step(*state, placed))
+            for task in tasks:
+                if task.on_host:
+                    found = task.host_sums(decoded[task.name], batch["labels"][task.name], batch["valid"])
+                else:
+                    found = sums[task.name]
+                totals[task.name] = task.accumulate(totals[task.name], found)
+                losses[task.name] += float(loss[task.name])
+            batches += 1
+    scores = {task.name: task.finalize(totals[task.name]) for task in tasks}
+    mean = {name: value / max(batches, 1) for name, value in losses.items()}
+    delta = delta_m_of(tasks, scores, references)
+    used = {task.name: references[task.name] for task in tasks if task.name in references}
+    return Evaluation(len(source), scores, mean, delta, used)
+
+
+_PERCENT = {"fraction": (100.0, "%"), "degrees": (1.0, "deg"), "metres": (1.0, "m"), "pixels": (1.0, "px")}
+
+
+def score_table(evaluation: Evaluation, tasks: Sequence[Task]) -> str:
+    """The scores as aligned text, one line per task and delta_m last."""
+    rows = [("task", "metric", "score", "single-task", "gain")]
+    for task in tasks:
+        score = evaluation.scores[task.name].get(task.primary_metric)
+        reference = evaluation.references.get(task.name)
+        factor, unit = _PERCENT[task.unit]
+        shown = "-" if score is None else f"{score * factor:.2f} {unit}"
+        gain = "-"
+        if score is not None and reference:
+            sign = 1 if task.higher_is_better else -1
+            gain = f"{sign * 100 * (score - reference) / reference:+.2f} %"
+        known = "-" if reference is None else f"{reference * factor:.2f} {unit}"
+        rows.append((task.name, task.primary_metric, shown, known, gain))
+    delta = "unknown (a task has no reference)" if evaluation.delta_m is None else f"{evaluation.delta_m:+.2f} %"
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([*lines, f"delta_m over {evaluation.examples} examples: {delta}"])
+
+
+def predictions(predict: Callable, state: tuple, batch: Mapping, tasks: Sequence[Task]) -> dict[str, np.ndarray]:
+    """Decoded predictions of one host batch, by task."""
+    trainable, stats, frozen = state
+    logits = predict(trainable, frozen, stats, batch["image"])
+    return {task.name: np.asarray(task.decode(logits[task.name])) for task in tasks}

@@ -1,0 +1,49 @@
+"""One picture of what a model does: images, and per task the target beside the prediction."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ditask_jax.files import atomic_write_bytes
+from ditask_jax.tasks import Task
+
+
+def draw_predictions(
+    path: Path, images: np.ndarray, labels: Mapping, predicted: Mapping, tasks: Sequence[Task], title: str
+) -> Path:
+    """Writes a PNG with one row per image: input, then target and prediction of every task.
+
+    Args:
+      path: file to write.
+      images: uint8 `[N, H, W, 3]`.
+      labels, predicted: by task, `[N, ...]`, in the units of the label.
+      tasks: columns.
+      title: one line above.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows, columns = len(images), 1 + 2 * len(tasks)
+    height, width = images.shape[1:3]
+    cell = 1.35
+    figure = Figure(figsize=(cell * columns, cell * height / width * rows + 0.75), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for row in range(rows):
+        pictures = [("input", images[row])]
+        for task in tasks:
+            label, prediction = labels[task.name][row], predicted[task.name][row]
+            scale = task.value_range(label)
+            pictures.append((f"{task.name}\ntarget", task.render(label, scale)))
+            pictures.append((f"{task.name}\nprediction", task.render(prediction, scale)))
+        for axis, (name, picture) in zip(axes[row], pictures, strict=True):
+            axis.imshow(picture, interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if row == 0:
+                axis.set_title(name, fontsize=7)
+    figure.suptitle(title, fontsize=9)
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return atomic_write_bytes(path, buffer.getvalue())

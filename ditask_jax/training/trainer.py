@@ -1,0 +1,290 @@
+"""The training loop: restore or start, step, log, evaluate, save; and again after a kill as if nothing had happened."""
+
+import hashlib
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from ditask_jax.config import validate
+from ditask_jax.data import train_batches
+from ditask_jax.errors import CheckpointError, DitaskError
+from ditask_jax.files import atomic_write_json
+from ditask_jax.nn.state import flatten
+from ditask_jax.tasks import load_references
+from ditask_jax.training.build import (
+    build_augmentation,
+    build_experiment,
+    build_source,
+    training_length,
+)
+from ditask_jax.training.checkpoints import Checkpointer
+from ditask_jax.training.evaluation import Evaluation, evaluate, predictions, score_table
+from ditask_jax.training.figure import draw_predictions
+from ditask_jax.training.mesh import check_batch_size, make_mesh, place_batch, replicated
+from ditask_jax.training.optimizer import make_optimizer
+from ditask_jax.training.progress import Progress
+from ditask_jax.training.rundir import RunDir
+from ditask_jax.training.schedules import make_schedule
+from ditask_jax.training.step import make_eval_step, make_predict, make_train_step
+from ditask_jax.training.writers import MetricsWriter
+
+FIGURE_EXAMPLES = 4
+
+
+class NonFiniteError(DitaskError):
+    """A loss or gradient that is NaN or infinite: training on would only lose the weights."""
+
+
+class Trainer:
+    """Trains and evaluates one configuration.
+
+    Everything a configuration can get wrong is found while the trainer is built, before the first step.
+
+    Args:
+      config: a configuration with all fields of `configs/base.py`.
+
+    Attributes:
+      experiment: tasks, model, plan.
+      total_steps, steps_per_epoch: length of training.
+      state: (trainable, opt_state, stats) on the mesh, after `fit` or `restore`.
+    """
+
+    def __init__(self, config: ConfigDict):
+        validate(config)
+        self.config = config
+        self.mesh = make_mesh(config.mesh.data)
+        self.eval_batch_size = config.eval_batch_size or config.batch_size
+        check_batch_size("config: batch_size", config.batch_size, self.mesh)
+        check_batch_size("config: eval_batch_size", self.eval_batch_size, self.mesh)
+        self.experiment = build_experiment(config)
+        self.tasks = self.experiment.tasks
+        self.train_source = build_source(config, "train")
+        self.eval_source = build_source(config, "val")
+        self.steps_per_epoch, self.total_steps = training_length(config, len(self.train_source))
+        parts, dtype = self.experiment.parts, self.experiment.dtype
+        self.schedule = make_schedule(config.optimizer, self.steps_per_epoch, self.total_steps, config.batch_size)
+        self.optimizer = make_optimizer(config.optimizer, self.schedule, parts.trainable)
+        self._train_step = make_train_step(parts, self.tasks, self.optimizer, self.mesh, config.seed, dtype)
+        self._eval_step = make_eval_step(parts, self.tasks, self.mesh, dtype)
+        self._predict = jax.jit(make_predict(parts, dtype))
+        self.frozen = self._place(parts.frozen)
+        self.state = self._initial_state()
+        self.step = 0
+        self.stopped = False
+
+    def _place(self, tree):
+        return jax.device_put(tree, replicated(self.mesh))
+
+    def _initial_state(self) -> tuple:
+        parts = self.experiment.parts
+        # A copy: the step donates its state, and the model taken apart must stay usable.
+        trainable, stats = jax.tree.map(jnp.array, (parts.trainable, parts.stats))
+        return tuple(self._place(tree) for tree in (trainable, self.optimizer.init(trainable), stats))
+
+    def fingerprint(self) -> str:
+        """A hash of the frozen weights: a checkpoint belongs to one backbone."""
+        digest = hashlib.sha256()
+        for name, value in flatten(self.frozen).items():
+            digest.update(name.encode())
+            digest.update(np.asarray(value).tobytes())
+        return digest.hexdigest()
+
+    def restore(self, checkpointer: Checkpointer) -> int:
+        """Loads the newest checkpoint that verifies; returns its step, 0 where there is none.
+
+        Raises:
+          CheckpointError: it was trained on other frozen weights.
+        """
+        names = ("trainable", "opt_state", "stats")
+        found = checkpointer.restore_latest_verified(dict(zip(names, self.state, strict=True)), replicated(self.mesh))
+        if found is None:
+            return 0
+        self.step, state, meta = found
+        if meta.get("backbone") != self.fingerprint():
+            raise CheckpointError(
+                f"checkpoint: step {self.step} in '{checkpointer.directory}' was trained on other frozen weights; "
+                "put back the weight file it was started with"
+            )
+        self.state = tuple(state[name] for name in names)
+        return self.step
+
+    def fit(self, workdir: str | Path) -> tuple:
+        """Trains to the end, going on from the newest checkpoint of the folder; evaluates last.
+
+        On SIGTERM the step is finished, saved, and `stopped` is set.
+
+        Returns:
+          The final state (trainable, opt_state, stats).
+        """
+        run = RunDir(workdir)
+        run.claim(self.config)
+        every = self.config.checkpoint_every_steps
+        main = jax.process_index() == 0
+        best = self.config.checkpoint.best_metric
+        with Checkpointer(run.checkpoints, self.config.checkpoint.keep, best) as checkpointer:
+            start = self.restore(checkpointer)
+            progress = Progress(
+                self.total_steps,
+                self.config.batch_size,
+                start_step=start,
+                log_every_steps=self.config.log_every_steps,
+                active=main,
+            )
+            for step, reason in checkpointer.rejected:
+                progress.message(f"passed over the checkpoint of step {step}: {reason}")
+            if start:
+                progress.message(f"going on from step {start} of {self.total_steps}")
+            with MetricsWriter(run.path, start, active=main) as writer, _StopSignal() as stop:
+                for step, metrics in self._steps(start, progress):
+                    due = self._evaluation_due(step)
+                    writer.write(step, metrics)
+                    if due:
+                        with progress.pause():
+                            evaluation = self.evaluate()
+                            writer.write(step, evaluation.metrics())
+                            self.draw(run.figures / f"step_{step:06d}.png")
+                    last = step == self.total_steps
+                    self.stopped = stop.asked and not last
+                    if last or self.stopped or (every and step % every == 0):
+                        with progress.pause():
+                            writer.flush()
+                            self._save(checkpointer, step, evaluation.metrics() if due else {})
+                    if self.stopped:
+                        progress.message(f"stopped at step {step} and saved; run the same command to go on")
+                        break
+            progress.end_line()
+        return self.state
+
+    def _save(self, checkpointer: Checkpointer, step: int, metrics: Mapping[str, float]) -> None:
+        state = dict(zip(("trainable", "opt_state", "stats"), self.state, strict=True))
+        meta = {"backbone": self.fingerprint(), "weights": self.config.backbone.weights}
+        checkpointer.save(step, state, meta, metrics)
+
+    def _steps(self, start: int, progress: Progress) -> Iterator[tuple[int, dict]]:
+        """Takes the remaining steps; yields the number of steps done and the metrics of the last one."""
+        if start >= self.total_steps:
+            return
+        specs = [task.label_spec for task in self.tasks]
+        data = self.config.data
+        batches = train_batches(
+            self.train_source,
+            specs,
+            self.config.image_size,
+            self.config.batch_size,
+            self.config.seed,
+            build_augmentation(self.config),
+            start_step=start,
+            threads=data.threads,
+            workers=data.workers,
+        )
+        trainable, opt_state, stats = self.state
+        with batches:
+            for number in range(start, self.total_steps):
+                begin = time.perf_counter()
+                batch = next(batches)
+                read = time.perf_counter()
+                placed = place_batch({name: batch[name] for name in ("image", "labels", "valid")}, self.mesh)
+                trainable, opt_state, stats, metrics = self._train_step(
+                    trainable, opt_state, stats, self.frozen, placed, np.int32(number)
+                )
+                self.state, self.step = (trainable, opt_state, stats), number + 1
+                values = {f"train/{name}": float(value) for name, value in jax.device_get(metrics).items()}
+                _check_finite(values, number + 1)
+                values["train/learning_rate"] = float(self.schedule(number))
+                progress.update(number + 1, {"loss": values["train/loss"]})
+                values |= {"time/read": read - begin, "time/step": time.perf_counter() - read}
+                yield number + 1, values
+
+    def _evaluation_due(self, step: int) -> bool:
+        every, epochs = self.config.eval_every_steps, self.config.eval_every_epochs
+        if every is None and epochs is not None:
+            every = max(round(epochs * self.steps_per_epoch), 1)
+        return step == self.total_steps or bool(every and step % every == 0)
+
+    def evaluate(self) -> Evaluation:
+        """Scores the present state over the whole validation split."""
+        trainable, _, stats = self.state
+        return evaluate(
+            self._eval_step,
+            (trainable, stats, self.frozen),
+            self.eval_source,
+            self.tasks,
+            self.config.image_size,
+            self.eval_batch_size,
+            self.mesh,
+            load_references(self.config.data.name),
+            self.config.data.threads,
+        )
+
+    def draw(self, path: Path) -> Path:
+        """Draws targets and predictions of the first validation examples."""
+        from ditask_jax.data import eval_batches
+
+        specs = [task.label_spec for task in self.tasks]
+        with eval_batches(self.eval_source, specs, self.config.image_size, self.eval_batch_size, threads=1) as batches:
+            batch = next(batches)
+        shown = min(FIGURE_EXAMPLES, int(batch["valid"].sum()))
+        trainable, _, stats = self.state
+        placed = place_batch({"image": batch["image"]}, self.mesh)
+        predicted = predictions(self._predict, (trainable, stats, self.frozen), placed, self.tasks)
+        cut = lambda tree: {name: value[:shown] for name, value in tree.items()}
+        title = f"{self.config.method.name} on {self.config.data.name}, step {self.step}"
+        return draw_predictions(path, batch["image"][:shown], cut(batch["labels"]), cut(predicted), self.tasks, title)
+
+    def report(self, run: RunDir, evaluation: Evaluation) -> str:
+        """Writes `evaluation.json` and the final figure; returns the table of scores."""
+        figure = self.draw(run.figures / "evaluation.png")
+        plan = self.experiment.plan
+        content = {
+            "step": self.step,
+            "split": "val",
+            "data": self.config.data.name,
+            "protocol": f"network resolution {_text_size(self.config.image_size)}, all examples, metrics pooled",
+            "method": plan.method,
+            "trainable_backbone": plan.trainable_backbone,
+            "trainable_total": plan.trainable_total,
+            **evaluation.to_json(),
+        }
+        atomic_write_json(run.evaluation, content)
+        return f"{score_table(evaluation, self.tasks)}\nfigure: {figure}\nscores: {run.evaluation}"
+
+
+def _text_size(size) -> str:
+    return f"{size}x{size}" if isinstance(size, int) else f"{size[0]}x{size[1]}"
+
+
+def _check_finite(values: Mapping[str, float], step: int) -> None:
+    """Stops at once on NaN or infinity: the state of the last checkpoint is still good."""
+    bad = [name.removeprefix("train/") for name, value in values.items() if not np.isfinite(value)]
+    if bad:
+        raise NonFiniteError(
+            f"training: step {step}: {', '.join(bad)} is not finite; the last checkpoint is whole. "
+            "Lower optimizer.learning_rate, or look at the labels of that batch"
+        )
+
+
+class _StopSignal:
+    """While entered, SIGTERM asks to stop after the current step instead of killing the process."""
+
+    def __init__(self):
+        self.asked = False
+
+    def __enter__(self) -> "_StopSignal":
+        try:
+            self._before = signal.signal(signal.SIGTERM, self._ask)
+        except ValueError:
+            self._before = None  # not the main thread: signals stay with whoever owns it
+        return self
+
+    def _ask(self, *_):
+        self.asked = True
+
+    def __exit__(self, *_):
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)

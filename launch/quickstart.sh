@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# From a fresh checkout to a trained, evaluated multi-task model: DiTASK on the built-in scenes, from the embedded start.
+#
+#   bash launch/quickstart.sh                             about ten minutes on two cores, install included
+#   bash launch/quickstart.sh --config.total_steps=50     further arguments go to the trainer
+#
+# Run again, it takes up an interrupted run, or repeats the evaluation of a finished one. WORKDIR names another folder.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/venv.sh
+
+workdir="${WORKDIR:-runs/quickstart}"
+make_venv .venv requirements.txt
+
+started=$SECONDS
+.venv/bin/python -m ditask_jax.train --config=configs/scenes.py --workdir="$workdir" "$@"
+trained=$SECONDS
+.venv/bin/python -m ditask_jax.evaluate --workdir="$workdir"
+echo "quickstart: training $((trained - started)) s, evaluation $((SECONDS - trained)) s, all $SECONDS s; run in $workdir"

@@ -1,0 +1,195 @@
+"""The rooms of the package: who may import whom, and a few habits that a reader relies on."""
+
+import ast
+import functools
+import importlib
+import inspect
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import ditask_jax
+
+PACKAGE = pathlib.Path(ditask_jax.__file__).resolve().parent
+NAME = PACKAGE.name
+FILES = sorted(PACKAGE.rglob("*.py"))
+MAX_LINES = 450
+
+# Room -> rooms of the package that it may import, besides itself. Every room must be listed.
+ROOMS: dict[str, set[str]] = {
+    "errors": set(),
+    "files": set(),
+    "labels": set(),
+    "cpab": {"errors"},
+    "linalg": {"errors"},
+    "nn": {"errors"},
+    "backbones": {"errors", "nn"},
+    "heads": {"errors", "nn"},
+    "classifier": {"nn"},
+    "model": {"errors", "nn", "backbones", "heads"},
+    "weights": {"errors", "files", "nn"},
+    "adapters": {"errors", "cpab", "linalg", "nn", "model"},
+    "conversion": {"errors", "files"},
+    "tasks": {"errors", "labels"},
+    "data": {"errors", "labels"},
+    "config_overrides": {"errors"},
+    "config_rules": {"errors"},
+    "config": {"errors", "config_overrides", "config_rules"},
+    "cli": {"errors", "config"},
+}
+# Above all of them, and below the commands.
+ROOMS["training"] = set(ROOMS) - {"cli"}
+FLAX_ROOMS = {"nn", "backbones", "heads", "model", "classifier", "adapters", "weights"}
+# Worker processes of the loader import these; JAX in them would cost seconds and, on a GPU, memory.
+JAX_FREE_ROOMS = {"errors", "files", "labels", "data", "linalg", "config_overrides", "config_rules", "config", "cli"}
+
+
+@functools.cache
+def tree(path: pathlib.Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def shown(path: pathlib.Path) -> str:
+    return path.relative_to(PACKAGE.parent).as_posix()
+
+
+def room(path: pathlib.Path) -> str:
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+@functools.cache
+def imports(path: pathlib.Path) -> tuple[tuple[str, int], ...]:
+    """Every imported name with its line, those inside functions too; `from a import b` gives `a` and `a.b`."""
+    found = []
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, node.lineno) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                pytest.fail(f"{shown(path)}, line {node.lineno}: relative import; write the package's name")
+            found += [(node.module, node.lineno)]
+            found += [(f"{node.module}.{alias.name}", node.lineno) for alias in node.names]
+    return tuple(found)
+
+
+def is_command(path: pathlib.Path) -> bool:
+    """Whether a file is a program: it ends in `if __name__ == "__main__"`."""
+    return any(isinstance(node, ast.If) and "__name__" in ast.unparse(node.test) for node in tree(path).body)
+
+
+def rooms_imported(path: pathlib.Path) -> dict[str, int]:
+    """Rooms of the package that a file imports, with a line each."""
+    names = {item.stem for item in PACKAGE.iterdir() if item.suffix == ".py" or (item / "__init__.py").exists()}
+    found = {}
+    for name, line in imports(path):
+        parts = name.split(".")
+        if parts[0] == NAME and len(parts) > 1 and parts[1] in names:
+            found.setdefault(parts[1], line)
+    return found
+
+
+COMMANDS = {room(path) for path in FILES if is_command(path)}
+LIBRARY = [path for path in FILES if room(path) not in COMMANDS | {"__init__"}]
+
+
+def test_there_is_something_to_check():
+    assert len(LIBRARY) > 40
+    assert "pretrain" in COMMANDS
+    assert rooms_imported(PACKAGE / "adapters" / "wrap.py").keys() >= {"nn", "model", "linalg"}
+
+
+def test_every_room_has_its_place():
+    unknown = sorted({room(path) for path in LIBRARY} - set(ROOMS))
+    assert unknown == [], f"say in ROOMS what these may import: {unknown}"
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=shown)
+def test_imports_go_one_way(path):
+    here = room(path)
+    allowed = ROOMS.get(here, set()) | {here}
+    wrong = [f"{shown(path)}, line {line}: {here} imports {other}" for other, line in rooms_imported(path).items()]
+    wrong = [text for text in wrong if text.rsplit(" ", 1)[1] not in allowed]
+    assert wrong == []
+
+
+def test_rooms_form_no_cycle():
+    placed: set[str] = set()
+    while remaining := set(ROOMS) - placed:
+        ready = {name for name in remaining if ROOMS[name] <= placed}
+        assert ready, f"these rooms import each other in a circle: {sorted(remaining)}"
+        placed |= ready
+
+
+def test_nothing_imports_a_command():
+    importers = [(shown(path), sorted(rooms_imported(path).keys() & COMMANDS)) for path in FILES]
+    assert [entry for entry in importers if entry[1]] == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=shown)
+def test_flax_and_jax_stay_in_their_rooms(path):
+    outside = {name.split(".")[0]: line for name, line in imports(path)}
+    if room(path) not in FLAX_ROOMS:
+        assert "flax" not in outside, f"{shown(path)}, line {outside['flax']}: flax belongs to {sorted(FLAX_ROOMS)}"
+    if room(path) in JAX_FREE_ROOMS:
+        assert "jax" not in outside, f"{shown(path)}, line {outside['jax']}: this room must work without JAX"
+
+
+@pytest.mark.parametrize("path", FILES, ids=shown)
+def test_files_are_short_and_say_what_they_are(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= MAX_LINES, f"{shown(path)} has more than {MAX_LINES} lines: one concept per file"
+    assert ast.get_docstring(tree(path)), f"{shown(path)} has no docstring"
+
+
+@pytest.mark.parametrize("path", FILES, ids=shown)
+def test_no_asserts_and_no_silent_handlers(path):
+    for node in ast.walk(tree(path)):
+        where = f"{shown(path)}, line {getattr(node, 'lineno', 0)}"
+        assert not isinstance(node, ast.Assert), f"{where}: assert vanishes under -O; raise an error"
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"{where}: bare except"
+            broad = {"Exception", "BaseException"} & {
+                name.id for name in ast.walk(node.type) if isinstance(name, ast.Name)
+            }
+            silent = all(isinstance(statement, ast.Pass) for statement in node.body)
+            assert not (broad and silent), f"{where}: whatever goes wrong is swallowed; name the error that is expected"
+
+
+def test_public_names_exist_and_are_described():
+    assert len(ditask_jax.__all__) == len(set(ditask_jax.__all__)) > 0
+    for name in ditask_jax.__all__:
+        value = getattr(ditask_jax, name)
+        if not isinstance(value, str):
+            assert inspect.getdoc(value), f"ditask_jax.{name} has no docstring"
+    assert set(ditask_jax.__all__) <= set(dir(ditask_jax))
+
+
+def test_packages_list_names_that_exist():
+    for path in FILES:
+        if path.name == "__init__.py" and path.parent != PACKAGE:
+            name = ".".join(path.parent.relative_to(PACKAGE.parent).parts)
+            module = importlib.import_module(name)
+            missing = [entry for entry in getattr(module, "__all__", ()) if not hasattr(module, entry)]
+            assert missing == [], f"{name}.__all__ lists {missing}"
+
+
+def _modules_after(statement: str) -> set[str]:
+    code = f"{statement}\nimport sys\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("statement", "unwanted"),
+    [
+        ("import ditask_jax", {"torch", "tensorflow", "jax", "flax", "orbax"}),
+        ("import ditask_jax.cli", {"torch", "tensorflow", "jax", "flax", "orbax"}),
+        ("import ditask_jax.training.checkpoints", {"torch", "tensorflow", "orbax"}),
+        ("import ditask_jax.data", {"torch", "tensorflow", "flax"}),
+    ],
+)
+def test_imports_stay_light(statement, unwanted):
+    assert _modules_after(statement) & unwanted == set()
