@@ -1,0 +1,60 @@
+"""Multi-task fine-tuning by diffeomorphic singular values, in JAX and Flax.
+
+>>> import ditask_jax as dj
+>>> tasks = dj.tasks("semseg+depth", dataset="scenes")
+>>> model = dj.create_model("swin_test", tasks, image_size=32, widths=(4, 4, 4, 4))
+>>> plan = dj.wrap(model, dj.DiTASK(shared_cells=8, task_cells=4))
+>>> plan.method, len(plan.layers)
+('ditask', 24)
+"""
+
+import importlib
+from typing import Any
+
+# Public name -> module. Resolved on first use, so that `import ditask_jax` itself is instant and loads no JAX.
+_PUBLIC = {
+    "CheckpointError": "ditask_jax.errors",
+    "Checkpointer": "ditask_jax.training.checkpoints",
+    "ConfigError": "ditask_jax.errors",
+    "Context": "ditask_jax.nn.context",
+    "DataError": "ditask_jax.errors",
+    "DiTASK": "ditask_jax.adapters.ditask",
+    "DitaskError": "ditask_jax.errors",
+    "Frozen": "ditask_jax.adapters.whole",
+    "Full": "ditask_jax.adapters.whole",
+    "Plan": "ditask_jax.adapters.plan",
+    "Task": "ditask_jax.tasks",
+    "Tessellation": "ditask_jax.cpab",
+    "Trainer": "ditask_jax.training.trainer",
+    "WeightsError": "ditask_jax.errors",
+    "create_model": "ditask_jax.model",
+    "delta_m": "ditask_jax.tasks",
+    "list_models": "ditask_jax.backbones",
+    "load_backbone": "ditask_jax.training.build",
+    "load_config": "ditask_jax.config",
+    "make_plan": "ditask_jax.adapters.wrap",
+    "merge": "ditask_jax.adapters.merging",
+    "method_names": "ditask_jax.adapters",
+    "open_source": "ditask_jax.data",
+    "split_state": "ditask_jax.nn.state",
+    "tasks": "ditask_jax.tasks.registry",
+    "wrap": "ditask_jax.adapters.wrap",
+}
+
+__all__ = [  # noqa: PLE0604
+    *_PUBLIC,
+    "__version__",
+]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'ditask_jax' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -176,6 +176,19 @@ def test_packages_list_names_that_exist():
             assert missing == [], f"{name}.__all__ lists {missing}"
 
 
+def test_public_names_mean_the_same_in_any_order():
+    """`tasks` is a function and a package: whichever is loaded first, `ditask_jax.tasks(...)` must work."""
+    code = """
+import ditask_jax as dj
+dj.Trainer
+import ditask_jax.tasks
+from ditask_jax.tasks import DATASETS
+print([task.name for task in dj.tasks("semseg+depth", dataset="scenes")])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, check=False)
+    assert done.stdout == "['semseg', 'depth']\n", done.stderr
+
+
 def _modules_after(statement: str) -> set[str]:
     code = f"{statement}\nimport sys\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, check=True)

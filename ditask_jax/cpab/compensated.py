@@ -79,7 +79,9 @@ def blend(left: Array, left_low: Array, right: Array, right_low: Array, weight: 
     rest_upper, rest_lower = split(rest)
     weight_upper, weight_lower = split(weight)
     total, error = two_sum(left_upper * rest_upper, right_upper * weight_upper)
-    middle = (left_upper * rest_lower + right_upper * weight_lower) + (left_lower * rest_upper + right_lower * weight_upper)
+    middle = (left_upper * rest_lower + right_upper * weight_lower) + (
+        left_lower * rest_upper + right_lower * weight_upper
+    )
     small = (left_lower * rest_lower + right_lower * weight_lower) + (
         (left_low * rest + right_low * weight) + (left * rest_low + right * weight_low)
     )

@@ -211,7 +211,8 @@ def _flow_row(velocity: Array, velocity_low: Array, x: Array, x_low: Array) -> t
     time = jnp.where(leaving, 1 - elapsed, 1)
     last_cell = jnp.where(leaving, jnp.where(forward, entry, entry - 1), cell)
     endless = jnp.where(forward, last_cell == cells - 1, last_cell == 0)
-    travelled = limit(_travel(behind, onward, covered, time, speed, rate, room), -room, jnp.where(endless, jnp.inf, room))
+    travelled = _travel(behind, onward, covered, time, speed, rate, room)
+    travelled = limit(travelled, jnp.zeros_like(room), jnp.where(endless, jnp.inf, room))
     moved = direction * (jnp.where(leaving, gap + count.astype(x.dtype), 0) + travelled)
     growth = jnp.where(leaving, entry_velocity / jnp.where(leaving, start, 1), 1) * jnp.exp(_exponent(rate, time))
     return moved / cells, growth
@@ -249,9 +250,12 @@ def _travel_jvp(primals, tangents):
         room_left * mean_growth + speed * growth * time * time * phi2(exponent),
         room * mean_growth - speed * time * time * phi1_slope(exponent),
     )
-    tangent = weight_behind * d_behind + weight_onward * d_onward + speed * growth * d_time + rate * mean_growth * d_covered
+    tangent = (
+        weight_behind * d_behind + weight_onward * d_onward + speed * growth * d_time + rate * mean_growth * d_covered
+    )
     return _travel(*primals), tangent
 
 
 def _exponent(rate: Array, time: Array) -> Array:
-    return jnp.minimum(rate * time, 0.9 * math.log(float(jnp.finfo(rate.dtype).max)))
+    # Only ways out of the domain grow like this; the bound leaves products with velocities finite.
+    return jnp.minimum(rate * time, 0.75 * math.log(float(jnp.finfo(rate.dtype).max)))

@@ -119,8 +119,7 @@ def pick(table: Array, *indices: Array) -> tuple[Array, ...]:
 def _pick_jvp(primals, tangents):
     # The transpose of a gather is a scatter: in order on a CPU and fast there, but in random order (atomics) on a GPU, which in turn is quick
     # at masked sums.
-    table, *indices = primals
-    return pick(*primals), lax.platform_dependent(tangents[0], *indices, cpu=_gather, default=_masked_sums)
+    return pick(*primals), lax.platform_dependent(tangents[0], *primals[1:], cpu=_gather, default=_masked_sums)
 
 
 def _gather(table: Array, *indices: Array) -> tuple[Array, ...]:

@@ -41,7 +41,9 @@ class Context:
     prepared: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def key_for(self, purpose: str, stream: str = "") -> jax.Array:
-        """The random key of one purpose (a layer path and what it draws) on one stream."""
+        """Two uint32 for one purpose (a layer path and what it draws) on one stream, for `random_bits`."""
         if self.key is None:
             raise ValueError(f"{purpose}: a training forward pass that draws random numbers needs Context(key=...)")
-        return jax.random.fold_in(jax.random.fold_in(self.key, name_hash(purpose)), name_hash(stream))
+        words = jax.random.key_data(self.key).reshape(-1)[:2]
+        names = jnp.array([name_hash(f"{purpose}@{stream}"), name_hash(f"{stream}@{purpose}")], jnp.uint32)
+        return words ^ names

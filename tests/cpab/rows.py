@@ -13,19 +13,24 @@ _HEIGHT = 4096
 
 
 @jax.jit
-def _evaluate(high, low, x):
+def _evaluate(high, low, x, x_low):
     def total(high):
-        moved, growth = flow(high, low, x, jnp.zeros_like(x))
+        moved, growth = flow(high, low, x, x_low)
         return jnp.sum(moved), (moved, growth)
 
     gradient, (moved, growth) = jax.grad(total, has_aux=True)(high)
     return moved[:, 0], growth[:, 0], gradient
 
 
-def evaluate(high, low, x):
-    """Shapes: high, low [F, N + 1] in cells per unit time, x [R] -> phi - x [F, R], d phi / d x [F, R], d phi / d high [F, R, N + 1]"""
+def evaluate(high, low, x, x_low=None):
+    """Flow of every field at every point.
+
+    Shapes: high, low [F, N + 1] in cells per unit time; x, x_low [R] -> phi - x [F, R], d phi / d x [F, R], d phi / d high [F, R, N + 1]
+    """
     fields, points = len(high), len(x)
-    rows = [np.repeat(np.asarray(array), points, axis=0) for array in (high, low)] + [np.tile(x, fields)[:, None]]
+    rows = [np.repeat(np.asarray(array), points, axis=0) for array in (high, low)] + [
+        np.tile(points_of, fields)[:, None] for points_of in (x, np.zeros_like(x) if x_low is None else x_low)
+    ]
     count = fields * points
     pad = -count % _HEIGHT
     rows = [np.concatenate([array, np.zeros((pad, array.shape[1]), array.dtype)]) for array in rows]
@@ -39,7 +44,7 @@ def _velocities(theta, tess):
     return cell_velocities(theta, tess)
 
 
-def evaluate_theta(theta, x, tess: Tessellation):
-    """Shapes: theta [F, K], x [R] -> phi - x [F, R], d phi / d x [F, R], d phi / d theta [F, R, K]"""
-    moved, growth, gradient = evaluate(*_velocities(theta, tess), x)
+def evaluate_theta(theta, x, tess: Tessellation, x_low=None):
+    """Shapes: theta [F, K], x, x_low [R] -> phi - x [F, R], d phi / d x [F, R], d phi / d theta [F, R, K]"""
+    moved, growth, gradient = evaluate(*_velocities(theta, tess), x, x_low)
     return moved, growth, gradient @ (vertex_basis(tess) * tess.num_cells)

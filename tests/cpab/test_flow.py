@@ -28,7 +28,9 @@ def _points(cells, random):
     borders = np.arange(cells + 1) / cells
     near = np.float32(borders[1:-1])
     below, above = np.nextafter(near, np.float32(0)), np.nextafter(near, np.float32(1))
-    return np.unique(np.concatenate([np.linspace(0, 1, 65), borders, random.random(40), below, above]).astype(np.float32))
+    return np.unique(
+        np.concatenate([np.linspace(0, 1, 65), borders, random.random(40), below, above]).astype(np.float32)
+    )
 
 
 def _thetas(size, random):
@@ -66,7 +68,11 @@ def test_vanishing_slopes_and_velocities(cells):
     vertex = np.arange(cells + 1)
     fields = [np.full(cells + 1, 0.05) * sign for sign in (1, -1)]
     fields += [0.05 + slope * vertex / cells for slope in (1e-2, 1e-4, 1e-6, 2e-7, 1e-8, -1e-6)]
-    fields += [np.where(vertex % 3 == 0, 0.0, 0.3), np.where(vertex > cells // 2, 1e-30, 0.2), np.full(cells + 1, 1e-12)]
+    fields += [
+        np.where(vertex % 3 == 0, 0.0, 0.3),
+        np.where(vertex > cells // 2, 1e-30, 0.2),
+        np.full(cells + 1, 1e-12),
+    ]
     fields += [np.where(vertex % 2, 1e-7, -1e-7), 3 * (0.5 - vertex / cells), np.where(vertex == 1, 1.0, 0.0)]
     fields = np.stack(fields).astype(np.float32)
     # In cells per unit time, as two words: a float32 product by 5 would round.
@@ -131,7 +137,10 @@ def test_derivatives_of_every_kind_agree():
         function = lambda theta, x: transform(theta, x, tess)  # noqa: E731
         hessian = jax.jacfwd(jax.jacrev(lambda theta: function(theta, x)))(theta)
         by_x = jax.vmap(jax.grad(lambda point: function(theta, point[None])[0]))(x)
-        formulas = displacement_and_slope(vertex_velocities(theta, tess), x)[1], flow_derivative(vertex_velocities(theta, tess), x)
+        formulas = (
+            displacement_and_slope(vertex_velocities(theta, tess), x)[1],
+            flow_derivative(vertex_velocities(theta, tess), x),
+        )
         return jax.jacfwd(function)(theta, x), jax.jacrev(function)(theta, x), hessian, by_x, formulas
 
     forward, reverse, hessian, by_x, formulas = derivatives(theta)

@@ -42,7 +42,9 @@ def _compiled(tess, domain, headroom):
     return values_and_gradient
 
 
-@pytest.fixture(scope="module", params=[(c, z) for c in CASES for z in (True, False)], ids=str)
+@pytest.fixture(
+    scope="module", params=[(CASES[0], True), (CASES[1], True), (CASES[1], False), (CASES[2], False)], ids=str
+)
 def case(request):
     (domain, headroom), zero_boundary = request.param
     tess = Tessellation(5, zero_boundary)
@@ -86,7 +88,9 @@ def test_headroom_frees_the_largest_singular_value():
     assert (jnp.abs(pinned[:, 1:]) > 0).all()
     assert (jnp.abs(free) > 0).all()
     ortho = np.linalg.qr(np.random.default_rng(0).normal(size=(24, 24)))[0]
-    ranks = [np.linalg.matrix_rank((ortho * np.asarray(change[0], float)) @ ortho.T, tol=1e-7) for change in (pinned, free)]
+    ranks = [
+        np.linalg.matrix_rank((ortho * np.asarray(change[0], float)) @ ortho.T, tol=1e-7) for change in (pinned, free)
+    ]
     assert ranks == [23, 24]
 
 
@@ -101,7 +105,9 @@ def test_value_domain_is_the_scaled_transform():
 
 def test_index_domain_reads_later_entries_where_the_velocity_is_positive():
     tess = Tessellation(4)
-    values = jax.jit(lambda theta: deformed_singular_values(theta, prepare_spectrum(SIGMA[0], "index"), tess))(jnp.ones(3))
+    values = jax.jit(lambda theta: deformed_singular_values(theta, prepare_spectrum(SIGMA[0], "index"), tess))(
+        jnp.ones(3)
+    )
     phi = exact_flow(vertex_basis(tess) @ np.ones(3), np.arange(24) / 23)[0]
     expected = np.interp(phi * 23, np.arange(24), SIGMA[0])
     np.testing.assert_allclose(values, expected, atol=1e-5)
@@ -121,16 +127,18 @@ def test_one_call_for_all_layers_equals_one_call_each(domain, headroom):
     def alone(theta, spectrum):
         return spectrum_displacement(theta[:, None, :], prepare_spectrum(spectrum, domain, headroom), tess)
 
-    def wave(change):
-        return jnp.sum(jnp.sin(40 * change)), change
+    def waves(changes):
+        return sum(jnp.sum(jnp.sin(40 * change)) for change in changes), changes
 
     @jax.jit
     def both(thetas, spectra):
-        joint = jax.grad(lambda thetas: (sum(wave(c)[0] for c in (changes := together(thetas, spectra))), changes), has_aux=True)
+        joint = jax.grad(lambda thetas: waves(together(thetas, spectra)), has_aux=True)
         return joint(thetas), [alone(theta, spectrum) for theta, spectrum in zip(thetas[1:], spectra[1:], strict=True)]
 
     (gradients, joint), single = both(thetas, spectra)
-    first_gradient, first = jax.jit(jax.grad(lambda theta: wave(alone(theta, spectra[0])), has_aux=True))(thetas[0])
+    first_gradient, [first] = jax.jit(jax.grad(lambda theta: waves([alone(theta, spectra[0])]), has_aux=True))(
+        thetas[0]
+    )
     for shape, a, b in zip(shapes, joint, [first, *single], strict=True):
         assert a.shape == shape
         np.testing.assert_allclose(a, b, atol=3e-7)
@@ -138,7 +146,9 @@ def test_one_call_for_all_layers_equals_one_call_each(domain, headroom):
 
 
 def test_low_precision_theta_is_computed_in_float32():
-    change = jax.eval_shape(lambda theta: spectrum_displacement(theta, prepare_spectrum(SIGMA), Tessellation(4)), jnp.ones(3, jnp.bfloat16))
+    change = jax.eval_shape(
+        lambda theta: spectrum_displacement(theta, prepare_spectrum(SIGMA), Tessellation(4)), jnp.ones(3, jnp.bfloat16)
+    )
     assert change.dtype == jnp.float32
 
 
@@ -175,6 +185,8 @@ def test_bases_span_continuous_fields(basis, zero_boundary):
     tess = Tessellation(6, zero_boundary, basis)
     affine = affine_basis(tess).reshape(6, 2, -1)
     inner = np.arange(1, 6)[:, None] / 6
-    np.testing.assert_allclose(affine[:-1, 0] * inner + affine[:-1, 1], affine[1:, 0] * inner + affine[1:, 1], atol=1e-12)
+    np.testing.assert_allclose(
+        affine[:-1, 0] * inner + affine[:-1, 1], affine[1:, 0] * inner + affine[1:, 1], atol=1e-12
+    )
     assert np.linalg.matrix_rank(vertex_basis(tess)) == tess.theta_size == (5 if zero_boundary else 7)
     assert (np.abs(vertex_basis(tess)[[0, -1]]).max() == 0) == zero_boundary

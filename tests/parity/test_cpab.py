@@ -43,7 +43,9 @@ def test_warped_spectra(path, size):
     def run(thetas):
         def total(thetas):
             changes = [change[0, 0] for change in spectrum_displacements(thetas, spectra, tess, "index")]
-            return sum(jnp.sum(change * cotangent) for change, cotangent in zip(changes, cotangents, strict=True)), changes
+            return sum(
+                jnp.sum(change * cotangent) for change, cotangent in zip(changes, cotangents, strict=True)
+            ), changes
 
         return jax.grad(total, has_aux=True)(thetas)
 

@@ -1,0 +1,49 @@
+"""Scenes, six tasks, from the embedded start: a complete multi-task run in minutes on two cores, nothing to download.
+
+python -m ditask_jax.train --config=configs/scenes.py --workdir=runs/scenes
+python -m ditask_jax.train --config=configs/scenes.py:frozen --workdir=runs/scenes_frozen
+
+Variants: `ditask`; `frozen` (decoders only); `full`; `control`, DiTASK's trainable set without thetas (norms, patch
+merging, patch embedding and bias tables train, no singular value moves), which tells what the thetas add; and `single`,
+the full fine-tuning whose single-task scores are the references of delta_m.
+"""
+
+from configs import base
+from ditask_jax.errors import check_known
+
+VARIANTS = ("ditask", "frozen", "full", "control", "single")
+
+
+def get_config(variant: str = "ditask"):
+    """Returns the configuration of one fine-tuning method."""
+    check_known("config: scenes variant", variant, VARIANTS)
+    config = base.get_config()
+    config.tasks = "semseg+human_parts+sal+normals+depth+edge"
+    config.data.name = "scenes"
+    config.data.threads = 1
+    config.image_size = 96
+    config.batch_size = 16
+    config.total_steps = 600
+    config.log_every_steps = 25
+    config.checkpoint_every_steps = 100
+
+    config.backbone.name = "swin_nano_patch4_window6"
+    config.backbone.weights = "embedded"
+    config.backbone.drop_path_rate = 0.0
+    # Narrow necks: at this size the published head would cost more than the backbone.
+    config.head.widths = (16, 16, 16, 16)
+
+    config.method.name = {"control": "ditask", "single": "full"}.get(variant, variant)
+    config.method.dropout = 0.0
+    if variant == "control":
+        config.method.shared_layers = ()
+        config.method.task_layers = ()
+
+    # Per 512 images, as everywhere: the effective peak is this times batch_size / 512.
+    config.optimizer.learning_rate = 0.064
+    config.optimizer.warmup_learning_rate = 6.4e-5
+    config.optimizer.min_learning_rate = 6.4e-5
+    config.optimizer.weight_decay = 0.01
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 30
+    return config
