@@ -1,4 +1,4 @@
-"""Singular value decomposition of frozen kernels: once, in float64, and kept on disk under the hash of their content."""
+"""Singular value decomposition of frozen kernels: once, in float64, kept on disk under a hash of content."""
 
 import contextlib
 import ctypes
@@ -92,8 +92,8 @@ def factorize_all(
 ) -> dict[str, Factors]:
     """`factorize` of many kernels, read from `cache_dir` where they were computed before.
 
-    One file per kernel, named by its content hash, written to a temporary name and renamed: any number of processes may share the
-    folder. A file whose bytes do not match their own hash is reported, recomputed and replaced.
+    One file per kernel, named by its content hash, written to a temporary name and renamed: any number of processes may
+    share the folder. A file whose bytes do not match their own hash is reported, recomputed and replaced.
 
     Args:
         kernels: name -> (kernel [in, out], number of parts).
@@ -127,8 +127,8 @@ def factorize_all(
 def _one_blas_thread():
     """Holds NumPy's OpenBLAS to one thread per call, yielding whether that worked.
 
-    Parallel over kernels instead of inside a decomposition: OpenBLAS's threads gain nothing at these sizes, and on a busy machine they wait for
-    each other (Swin-Tiny took 40 s instead of 8).
+    Parallel over kernels instead of inside a decomposition: OpenBLAS's threads gain nothing at these sizes, and on a
+    busy machine they wait for each other (Swin-Tiny took 40 s instead of 8).
     """
     package = pathlib.Path(np.__file__).parent
     for path in [*package.parent.glob("numpy.libs/*openblas*"), *package.glob(".dylibs/*openblas*")]:

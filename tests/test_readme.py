@@ -56,13 +56,10 @@ def test_the_sample_runs(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert str(plan) in printed
     assert plan.trainable_backbone > 0
-    assert {task: value.shape for task, value in names["logits"].items()} == {
-        task.name: (1, 32, 32, task.num_outputs) for task in names["tasks"]
-    }
     assert trainer.step == trainer.total_steps == 3
     assert (tmp_path / "runs/sample/metrics.jsonl").read_text().count("\n") == 3
-    metrics = ast.literal_eval(printed.splitlines()[-1])
-    assert {"val/tasks/semseg/mIoU", "val/tasks/depth/rmse"} <= set(metrics)
+    scores = ast.literal_eval(printed.splitlines()[-1])
+    assert {task: set(found) for task, found in scores.items()} == {"semseg": {"mIoU"}, "depth": {"rmse", "log_rmse"}}
 
 
 def test_there_are_commands_to_check():
@@ -133,9 +130,12 @@ def test_counts_of_the_published_configuration():
 
     table = rows(section("Results"), "cells, shared and per task")
     for cells, here, originals in table:
-        shared, own = (int(number) for number in re.findall(r"\d+", cells))
+        shared, own = numbers(cells)
         overrides = {"method.shared_cells": shared, "method.task_cells": own}
         plan = describe_plan(load_config(ROOT / "configs/pascal_swin_tiny.py", overrides))
-        numbers = lambda text: [int(number.replace(",", "")) for number in re.findall(r"[\d,]+", text)]
         assert numbers(here) == [plan.trainable_backbone, plan.trainable_total]
         assert numbers(originals) == list(plan.upstream.values())
+
+
+def numbers(text: str) -> list[int]:
+    return [int(number.replace(",", "")) for number in re.findall(r"[\d,]+", text)]

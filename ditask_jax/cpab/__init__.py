@@ -1,4 +1,4 @@
-"""CPAB in one dimension: diffeomorphisms of [0, 1] from piecewise affine velocity fields, and singular values moved by them."""
+"""CPAB in one dimension: diffeomorphisms of [0, 1] from piecewise affine velocity fields, and their use on spectra."""
 
 from ditask_jax.cpab.flow import displacement, displacement_and_slope, flow_derivative, inverse, transform
 from ditask_jax.cpab.spectrum import (

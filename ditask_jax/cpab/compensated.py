@@ -1,10 +1,10 @@
 """Error-free float arithmetic: a number is carried as `high + low`, twice the digits of its dtype.
 
-Near an unstable zero of the velocity field, the flow magnifies an error of the start velocity by `exp(slope)`: plain float32 loses up to
-all digits there. Two words per number cost a few flops per point and remove the problem.
+Near an unstable zero of the velocity field, the flow magnifies an error of the start velocity by `exp(slope)`: plain
+float32 loses up to all digits there. Two words per number cost a few flops per point and remove the problem.
 
-Every product below multiplies numbers of at most half the digits and is therefore exact, so that a compiler which contracts `a * b + c`
-into one fused operation (XLA does, on CPU and GPU) cannot change any result.
+Every product below multiplies numbers of at most half the digits and is therefore exact, so that a compiler which
+contracts `a * b + c` into one fused operation (XLA does, on CPU and GPU) cannot change any result.
 """
 
 import jax
@@ -57,7 +57,8 @@ def quotient(a: Array, b: Array) -> tuple[Array, Array]:
 
 @jax.custom_jvp
 def blend(left: Array, left_low: Array, right: Array, right_low: Array, weight: Array, weight_low: Array) -> Array:
-    """Two-word `left * (1 - weight) + right * weight`, rounded once: relatively accurate even where the two terms cancel.
+    """Two-word `left * (1 - weight) + right * weight`, rounded once: relatively accurate even where the two terms
+    cancel.
 
     Shapes: all equal.
 

@@ -1,11 +1,12 @@
 """The closed-form flow of a CPA velocity field: phi(x) = x(1) where dx/dt = v(x), x(0) = x.
 
-Inside a cell the field is affine and the flow an exponential; the time to cross a cell is its width over the logarithmic mean of its border
-velocities. A trajectory keeps its direction, so the cell it ends in is found by comparing sums of crossing times, for all points at once and
-without a loop. Everything below measures lengths in cells and velocities in cells per unit time.
+Inside a cell the field is affine and the flow an exponential; the time to cross a cell is its width over the
+logarithmic mean of its border velocities. A trajectory keeps its direction, so the cell it ends in is found by
+comparing sums of crossing times, for all points at once and without a loop. Everything below measures lengths in cells
+and velocities in cells per unit time.
 
-References: Freifeld et al., Transformations Based on Continuous Piecewise-Affine Velocity Fields, PAMI 2017; Martinez et al., Closed-Form
-Diffeomorphic Transformations for Time Series Alignment, ICML 2022.
+References: Freifeld et al., Transformations Based on Continuous Piecewise-Affine Velocity Fields, PAMI 2017; Martinez
+et al., Closed-Form Diffeomorphic Transformations for Time Series Alignment, ICML 2022.
 """
 
 import math
@@ -18,15 +19,17 @@ from ditask_jax.cpab.compensated import blend, times_integer, two_sum
 from ditask_jax.cpab.special import limit, log_ratio, phi1, phi1_slope, phi2, pick
 from ditask_jax.cpab.tessellation import Tessellation, cell_velocities
 
-# Slower than this (in cells per unit time) counts as standing still: squares and ratios of velocities then stay within the float range.
+# Slower than this (in cells per unit time) counts as standing still: squares and ratios of velocities then stay within
+# the float range.
 _STANDSTILL = 1e-18
 
 
 def displacement(velocities: Array, x: Array) -> Array:
     """`phi(x) - x` for the field with the given velocities at the cell borders. Exactly 0 where the field is 0.
 
-    Outside [0, 1] the field goes on with the affine map of the end cell. Differentiable (to any order) in velocities and x; at a start point
-    on a border where the field vanishes, where the two one-sided derivatives differ, the one of the right cell is taken.
+    Outside [0, 1] the field goes on with the affine map of the end cell. Differentiable (to any order) in velocities
+    and x; at a start point on a border where the field vanishes, where the two one-sided derivatives differ, the one of
+    the right cell is taken.
 
     Shapes: velocities [..., N + 1], x [..., R] -> [..., R]; leading axes broadcast.
 
@@ -70,9 +73,7 @@ def transform(theta: Array, x: Array, tess: Tessellation, time: float | Array = 
     >>> transform(jnp.zeros(3), jnp.array([0.0, 0.3, 1.0]), tess).tolist() == jnp.array([0.0, 0.3, 1.0]).tolist()
     True
     """
-    if not (isinstance(time, int | float) and time == 1):
-        theta = theta * time
-    high, low = cell_velocities(theta, tess)
+    high, low = cell_velocities(jnp.asarray(theta) * time, tess)
     x = jnp.asarray(x).astype(jnp.promote_types(jnp.asarray(x).dtype, high.dtype))
     return x + flow(high, low, x, jnp.zeros_like(x))[0]
 
@@ -97,6 +98,7 @@ def _from_vertices(velocities: Array, x: Array) -> tuple[Array, Array]:
     return flow(high, low, x, jnp.zeros_like(x))
 
 
+@jax.jit
 def flow(velocity: Array, velocity_low: Array, x: Array, x_low: Array) -> tuple[Array, Array]:
     """Displacement and slope from two-word inputs; the batched core of everything public here.
 
@@ -140,7 +142,8 @@ def _locate(x: Array, x_low: Array, cells: int) -> tuple[Array, Array, Array]:
 
 
 def _arrival(gap: Array, start: Array, end: Array, change: Array, allowed: Array) -> tuple[Array, Array]:
-    """Time to travel `gap` while the velocity grows linearly from `start` to `end = start + change`, and whether one unit of time suffices.
+    """Time to travel `gap` while the velocity grows linearly from `start` to `end = start + change`, and whether one
+    unit of time suffices.
 
     What takes longer, or is not `allowed`, or meets a zero of the field, gets time 0 and no derivative.
     """
@@ -177,8 +180,8 @@ def _flow_row(velocity: Array, velocity_low: Array, x: Array, x_low: Array) -> t
     outward = jnp.where(forward, cell == cells - 1, cell == 0)
     first_time, leaving = _arrival(gap, start, ahead, direction * slope * gap, ~outward)
 
-    # Whole cells crossed after it. The search runs on integer times, whose running sum is exact; no point has time for an impassable cell,
-    # as it takes more than one unit. The value is a masked sum of the float times.
+    # Whole cells crossed after it. The search runs on integer times, whose running sum is exact; no point has time for
+    # an impassable cell, as it takes more than one unit. The value is a masked sum of the float times.
     cell_index = jnp.arange(cells)
     change = (velocity[1:] - velocity[:-1]) + (velocity_low[1:] - velocity_low[:-1])
     inner = (cell_index > 0) & (cell_index < cells - 1)
@@ -200,7 +203,8 @@ def _flow_row(velocity: Array, velocity_low: Array, x: Array, x_low: Array) -> t
     entry = border + step * count
     elapsed = first_time + jnp.sum(jnp.where(crossed, times[None, :], 0), axis=1)
 
-    # The rest of the time is spent inside one cell, entered at a border, or never left. Seen in the direction of travel:
+    # The rest of the time is spent inside one cell, entered at a border, or never left. Seen in the direction of
+    # travel:
     entry_velocity, next_velocity = pick(velocity, entry, jnp.clip(entry + step, 0, cells))
     behind = direction * jnp.where(leaving, entry_velocity, jnp.where(forward, left, right))
     onward = direction * jnp.where(leaving, next_velocity, ahead)
@@ -222,14 +226,15 @@ def _flow_row(velocity: Array, velocity_low: Array, x: Array, x_low: Array) -> t
 def _travel(behind: Array, onward: Array, covered: Array, time: Array, speed: Array, rate: Array, room: Array) -> Array:
     """Way made inside one cell in the direction of travel.
 
-    The derivative is written out: each entry is then a sum of terms of one sign. Differentiating the closed form would subtract nearly equal
-    numbers wherever the flow contracts.
+    The derivative is written out: each entry is then a sum of terms of one sign. Differentiating the closed form would
+    subtract nearly equal numbers wherever the flow contracts.
 
     Args:
         behind, onward: velocity at the border behind and at the one ahead, positive in the direction of travel.
         covered: distance of the start from the border behind.
         time: time left.
-        speed, rate, room: velocity at the start, `onward - behind`, `1 - covered`: known to full relative accuracy, and functions of the
+        speed, rate, room: velocity at the start, `onward - behind`, `1 - covered`: known to full relative accuracy, and
+        functions of the
             former, so the derivative is taken in the former alone.
     """
     return speed * time * phi1(_exponent(rate, time))
@@ -242,8 +247,8 @@ def _travel_jvp(primals, tangents):
     exponent = _exponent(rate, time)
     growth, mean_growth = jnp.exp(exponent), time * phi1(exponent)
     room_left = room * growth - onward * mean_growth
-    # Integrals over time of growth times the weight of a border: hat functions evaluated along the trajectory, measured from its end where the
-    # flow contracts and from its start where it expands.
+    # Integrals over time of growth times the weight of a border: hat functions evaluated along the trajectory, measured
+    # from its end where the flow contracts and from its start where it expands.
     weight_onward = covered * mean_growth + speed * time * time * phi1_slope(exponent)
     weight_behind = jnp.where(
         exponent < 0,

@@ -1,4 +1,4 @@
-"""The few functions the closed-form flow needs, accurate near their removable singularities, with derivatives to match."""
+"""The few functions the closed-form flow needs, accurate near their singularities, with derivatives to match."""
 
 import math
 
@@ -58,7 +58,8 @@ def phi2(z: Array) -> Array:
 def log_ratio(z: Array, ratio: Array) -> Array:
     """`log(1 + z) / z`, 1 at 0, given both `z` and `ratio = 1 + z`, each to full relative accuracy.
 
-    `1 / log_ratio` is the logarithmic mean of 1 and `ratio`: the time to travel a unit gap whose velocity grows linearly from 1 to `ratio`.
+    `1 / log_ratio` is the logarithmic mean of 1 and `ratio`: the time to travel a unit gap whose velocity grows
+    linearly from 1 to `ratio`.
 
     Args:
         z: `ratio - 1`, accurate near 0.
@@ -117,8 +118,8 @@ def pick(table: Array, *indices: Array) -> tuple[Array, ...]:
 
 @pick.defjvp
 def _pick_jvp(primals, tangents):
-    # The transpose of a gather is a scatter: in order on a CPU and fast there, but in random order (atomics) on a GPU, which in turn is quick
-    # at masked sums.
+    # The transpose of a gather is a scatter: in order on a CPU and fast there, but in random order (atomics) on a GPU,
+    # which in turn is quick at masked sums.
     return pick(*primals), lax.platform_dependent(tangents[0], *primals[1:], cpu=_gather, default=_masked_sums)
 
 

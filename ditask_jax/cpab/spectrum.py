@@ -1,7 +1,9 @@
-"""Singular values through the diffeomorphism: the change `f_theta(sigma) - sigma` of whole spectra, all layers and streams together.
+"""Singular values through the diffeomorphism: the change `f_theta(sigma) - sigma` of whole spectra, all layers and
+streams together.
 
-Two domains (DESIGN section 2). "value": `f(s) = c s_max phi(s / (c s_max))`, each singular value by itself. "index": the sorted spectrum is
-read, with linear interpolation, at the warped index `phi(i / (R - 1))`, as the DiTASK authors' released code does.
+Two domains. "value": `f(s) = c s_max phi(s / (c s_max))`, each singular value by itself. "index":
+the sorted spectrum is read, with linear interpolation, at the warped index `phi(i / (R - 1))`, as the DiTASK authors'
+released code does.
 """
 
 import functools
@@ -32,7 +34,8 @@ _SHORTEST_PIECE = 16
     meta_fields=["domain"],
 )
 class SpectrumPoints:
-    """Spectra and where they meet the diffeomorphism: constants, made once by `prepare_spectrum`. A pytree; `domain` is static.
+    """Spectra and where they meet the diffeomorphism: constants, made once by `prepare_spectrum`. A pytree; `domain` is
+    static.
 
     Attributes:
         singular_values: [..., R], descending.
@@ -58,13 +61,16 @@ def prepare_spectrum(singular_values, domain: Domain = "value", headroom: float 
     Shapes: singular_values [..., R], descending and not negative.
 
     Args:
-        singular_values: NumPy array (checked, prepared in float64 on the host) or JAX array (may be traced; then trusted to be sorted).
+        singular_values: NumPy array (checked, prepared in float64 on the host) or JAX array (may be traced; then
+        trusted to be sorted).
         domain: "value" or "index".
-        headroom: c >= 1; Omega = [0, c s_max] in the value domain. At c = 1 the largest singular value is pinned and the update has rank
+        headroom: c >= 1; Omega = [0, c s_max] in the value domain. At c = 1 the largest singular value is pinned and
+        the update has rank
             R - 1; above 1 it moves and the update has full rank. Without meaning in the index domain.
 
     Raises:
-        ConfigError: unknown domain, headroom below 1 (or other than 1 in the index domain), unsorted, negative or non-finite values.
+        ConfigError: unknown domain, headroom below 1 (or other than 1 in the index domain), unsorted, negative or
+        non-finite values.
 
     >>> prepare_spectrum(np.array([2.0, 1.0])).points.tolist()
     [1.0, 0.5]
@@ -108,9 +114,11 @@ def _two_words(exact: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def spectrum_displacement(theta: Array, spectrum: SpectrumPoints, tess: Tessellation) -> Array:
     """Change of the singular values, `f_theta(sigma) - sigma`; exactly 0 at theta = 0 and for a spectrum of zeros.
 
-    `sigma + change` stays in Omega ([0, c s_max], or [s_min, s_max] in the index domain) and in descending order, ties allowed.
+    `sigma + change` stays in Omega ([0, c s_max], or [s_min, s_max] in the index domain) and in descending order, both
+    to the rounding error of that sum.
 
-    Shapes: theta [..., K], spectrum of [..., R] -> [..., R]; leading axes broadcast, so theta [S, 1, K] with spectra [P, R] gives [S, P, R].
+    Shapes: theta [..., K], spectrum of [..., R] -> [..., R]; leading axes broadcast, so theta [S, 1, K] with spectra
+    [P, R] gives [S, P, R].
 
     >>> spectrum = prepare_spectrum(np.array([3.0, 1.0, 0.5]))
     >>> bool((spectrum_displacement(jnp.zeros(3), spectrum, Tessellation(4)) == 0).all())
@@ -123,7 +131,7 @@ def spectrum_displacement(theta: Array, spectrum: SpectrumPoints, tess: Tessella
 
 
 def deformed_singular_values(theta: Array, spectrum: SpectrumPoints, tess: Tessellation) -> Array:
-    """`f_theta(sigma)`: `sigma + spectrum_displacement`.
+    """`f_theta(sigma)`: `sigma + spectrum_displacement`, in exactly descending order.
 
     Shapes: theta [..., K], spectrum of [..., R] -> [..., R]
 
@@ -132,7 +140,7 @@ def deformed_singular_values(theta: Array, spectrum: SpectrumPoints, tess: Tesse
     [3.0, 1.0]
     """
     change = spectrum_displacement(theta, spectrum, tess)
-    return _aligned(jnp.asarray(spectrum.singular_values, change.dtype), change.ndim) + change
+    return _descending(_aligned(jnp.asarray(spectrum.singular_values, change.dtype), change.ndim) + change)
 
 
 def spectrum_displacements(
@@ -144,8 +152,9 @@ def spectrum_displacements(
 ) -> list[Array]:
     """`spectrum_displacement` of many layers in one batched flow.
 
-    Spectra of different lengths are cut into pieces of one length, the greatest common divisor of all (with padding only where that is too
-    short to be worth a row), so one program serves them all: it compiles once and wastes no point on Swin's widths.
+    Spectra of different lengths are cut into pieces of one length, the greatest common divisor of all (with padding
+    only where that is too short to be worth a row), so one program serves them all: it compiles once and wastes no
+    point on Swin's widths.
 
     Shapes: thetas: S_i streams each, [S_i, K]; spectra: P_i parts each, [P_i, R_i] -> list of [S_i, P_i, R_i].
 
@@ -158,9 +167,10 @@ def spectrum_displacements(
     Raises:
         ConfigError: different numbers of thetas and spectra, or shapes that do not fit.
 
-    >>> changes = spectrum_displacements([jnp.zeros((2, 3))], [np.ones((3, 8), np.float32)], Tessellation(4))
-    >>> changes[0].shape
-    (2, 3, 8)
+    >>> spectra = [np.ones((3, 8), np.float32), np.ones((1, 4), np.float32)]
+    >>> together = jax.jit(lambda thetas: spectrum_displacements(thetas, spectra, Tessellation(4)))
+    >>> [change.shape for change in together([jnp.zeros((2, 3)), jnp.zeros((1, 3))])]
+    [(2, 3, 8), (1, 1, 4)]
     """
     if len(thetas) != len(spectra):
         raise ConfigError(f"spectra: got {len(spectra)} spectra for {len(thetas)} thetas, expected as many of both")
@@ -217,7 +227,7 @@ def _concatenate(arrays: Sequence[Array | np.ndarray]):
 
 
 def _repeat_rows(table: Array, index: np.ndarray) -> Array:
-    """`table[index]` as a product with ones and zeros: exact, and its gradient is a sum in fixed order, not a scatter."""
+    """`table[index]` as a product with ones and zeros: exact, and its gradient is a sum in fixed order."""
     chosen = np.zeros((len(index), table.shape[0]), table.dtype)
     chosen[np.arange(len(index)), index] = 1
     return jnp.matmul(jnp.asarray(chosen), table, precision=lax.Precision.HIGHEST)
@@ -250,6 +260,7 @@ def _aligned(array: Array, rank: int) -> Array:
     return array.reshape((1,) * (rank - array.ndim) + array.shape)
 
 
+@functools.partial(jax.jit, static_argnames="tess")
 def _change(moved: Array, spectrum: SpectrumPoints, tess: Tessellation) -> Array:
     """From displacements in [0, 1] to changes of the singular values."""
     rank = max(moved.ndim, spectrum.singular_values.ndim)
@@ -282,10 +293,21 @@ def _interpolate(values: Array, shift: Array) -> Array:
 
 
 @jax.custom_jvp
+def _descending(values: Array) -> Array:
+    """Running minimum, for values that ascend by rounding errors only: the derivative is the identity."""
+    return lax.cummin(values, axis=values.ndim - 1)
+
+
+@_descending.defjvp
+def _descending_jvp(primals, tangents):
+    return _descending(*primals), tangents[0]
+
+
+@jax.custom_jvp
 def _ordered(change: Array, values: Array, low: Array, high: Array) -> Array:
     """Takes rounding errors out of `change`, so that `values + change` lies in [low, high] and descends."""
     raw = values + change
-    target = lax.cummin(limit(raw, low, high), axis=raw.ndim - 1)
+    target = _descending(limit(raw, low, high))
     return jnp.where(raw == target, change, target - values)
 
 

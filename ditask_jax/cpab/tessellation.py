@@ -12,15 +12,18 @@ from ditask_jax.cpab.compensated import two_sum
 from ditask_jax.errors import ConfigError, check_known
 
 BASES = ("rref", "sparse")
-# Beyond this |theta| the transform is a step function to every dtype's precision; theta saturates so that sums stay finite.
+# Beyond this |theta| the transform is a step function to every dtype's precision; theta saturates so that sums stay
+# finite.
 _THETA_LIMIT = 1e6
-# Slices of 7 signed bits: products summed over up to a thousand terms stay below 2^24, hence exact in float32 (and in TF32).
+# Slices of 7 signed bits: products summed over up to a thousand terms stay below 2^24, hence exact in float32 (and in
+# TF32).
 _SLICE_BITS, _SLICES = 7, 5
 
 
 @dataclasses.dataclass(frozen=True)
 class Tessellation:
-    """`num_cells` equal cells of [0, 1] and a basis of the velocity fields that are continuous and affine in every cell.
+    """`num_cells` equal cells of [0, 1] and a basis of the velocity fields that are continuous and affine in every
+    cell.
 
     Args:
         num_cells: N >= 2.
@@ -101,6 +104,7 @@ def vertex_velocities(theta: Array, tess: Tessellation) -> Array:
     return cell_velocities(theta, tess)[0] / tess.num_cells
 
 
+@functools.partial(jax.jit, static_argnames="tess")
 def cell_velocities(theta: Array, tess: Tessellation) -> tuple[Array, Array]:
     """Velocities at the cell borders in cells per unit time, as high and low word.
 
@@ -124,7 +128,8 @@ def _expand(tess: Tessellation, theta: Array) -> tuple[Array, Array]:
     if theta.dtype != jnp.float32:
         high = _project(tess, theta)
         return high, jnp.zeros_like(high)
-    # Ozaki's error-free product: slices of theta and of the basis are small integers, so their float32 products are exact.
+    # Ozaki's error-free product: slices of theta and of the basis are small integers, so their float32 products are
+    # exact.
     largest = jnp.max(jnp.abs(theta), axis=-1, keepdims=True)
     unit = jnp.exp2(jnp.ceil(jnp.log2(jnp.where(largest > 0, largest, 1)))).astype(theta.dtype)
     slices = _slices(theta / unit, jnp.round)

@@ -74,7 +74,7 @@ class Linear(nnx.Module):
         self.inputs = inputs
         self.outputs = outputs
         self.info = info
-        self.kernel = nnx.Param(scope.normal("kernel", (inputs, outputs), 0.02))
+        self.kernel = nnx.Param(scope.normal("kernel", (inputs, outputs), inputs**-0.5))
         if use_bias:
             self.bias = nnx.Param(scope.zeros((outputs,)))
 

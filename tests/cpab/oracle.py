@@ -1,8 +1,8 @@
 """Float64 oracles of the flow, written for the tests and independent of the code under test.
 
-`ode_flow` hands the differential equation to scipy, restarted at every cell border. `exact_flow` walks from cell to cell in extended precision
-with the textbook solution of a scalar affine equation, and carries the derivative in every border velocity along; the tests check it against
-`ode_flow` and then use it, being fast, as the reference everywhere.
+`ode_flow` hands the differential equation to scipy, restarted at every cell border. `exact_flow` walks from cell to
+cell in extended precision with the textbook solution of a scalar affine equation, and carries the derivative in every
+border velocity along; the tests check it against `ode_flow` and then use it, being fast, as the reference everywhere.
 """
 
 import numpy as np

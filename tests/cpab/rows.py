@@ -25,7 +25,8 @@ def _evaluate(high, low, x, x_low):
 def evaluate(high, low, x, x_low=None):
     """Flow of every field at every point.
 
-    Shapes: high, low [F, N + 1] in cells per unit time; x, x_low [R] -> phi - x [F, R], d phi / d x [F, R], d phi / d high [F, R, N + 1]
+    Shapes: high, low [F, N + 1] in cells per unit time; x, x_low [R] -> phi - x [F, R], d phi / d x [F, R], d phi / d
+    high [F, R, N + 1]
     """
     fields, points = len(high), len(x)
     rows = [np.repeat(np.asarray(array), points, axis=0) for array in (high, low)] + [

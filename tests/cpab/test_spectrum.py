@@ -33,11 +33,12 @@ def _compiled(tess, domain, headroom):
     @jax.jit
     def values_and_gradient(theta):
         def total(theta):
+            change = spectrum_displacement(theta[None, :], spectrum, tess)
             values = deformed_singular_values(theta[None, :], spectrum, tess)
-            return jnp.sum(values * jnp.arange(1.0, 25)[None, :]), values
+            return jnp.sum(values * jnp.arange(1.0, 25)[None, :]), (values, change)
 
-        gradient, values = jax.grad(total, has_aux=True)(theta)
-        return values, gradient
+        gradient, results = jax.grad(total, has_aux=True)(theta)
+        return *results, gradient
 
     return values_and_gradient
 
@@ -59,13 +60,14 @@ def test_any_theta_keeps_order_range_and_finite_gradients(case):
     @settings(max_examples=80, deadline=None, database=None, derandomize=True)
     @given(st.lists(numbers, min_size=tess.theta_size, max_size=tess.theta_size))
     def check(theta):
-        values, gradient = (np.asarray(array) for array in compiled(np.array(theta, np.float32)))
+        values, change, gradient = (np.asarray(array) for array in compiled(np.array(theta, np.float32)))
         low = SPECTRA[:, -1:] if domain == "index" else 0 * SPECTRA[:, :1]
         high = SPECTRA[:, :1] * np.float32(headroom)
         slack = 4 * np.spacing(high)
         assert (values >= low - slack).all()
         assert (values <= high + slack).all()
-        assert (np.diff(values, axis=-1) <= np.spacing(SPECTRA[:, :1])).all()
+        assert (np.diff(values, axis=-1) <= 0).all()
+        assert (np.diff(SPECTRA + change, axis=-1) <= np.spacing(high)).all()
         assert (values[-1] == 0).all()
         assert np.isfinite(gradient).all()
 
@@ -74,8 +76,9 @@ def test_any_theta_keeps_order_range_and_finite_gradients(case):
 
 def test_identity_is_exact(case):
     tess, _, _, compiled = case
-    values, gradient = compiled(np.zeros(tess.theta_size, np.float32))
+    values, change, gradient = compiled(np.zeros(tess.theta_size, np.float32))
     np.testing.assert_array_equal(values, SPECTRA)
+    assert (change == 0).all()
     assert np.abs(gradient).max() > 1e-3
 
 
