@@ -51,9 +51,9 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'ditask_jax' has no attribute '{name}'")
-    value = getattr(importlib.import_module(_PUBLIC[name]), name)
-    globals()[name] = value
-    return value
+    module = importlib.import_module(_PUBLIC[name])
+    # Importing the package `tasks` has set that name already, to the package, which can be called.
+    return globals().setdefault(name, getattr(module, name))
 
 
 def __dir__() -> list[str]:

@@ -38,3 +38,11 @@ class Classifier(nnx.Module):
 
     def __call__(self, images: jax.Array, context: Context) -> jax.Array:
         return self.head(self.pooled(images, context))
+
+
+class RegionClassifier(Classifier):
+    """The same without the mean: class logits `[B, h, w, classes]` for every position of the last stage."""
+
+    def __call__(self, images: jax.Array, context: Context) -> jax.Array:
+        features, _ = self.backbone(images, context)[-1]
+        return self.head(self.norm(features[0]).astype(jnp.float32))

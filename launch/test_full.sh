@@ -26,6 +26,7 @@ find_version() {
 # smoke PYTHON NAME: trains, resumes, evaluates and describes a test-size model.
 smoke() {
   local python="$1" workdir="$scratch/$2"
+  local -x JAX_COMPILATION_CACHE_DIR="$scratch/compiled"
   "$python" -m ditask_jax.train --config=configs/smoke.py --workdir="$workdir" &&
     "$python" -m ditask_jax.train --config=configs/smoke.py --workdir="$workdir" &&
     "$python" -m ditask_jax.evaluate --workdir="$workdir" &&

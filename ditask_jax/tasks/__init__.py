@@ -1,5 +1,8 @@
 """Tasks: what is predicted, how it is trained, scored and shown; one file per task, no flax and no data loading."""
 
+import sys
+import types
+
 from ditask_jax.tasks.base import Task, multi_task_loss
 from ditask_jax.tasks.datasets import DATASETS, IMAGE_MEAN, IMAGE_STD
 from ditask_jax.tasks.delta_m import delta_m, delta_m_of, load_references
@@ -28,3 +31,13 @@ __all__ = [
     "multi_task_loss",
     "tasks",
 ]
+
+
+class _CallablePackage(types.ModuleType):
+    """`ditask_jax.tasks` is this package and, to its users, a function; whichever is imported first, both work."""
+
+    def __call__(self, *args, **kwargs):
+        return tasks(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _CallablePackage

@@ -1,5 +1,7 @@
 """Builds our model from a multi-task golden file and reads its arrays under our names."""
 
+import dataclasses
+import functools
 from types import SimpleNamespace
 
 import jax
@@ -63,31 +65,34 @@ class Case:
         self.tasks = tuple(_task(name, meta) for name in meta["tasks"])
 
     def outputs(self, trainable, train: bool = False):
-        """Features, neck and head outputs, final logits and new statistics."""
+        """Features, neck outputs, final logits and new statistics."""
         model = self.parts.merge(trainable, self.parts.frozen, self.parts.stats)
         context = Context(train=train, key=jax.random.key(0))
         features = model.features(self.images, context)
         necks = {name: model.necks[name](features[name], context) for name in model.task_names}
-        size = self.images.shape[1:3]
-        final = model.decode(features, size, context)
+        final = model.decode(features, self.images.shape[1:3], context)
         return features, necks, final, statistics(model)
 
-    def simple_loss(self, trainable):
-        final = self.outputs(trainable)[2]
-        return sum(jnp.mean(logits**2) for logits in final.values())
-
-    def mtl_loss(self, trainable, train: bool = False):
-        _, _, final, stats = self.outputs(trainable, train)
+    def loss(self, trainable, weights, train: bool = False):
+        """`weights . (simple, mtl)`: one compiled program gives both losses and both gradients."""
+        features, necks, final, stats = self.outputs(trainable, train)
+        simple = sum(jnp.mean(logits**2) for logits in final.values())
         total, losses = multi_task_loss(self.tasks, final, self.labels)
-        return total, (losses, stats, final)
+        aux = {"features": features, "necks": necks, "final": final, "stats": stats}
+        return weights[0] * simple + weights[1] * total, aux | {"simple": simple, "mtl": total, "losses": losses}
+
+    @functools.cached_property
+    def evaluated(self):
+        """`(aux, {"simple": gradient, "mtl": gradient})` in evaluation mode."""
+        step = jax.jit(jax.value_and_grad(self.loss, has_aux=True))
+        (_, aux), simple = step(self.trainable, jnp.array([1.0, 0.0]))
+        _, mtl = step(self.trainable, jnp.array([0.0, 1.0]))
+        return aux, {"simple": flatten(simple), "mtl": flatten(mtl)}
 
 
 def _task(name: str, meta: dict):
     """Our task with the file's number of outputs and weight."""
-    import dataclasses
-
-    dataset = "scenes"
-    task = tasks(name, dataset=dataset)[0]
+    task = tasks(name, dataset="scenes")[0]
     return dataclasses.replace(task, num_outputs=meta["num_output"][name], loss_weight=meta["loss_weights"][name])
 
 

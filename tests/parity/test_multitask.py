@@ -1,5 +1,7 @@
 """The multi-task models (DiTASK as released, full fine-tuning) against the originals, inside and out."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,10 +42,10 @@ def test_golden_files_were_found():
     assert any(p.stem.startswith("full") for p in FILES)
 
 
-def _subsample(golden, name, logits):
-    """The file's `out/final_sub` strides, as written in its meta: `final[:, :, ::7, ::5]`."""
-    rows, columns = (int(part.strip(": ]")) for part in golden.meta["final_sub"].split("::")[1:])
-    return logits[:, :, ::rows, ::columns]
+def _strides(text: str) -> tuple[int, int]:
+    """The strides in a text of the file's meta such as `final[:, :, ::7, ::5]`."""
+    rows, columns = re.findall(r"::(\d+)", text)
+    return int(rows), int(columns)
 
 
 def _nchw(array):
@@ -53,46 +55,44 @@ def _nchw(array):
 @every_case
 def test_outputs_of_every_stage(case):
     golden = case.golden
-    features, necks, final, _ = jax.jit(case.outputs)(case.trainable)
+    aux, _ = case.evaluated
     compared = 0
-    for task, maps in features.items():
+    for task, maps in aux["features"].items():
         for stage, value in enumerate(maps):
             name = f"out/stage{stage}/{task}"
-            if name not in golden:
-                name = f"out/stage{stage}/shared" if case.meta["kind"].startswith("full") else name
+            if name not in golden and case.meta["kind"].startswith("full"):
+                name = f"out/stage{stage}/shared"
             flat = rearrange(np.asarray(value), "b h w c -> b (h w) c")
             np.testing.assert_allclose(flat, golden[name], atol=OUTPUT_ATOL, rtol=0, err_msg=name)
             compared += 1
-    for task, maps in necks.items():
+    for task, maps in aux["necks"].items():
         for stage, value in enumerate(maps):
             if (name := f"out/downsampler/{task}/{stage}") in golden:
                 np.testing.assert_allclose(_nchw(value), golden[name], atol=OUTPUT_ATOL, rtol=0, err_msg=name)
-    for task, logits in final.items():
+    for task, logits in aux["final"].items():
         logits = _nchw(logits)
-        if (name := f"out/final/{task}") in golden:
-            np.testing.assert_allclose(logits, golden[name], atol=OUTPUT_ATOL, rtol=0, err_msg=name)
-        else:
+        if (name := f"out/final/{task}") not in golden:
             name = f"out/final_sub/{task}"
-            got = _subsample(golden, task, logits)
-            np.testing.assert_allclose(got, golden[name], atol=OUTPUT_ATOL, rtol=0, err_msg=name)
+            rows, columns = _strides(golden.meta["final_sub"])
+            logits = logits[:, :, ::rows, ::columns]
+        np.testing.assert_allclose(logits, golden[name], atol=OUTPUT_ATOL, rtol=0, err_msg=name)
         compared += 1
     assert compared == len(case.meta["tasks"]) * (len(case.meta["depths"]) + 1)
 
 
 @every_case
 def test_losses(case):
-    total, (losses, _, _) = jax.jit(case.mtl_loss)(case.trainable)
-    for task, value in losses.items():
+    aux, _ = case.evaluated
+    for task, value in aux["losses"].items():
         np.testing.assert_allclose(value, case.golden[f"loss/mtl/{task}"], rtol=1e-5, err_msg=task)
-    np.testing.assert_allclose(total, case.golden["loss/mtl"], rtol=1e-5)
-    np.testing.assert_allclose(jax.jit(case.simple_loss)(case.trainable), case.golden["loss/simple"], rtol=1e-5)
+    np.testing.assert_allclose(aux["mtl"], case.golden["loss/mtl"], rtol=1e-5)
+    np.testing.assert_allclose(aux["simple"], case.golden["loss/simple"], rtol=1e-5)
 
 
 @every_case
 @pytest.mark.parametrize("loss", ["simple", "mtl"])
 def test_gradients(case, loss):
-    function = case.simple_loss if loss == "simple" else lambda t: case.mtl_loss(t)[0]
-    got = flatten(jax.jit(jax.grad(function))(case.trainable))
+    got = case.evaluated[1][loss]
     expected = dict(ours(name, array) for name, array in case.golden.under(f"grad/{loss}/").items())
     assert expected
     noise = {ours(n, case.golden[f"grad/{loss}/{n}"])[0]: v for n, v in case.meta["grad_noise"][loss].items()}
@@ -131,11 +131,10 @@ def _train(case):
 
     @jax.jit
     def step(trainable, opt_state):
-        (total, (_, stats, final)), grads = jax.value_and_grad(
-            lambda t: case.mtl_loss(t, train=True), has_aux=True
-        )(trainable)
+        loss = lambda t: case.loss(t, jnp.array([0.0, 1.0]), train=True)
+        (total, aux), grads = jax.value_and_grad(loss, has_aux=True)(trainable)
         updates, opt_state = optimizer.update(grads, opt_state, trainable)
-        return optax.apply_updates(trainable, updates), opt_state, total, optax.tree.norm(grads), stats, final
+        return optax.apply_updates(trainable, updates), opt_state, total, optax.tree.norm(grads), aux
 
     trainable, opt_state = case.trainable, optimizer.init(case.trainable)
     for _ in range(train["steps"]):
@@ -143,29 +142,28 @@ def _train(case):
         yield trainable, *rest
 
 
-@every_case
-def test_training_steps(case):
-    golden = case.golden
-    if "train" not in case.meta:
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_training_steps(path):
+    golden = Golden(path)
+    if "train" not in golden.meta:
         # Some files hold no training run; the forward and gradient tests above cover them.
         assert not golden.under("train/")
         return
-    stride = [int(part.strip(": ]")) for part in case.meta["train"]["step0_final_sub"].split("::")[1:]]
-    for number, (trainable, total, norm, stats, final) in enumerate(_train(case), 1):
+    case = Case(golden, "factored")
+    rows, columns = _strides(case.meta["train"]["step0_final_sub"])
+    for number, (trainable, total, norm, aux) in enumerate(_train(case), 1):
         np.testing.assert_allclose(total, golden["train/loss"][number - 1], rtol=1e-4)
         np.testing.assert_allclose(norm, golden["train/grad_norm_before_clip"][number - 1], rtol=1e-3)
         if number == 1:
             for task in case.meta["tasks"]:
-                got = _nchw(final[task])[:, :, :: stride[0], :: stride[1]]
+                got = _nchw(aux["final"][task])[:, :, ::rows, ::columns]
                 np.testing.assert_allclose(got, golden[f"train/step0_final/{task}"], atol=OUTPUT_ATOL, rtol=0)
-            statistics = flatten(stats)
+            statistics = flatten(aux["stats"])
             for name, array in golden.under("train/bn_after_1_forward/").items():
                 path, value = ours(name, array)
                 np.testing.assert_allclose(statistics[path], value, atol=1e-5, rtol=1e-4, err_msg=name)
-        after = golden.under(f"train/after_{number}/")
         flat = flatten(trainable)
-        for name, array in after.items():
+        for name, array in golden.under(f"train/after_{number}/").items():
             path, value = ours(name, array)
             np.testing.assert_allclose(np.asarray(flat[path]), value, atol=1e-4, rtol=0, err_msg=name)
     assert golden.under(f"train/after_{case.meta['train']['steps']}/")
-    assert not jnp.isnan(total)

@@ -1,0 +1,50 @@
+"""Small wrapped models for the laws, shared by the tests of adapters."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ditask_jax.adapters import wrap
+from ditask_jax.model import create_model
+from ditask_jax.nn import Context, flatten, split_state, unflatten
+
+OUTPUTS = {"semseg": 5, "depth": 1, "normals": 3, "sal": 1, "edge": 1, "human_parts": 7}
+SIZE = 64
+IMAGES = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
+
+
+def task_list(*names: str):
+    return [SimpleNamespace(name=name, num_outputs=OUTPUTS[name]) for name in names]
+
+
+class Wrapped:
+    """A test-size model with a method attached."""
+
+    def __init__(self, method, *names: str, seed: int = 0, backbone: str = "swin_test", drop_path_rate: float = 0.0):
+        tasks = task_list(*(names or ("semseg", "depth")))
+        self.model = create_model(backbone, tasks, SIZE, widths=(4, 4, 4, 4), seed=seed, drop_path_rate=drop_path_rate)
+        self.plan = wrap(self.model, method)
+        self.parts = split_state(self.model)
+
+    def random_trainable(self, scale: float = 0.3, seed: int = 1):
+        """Every trainable number moved off its start, as after some training."""
+        flat = flatten(self.parts.trainable)
+        moved = {}
+        for index, (path, value) in enumerate(flat.items()):
+            noise = jax.random.normal(jax.random.fold_in(jax.random.key(seed), index), value.shape)
+            moved[path] = value + scale * noise * (1.0 if "theta" in path else 0.1)
+        return unflatten(moved, self.parts.trainable)
+
+    def logits(self, trainable=None, context: Context | None = None, images=IMAGES):
+        trainable = self.parts.trainable if trainable is None else trainable
+        model = self.parts.merge(trainable, self.parts.frozen, self.parts.stats)
+        return model(jnp.asarray(images), context or Context(train=False))
+
+
+def largest_difference(left, right) -> float:
+    """Largest difference of two nested dicts, relative to the largest entry."""
+    pairs = list(zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True))
+    scale = max(float(jnp.abs(a).max()) for a, _ in pairs)
+    return max(float(jnp.abs(a - b).max()) for a, b in pairs) / max(scale, 1e-30)

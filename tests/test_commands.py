@@ -1,0 +1,94 @@
+"""The commands from outside: what a mistake looks like, and what `describe` prints."""
+
+import json
+
+import pytest
+
+from ditask_jax import cli, describe, evaluate, pretrain, train
+
+SMOKE = "--config=configs/smoke.py"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.tasks=semsge"], "config: tasks: 'semsge' is not a task of 'scenes'. Did you mean 'semseg'?"),
+        (["--config.optimizr.learning_rate=1"], "Did you mean 'optimizer'"),
+        (["--config.image_size=50"], "config: image_size: 50x50 does not fit"),
+        (["--config.batch_size=12"], "expected a multiple of the 8 devices; use 8 or 16"),
+        (["--config.backbone.weights=nowhere.safetensors"], "weights: no file 'nowhere.safetensors'"),
+        (["--config.backbone.weights=embedded"], "'swin_test' has no embedded weights"),
+        (["--config.backbone.name=swin_tests"], "Did you mean 'swin_test'"),
+        (["--config.method.name=ditas"], "Did you mean 'ditask'"),
+        (["--config.data.name=scene"], "Did you mean 'scenes'"),
+        (["--config.head.name=hrnt"], "Did you mean 'hrnet'"),
+        (["--config.data.name=folder", "--config.data.semseg_classes=3"], "data.root"),
+        (["--config.batch_size=none"], "batch_size"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_two(arguments, message, tmp_path, capsys):
+    code = cli.execute(train.main, [SMOKE, f"--workdir={tmp_path / 'run'}", *arguments])
+    captured = capsys.readouterr()
+    assert code == cli.USER_ERROR
+    assert len(captured.err.strip().splitlines()) == 1
+    assert message in captured.err
+
+
+def test_a_corrupt_weight_file_is_named(tmp_path, capsys):
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes(b"not a weight file at all")
+    arguments = [SMOKE, f"--workdir={tmp_path / 'run'}", f"--config.backbone.weights={file}"]
+    assert cli.execute(train.main, arguments) == cli.USER_ERROR
+    assert "is damaged or no safetensors file" in capsys.readouterr().err
+
+
+def test_evaluating_an_empty_folder(tmp_path, capsys):
+    assert cli.execute(evaluate.main, [f"--workdir={tmp_path}"]) == cli.USER_ERROR
+    assert "holds no run" in capsys.readouterr().err
+
+
+def test_a_workdir_of_another_configuration(tmp_path, capsys):
+    from ditask_jax.config import load_config
+    from ditask_jax.training.rundir import RunDir
+
+    RunDir(tmp_path).claim(load_config("configs/smoke.py"))
+    code = cli.execute(train.main, [SMOKE, f"--workdir={tmp_path}", "--config.seed=3"])
+    assert code == cli.USER_ERROR
+    assert "seed: 0 -> 3" in capsys.readouterr().err
+
+
+def test_describe_as_json(capsys):
+    assert cli.execute(describe.main, ["--config=configs/pascal_swin_tiny.py", "--json"]) == cli.OK
+    content = json.loads(capsys.readouterr().out)
+    assert content["trainable_backbone"] == 1_605_405
+    assert content["trainable_total"] == 3_552_029
+    assert content["upstream"] == {"trainable_backbone": 1_608_618, "trainable_total": 3_555_242}
+    assert sum(content["groups"].values()) == content["trainable_total"]
+    assert content["schedule"]["steps_per_epoch"] == 156
+    assert content["schedule"]["learning_rate"] == pytest.approx(3.125e-5)
+    assert content["config"]["method"]["domain"] == "value"
+
+
+@pytest.mark.parametrize("variant", ["ditask", "frozen", "full", "control", "single"])
+def test_describe_as_text(variant, capsys):
+    assert cli.execute(describe.main, [f"--config=configs/scenes.py:{variant}"]) == cli.OK
+    text = capsys.readouterr().out
+    assert "trainable total" in text
+    assert "effective numbers" in text
+
+
+def test_the_control_is_ditasks_trainable_set_without_thetas(capsys):
+    counts = {}
+    for variant in ("ditask", "control"):
+        cli.execute(describe.main, [f"--config=configs/scenes.py:{variant}", "--json"])
+        counts[variant] = json.loads(capsys.readouterr().out)["groups"]
+    thetas = ("adapter shared", "adapter task")
+    assert {k: v for k, v in counts["ditask"].items() if k not in thetas} == counts["control"]
+
+
+@pytest.mark.parametrize("command", [train, evaluate, describe, pretrain])
+def test_help_shows_examples(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command.main(["--help"])
+    assert stop.value.code == 0
+    assert "examples:" in capsys.readouterr().out
