@@ -41,7 +41,7 @@ _PUBLIC = {
     "wrap": "ditask_jax.adapters.wrap",
 }
 
-__all__ = [  # noqa: PLE0604
+__all__ = [
     *_PUBLIC,
     "__version__",
 ]

@@ -10,7 +10,10 @@ def main(argv: list[str]) -> int:
     parser = cli.Parser(
         "ditask_jax.describe",
         "Prints a configuration, its adapter plan, its parameters by group and its schedule; loads no data or weights.",
-        ["--config=configs/pascal_swin_tiny.py", "--config=configs/pascal_swin_tiny.py --config.method.task_cells=4 --json"],
+        [
+            "--config=configs/pascal_swin_tiny.py",
+            "--config=configs/pascal_swin_tiny.py --config.method.task_cells=4 --json",
+        ],
     )
     parser.add_option("--json", action="store_true", help="print JSON instead of text")
     args = parser.parse(argv)

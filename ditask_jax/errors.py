@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 class DitaskError(Exception):
-    """Base of every error caused by input rather than by a bug; the command line turns it into one line, exit code 2."""
+    """Base of every error caused by input rather than by a bug: one line and exit code 2 on the command line."""
 
 
 class ConfigError(DitaskError):

@@ -35,9 +35,10 @@ def _summary(trainer) -> str:
     plan, config = trainer.experiment.plan, trainer.config
     peak = config.optimizer.learning_rate * config.batch_size / 512
     return (
-        f"{plan.method} on {config.data.name} ({config.tasks}): {plan.trainable_total:,} of {plan.total:,} numbers train, "
-        f"{plan.trainable_backbone:,} of them in the backbone; {trainer.total_steps} steps of {config.batch_size} images, "
-        f"peak learning rate {peak:.3g}, {trainer.mesh.devices.size} device(s)"
+        f"{plan.method} on {config.data.name} ({config.tasks}): "
+        f"{plan.trainable_total:,} of {plan.total:,} numbers train, {plan.trainable_backbone:,} in the backbone; "
+        f"{trainer.total_steps} steps of {config.batch_size} images, peak learning rate {peak:.3g}, "
+        f"{trainer.mesh.devices.size} device(s)"
     )
 
 

@@ -90,7 +90,7 @@ class SpectralAdapter(Adapter):
 
     @classmethod
     def prepare(cls, adapters: Sequence["SpectralAdapter"]) -> list[jax.Array]:
-        """Changes of all singular values of all layers and streams: `[S, P, R]` each, one CPAB call per tessellation."""
+        """Changes of all singular values, `[S, P, R]` for each layer, from one CPAB call per tessellation."""
         batches = defaultdict(list)
         for index, adapter in enumerate(adapters):
             by_size = defaultdict(list)

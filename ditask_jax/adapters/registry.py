@@ -39,7 +39,7 @@ class Method:
 
     def plan_layer(self, info: LayerInfo, inputs: int, outputs: int, tasks: tuple[str, ...], examples: int):
         """The plan of one dense layer, or None where nothing is attached."""
-        return None
+        return
 
     def trains(self, path: str) -> bool:
         """Whether a backbone parameter (its `/`-joined path, adapters aside) trains."""

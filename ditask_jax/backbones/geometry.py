@@ -21,7 +21,7 @@ def as_size(size: int | tuple[int, int]) -> Size:
 
 @dataclasses.dataclass(frozen=True)
 class StageGeometry:
-    """Grid and window of one stage; a window that reaches the grid's shorter side is clipped to it and never shifted."""
+    """Grid and window of one stage; a window as large as the grid's shorter side is clipped to it, never shifted."""
 
     grid: Size
     window: int

@@ -170,9 +170,7 @@ class SwinStage(nnx.Module):
         self.blocks = nnx.List(blocks)
         if not last_stage:
             here = scope / "merging"
-            info = LayerInfo(
-                f"{here.path}/reduction", "reduction", 1, stage, len(drop_rates), True, False, tokens // 4
-            )
+            info = LayerInfo(f"{here.path}/reduction", "reduction", 1, stage, len(drop_rates), True, False, tokens // 4)
             self.merging = PatchMerging(channels, here, info)
 
     def __call__(self, x: jax.Array, streams: Streams, context: Context) -> tuple[jax.Array, Streams]:

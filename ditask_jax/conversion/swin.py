@@ -1,4 +1,4 @@
-"""Names and layouts of the PyTorch Swin family: Microsoft's checkpoints, and the MTLoRA and DiTASK models around them."""
+"""Names and layouts of the PyTorch Swin family: Microsoft's checkpoints, and the DiTASK models around them."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -62,7 +62,10 @@ _RULES: list[tuple[str, Callable[[re.Match], tuple[str, Callable[[Array], Array]
         r"layers\.(\d+)\.blocks\.(\d+)\.(attn|mlp)\.(qkv|proj|fc1|fc2)\.lora_tasks_A\.(\w+)",
         lambda m: (f"stages/{m[1]}/blocks/{m[2]}/{m[3]}/{m[4]}/adapter/theta_{m[5]}", _flat),
     ),
-    (r"layers\.(\d+)\.downsample\.reduction\.weight", lambda m: (f"stages/{m[1]}/merging/reduction/kernel", _transpose)),
+    (
+        r"layers\.(\d+)\.downsample\.reduction\.weight",
+        lambda m: (f"stages/{m[1]}/merging/reduction/kernel", _transpose),
+    ),
     (
         r"layers\.(\d+)\.downsample\.norm\.(weight|bias)",
         lambda m: (f"stages/{m[1]}/merging/norm/{_LEAF[m[2]]}", _same),

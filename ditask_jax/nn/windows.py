@@ -35,7 +35,7 @@ def relative_position_index(window: int) -> np.ndarray:
 
 @functools.cache
 def shift_mask(grid: tuple[int, int], window: int, shift: int) -> np.ndarray:
-    """`[windows, L, L]`: -100 between positions that the cyclic shift brought together from different regions, else 0."""
+    """`[windows, L, L]`: -100 between positions that only the cyclic shift brought together, else 0."""
 
     def region(length: int) -> np.ndarray:
         index = np.arange(length)

@@ -116,9 +116,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
     path = weights_path(config)
     if path is not None:
         load_backbone(model, path)
-    plan = wrap(
-        model, method, examples=config.batch_size, seed=config.seed, cache_dir=linalg.default_cache_dir()
-    )
+    plan = wrap(model, method, examples=config.batch_size, seed=config.seed, cache_dir=linalg.default_cache_dir())
     return Experiment(config, build_tasks(config), model, plan, split_state(model))
 
 

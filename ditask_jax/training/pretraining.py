@@ -26,7 +26,6 @@ from ditask_jax.training.optimizer import make_optimizer
 from ditask_jax.training.progress import Progress
 from ditask_jax.training.schedules import cosine, with_warmup
 
-
 # Pictures of this seed and its neighbours are nobody's training or validation set.
 PICTURE_SEED = 1_000_003
 

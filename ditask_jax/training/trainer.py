@@ -77,6 +77,7 @@ class Trainer:
         self.state = self._initial_state()
         self.step = 0
         self.stopped = False
+        self._scored: tuple[int, Evaluation] | None = None
 
     def _place(self, tree):
         return jax.device_put(tree, replicated(self.mesh))
@@ -112,6 +113,7 @@ class Trainer:
                 "put back the weight file it was started with"
             )
         self.state = tuple(state[name] for name in names)
+        self._scored = None
         return self.step
 
     def fit(self, workdir: str | Path) -> tuple:
@@ -148,7 +150,8 @@ class Trainer:
                         with progress.pause():
                             evaluation = self.evaluate()
                             writer.write(step, evaluation.metrics())
-                            self.draw(run.figures / f"step_{step:06d}.png")
+                            if step < self.total_steps:
+                                self.draw(run.figures / f"step_{step:06d}.png")
                     last = step == self.total_steps
                     self.stopped = stop.asked and not last
                     if last or self.stopped or (every and step % every == 0):
@@ -208,9 +211,11 @@ class Trainer:
         return step == self.total_steps or bool(every and step % every == 0)
 
     def evaluate(self) -> Evaluation:
-        """Scores the present state over the whole validation split."""
+        """Scores the present state over the whole validation split; asked twice at one step, it answers at once."""
+        if self._scored is not None and self._scored[0] == self.step:
+            return self._scored[1]
         trainable, _, stats = self.state
-        return evaluate(
+        found = evaluate(
             self._eval_step,
             (trainable, stats, self.frozen),
             self.eval_source,
@@ -221,6 +226,8 @@ class Trainer:
             load_references(self.config.data.name),
             self.config.data.threads,
         )
+        self._scored = (self.step, found)
+        return found
 
     def draw(self, path: Path) -> Path:
         """Draws targets and predictions of the first validation examples."""

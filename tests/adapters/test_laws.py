@@ -74,7 +74,11 @@ def test_merged_equals_forward_and_merging_twice_changes_nothing(wrapped):
     once = merge(model)
     twice = merge(once)
     context = Context(train=False)
-    run = lambda m: jax.jit(lambda x, p=split_state(m): p.merge(p.trainable, p.frozen, p.stats)(x, context))(IMAGES)
+
+    def run(model):
+        parts = split_state(model)
+        return jax.jit(lambda x: parts.merge(parts.trainable, parts.frozen, parts.stats)(x, context))(IMAGES)
+
     forward = jax.jit(wrapped.logits)(trainable)
     merged = run(once)
     assert largest_difference(forward, merged) < 1e-5

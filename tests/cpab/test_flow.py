@@ -134,7 +134,7 @@ def test_derivatives_of_every_kind_agree():
 
     @jax.jit
     def derivatives(theta):
-        function = lambda theta, x: transform(theta, x, tess)  # noqa: E731
+        function = lambda theta, x: transform(theta, x, tess)
         hessian = jax.jacfwd(jax.jacrev(lambda theta: function(theta, x)))(theta)
         by_x = jax.vmap(jax.grad(lambda point: function(theta, point[None])[0]))(x)
         formulas = (
