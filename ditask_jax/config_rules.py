@@ -13,7 +13,7 @@ _NAMES = {
     "compute_dtype": ("float32", "bfloat16"),
     "method.domain": ("value", "index"),
     "method.init": ("identity", "upstream"),
-    "method.execution": ("auto", "materialised", "factored"),
+    "method.execution": ("auto", "materialised", "factored", "merged"),
     "optimizer.name": ("adamw", "sgd"),
     "optimizer.schedule": ("constant", "cosine", "linear", "multistep", "step"),
 }

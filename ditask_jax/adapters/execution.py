@@ -7,7 +7,8 @@ product, the weight gradient. *Factored* multiplies by `U`, scales by the deform
 
 from ditask_jax.errors import check_known
 
-EXECUTIONS = ("auto", "materialised", "factored")
+# "merged" means plain kernels: evaluation always uses them, and training, which cannot, resolves it like "auto".
+EXECUTIONS = ("auto", "materialised", "factored", "merged")
 
 
 def multiply_adds(
@@ -31,13 +32,13 @@ def multiply_adds(
 def choose_execution(
     asked: str, shape: tuple[int, int], parts: int, rank: int, streams_in: int, streams_out: int, rows: int
 ) -> str:
-    """Resolves "auto" to the way with fewer multiply-adds; any other name passes through after a check.
+    """Resolves "auto" (and "merged") to the way with fewer multiply-adds; the two ways pass through after a check.
 
     >>> choose_execution("auto", (96, 96), 1, 96, 1, 1, 12544), choose_execution("auto", (96, 384), 1, 96, 1, 1, 12544)
     ('materialised', 'factored')
     """
     check_known("config: method.execution", asked, EXECUTIONS)
-    if asked != "auto":
+    if asked in ("materialised", "factored"):
         return asked
     cost = lambda way: multiply_adds(way, shape, parts, rank, streams_in, streams_out, rows)
     return min(("factored", "materialised"), key=cost)
