@@ -5,6 +5,9 @@ import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+# Compiling takes most of the time of these tests, and they check numbers, not speed. The quickstart, which the
+# continuous integration runs too, and `launch/test_full.sh` use the compiler's defaults.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax
 import pytest

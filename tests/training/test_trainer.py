@@ -155,7 +155,9 @@ def test_eight_devices_train_like_one(straight):
     np.testing.assert_allclose(found[1][0], found[8][0], rtol=1e-6)
     one, eight = flatten(found[1][1]), flatten(found[8][1])
     for path, gradient in one.items():
-        limit = 5e-5 * max(float(jnp.abs(gradient).max()), 1e-4)
+        if path.endswith("widen/bias"):
+            continue  # in front of BatchNorm: zero but for rounding
+        limit = 5e-5 * float(jnp.abs(gradient).max())
         assert float(jnp.abs(gradient - jax.device_get(eight[path])).max()) <= limit, path
 
 
