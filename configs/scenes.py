@@ -40,8 +40,8 @@ def get_config(variant: str = "ditask"):
         config.method.task_layers = ()
 
     # Per 512 images, as everywhere: the effective peak is this times batch_size / 512.
-    # Where every backbone weight moves, half of that: 2e-3 is what the start was made with from scratch.
-    config.optimizer.learning_rate = 0.032 if config.method.name == "full" else 0.064
+    # Where every backbone weight moves, far less: 2e-3 is what the start was made with from scratch.
+    config.optimizer.learning_rate = 0.032 if config.method.name == "full" else 0.16
     config.optimizer.warmup_learning_rate = 6.4e-5
     config.optimizer.min_learning_rate = 6.4e-5
     config.optimizer.weight_decay = 0.01

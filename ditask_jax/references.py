@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     for task in build_tasks(args.config):
         config = load_config(args.config_source, (*args.overrides, f"tasks={task.name}"))
         run = RunDir(Path(args.workdir) / task.name)
-        run.claim(config)
+        run.check(config)
         if not run.evaluation.is_file():
             trainer = Trainer(config)
             trainer.fit(run.path)

@@ -21,7 +21,8 @@ def main(argv: list[str]) -> int:
     from ditask_jax.training.trainer import Trainer
 
     run = RunDir(args.workdir)
-    run.claim(args.config)
+    # The folder is claimed by `fit`, once the configuration has proved to work: a mistake leaves nothing behind.
+    run.check(args.config)
     trainer = Trainer(args.config)
     print(_summary(trainer), flush=True)
     trainer.fit(run.path)

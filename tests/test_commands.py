@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ditask_jax import cli, describe, evaluate, pretrain, train
+from ditask_jax import cli, describe, evaluate, pretrain, references, train
 
 SMOKE = "--config=configs/smoke.py"
 
@@ -32,6 +32,7 @@ def test_a_mistake_is_one_line_and_exit_code_two(arguments, message, tmp_path, c
     assert code == cli.USER_ERROR
     assert len(captured.err.strip().splitlines()) == 1
     assert message in captured.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_corrupt_weight_file_is_named(tmp_path, capsys):
@@ -86,7 +87,7 @@ def test_the_control_is_ditasks_trainable_set_without_thetas(capsys):
     assert {k: v for k, v in counts["ditask"].items() if k not in thetas} == counts["control"]
 
 
-@pytest.mark.parametrize("command", [train, evaluate, describe, pretrain])
+@pytest.mark.parametrize("command", [train, evaluate, describe, pretrain, references])
 def test_help_shows_examples(command, capsys):
     with pytest.raises(SystemExit) as stop:
         command.main(["--help"])

@@ -34,8 +34,8 @@ class RunDir:
         self.figures = self.path / "figures"
         self.evaluation = self.path / "evaluation.json"
 
-    def claim(self, config: ConfigDict) -> None:
-        """Writes the configuration, or checks that the folder already belongs to the same one.
+    def check(self, config: ConfigDict) -> None:
+        """Checks that the folder is free or belongs to this configuration; writes nothing.
 
         Raises:
           CheckpointError: the folder belongs to another configuration, or the path is a file.
@@ -55,6 +55,10 @@ class RunDir:
             raise CheckpointError(
                 f"workdir: '{self.path}' holds checkpoints but no config.json; restore it, or use another --workdir"
             )
+
+    def claim(self, config: ConfigDict) -> None:
+        """Makes the folder this configuration's own; raises as `check` does."""
+        self.check(config)
         atomic_write_text(self.config, to_json(config))
 
     def load_config(self) -> ConfigDict:

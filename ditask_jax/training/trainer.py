@@ -62,10 +62,11 @@ class Trainer:
         self.eval_batch_size = config.eval_batch_size or config.batch_size
         check_batch_size("config: batch_size", config.batch_size, self.mesh)
         check_batch_size("config: eval_batch_size", self.eval_batch_size, self.mesh)
-        self.experiment = build_experiment(config)
-        self.tasks = self.experiment.tasks
+        # Data first: a missing file is found in a moment, a model takes seconds.
         self.train_source = build_source(config, "train")
         self.eval_source = build_source(config, "val")
+        self.experiment = build_experiment(config)
+        self.tasks = self.experiment.tasks
         self.steps_per_epoch, self.total_steps = training_length(config, len(self.train_source))
         parts, dtype = self.experiment.parts, self.experiment.dtype
         self.schedule = make_schedule(config.optimizer, self.steps_per_epoch, self.total_steps, config.batch_size)
