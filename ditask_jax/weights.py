@@ -22,8 +22,8 @@ FORMAT = "ditask_jax/weights/1"
 def checksum(arrays: Mapping[str, np.ndarray]) -> str:
     """SHA-256 over names, dtypes, shapes and bytes of arrays, in order of name.
 
-    >>> checksum({"a": np.zeros(2, np.float32)})[:8]
-    '29e2cd1b'
+    >>> checksum({"a": np.zeros(2)}) == checksum({"a": np.zeros(2)}) != checksum({"b": np.zeros(2)})
+    True
     """
     digest = hashlib.sha256()
     for name in sorted(arrays):
