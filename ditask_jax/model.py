@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from ditask_jax.backbones import backbone_entry, create_backbone
@@ -12,6 +11,7 @@ from ditask_jax.errors import ConfigError
 from ditask_jax.heads import head_class
 from ditask_jax.heads.hrnet import Neck
 from ditask_jax.nn.context import Context
+from ditask_jax.nn.images import normalise_images
 from ditask_jax.nn.linear import prepare_adapters
 from ditask_jax.nn.resize import resize_bilinear
 from ditask_jax.nn.scope import Scope
@@ -46,8 +46,7 @@ class MultiTaskModel(nnx.Module):
 
     def normalise(self, images: jax.Array) -> jax.Array:
         """uint8 pixels (or floats in 0..255) to normalised float32, on the device."""
-        mean, std = (jnp.asarray(v, jnp.float32).reshape(1, 1, 1, 3) for v in (self.mean, self.std))
-        return (images.astype(jnp.float32) / 255 - mean) / std
+        return normalise_images(images, self.mean, self.std)
 
     def features(self, images: jax.Array, context: Context) -> dict[str, list[jax.Array]]:
         """Per task its stage features `[B, h, w, C]`, from normalised images `[B, H, W, 3]`."""

@@ -3,7 +3,6 @@
 import math
 from pathlib import Path
 
-import jax
 import numpy as np
 from flax import nnx
 
@@ -104,8 +103,3 @@ def _freeze(model: MultiTaskModel, method: Method) -> None:
             full = "/".join(["backbone", *map(str, path), name])
             if isinstance(value, nnx.Param) and not method.trains(full):
                 setattr(module, name, Frozen(value.get_value()))
-
-
-def count(tree) -> int:
-    """Numbers in a tree of arrays."""
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))

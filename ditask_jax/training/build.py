@@ -16,7 +16,7 @@ from ditask_jax.backbones import backbone_entry
 from ditask_jax.data import Augmentation, CachedSource, open_source
 from ditask_jax.errors import ConfigError, WeightsError
 from ditask_jax.model import DEFAULT_WIDTHS, MultiTaskModel, create_model
-from ditask_jax.nn.state import flatten, split_state
+from ditask_jax.nn.state import split_state
 from ditask_jax.tasks import Task, tasks
 from ditask_jax.tasks.datasets import DATASETS
 from ditask_jax.weights import assign, fit_backbone, read_weights
@@ -167,8 +167,3 @@ def known_examples(config: ConfigDict) -> int | None:
     if config.data.train_examples is not None:
         return config.data.train_examples
     return DATASETS[config.data.name].train_examples
-
-
-def count_parameters(tree) -> int:
-    """Numbers in a nested dict of arrays."""
-    return sum(value.size for value in flatten(tree).values())

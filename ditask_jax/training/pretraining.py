@@ -20,6 +20,7 @@ from ditask_jax.backbones import backbone_entry, create_backbone
 from ditask_jax.classifier import RegionClassifier
 from ditask_jax.data.scenes import CLASSES, ScenesSource
 from ditask_jax.nn.context import Context
+from ditask_jax.nn.images import normalise_images
 from ditask_jax.nn.scope import Scope
 from ditask_jax.nn.state import ModelState, flatten, split_state
 from ditask_jax.training.optimizer import make_optimizer
@@ -62,11 +63,6 @@ def _batches(settings: PretrainSettings, split: str, count: int) -> Iterator[dic
     dataset = grain.MapDataset.source(source).map(lambda e: {"image": e["image"], "semseg": e["semseg"]})
     dataset = dataset.batch(settings.batch_size, drop_remainder=True)
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))
-
-
-def _normalised(images: jax.Array, entry) -> jax.Array:
-    mean, std = (jnp.asarray(v, jnp.float32).reshape(1, 1, 1, 3) for v in (entry.mean, entry.std))
-    return (images.astype(jnp.float32) / 255 - mean) / std
 
 
 def region_shares(classes: jax.Array, grid: tuple[int, int]) -> jax.Array:
@@ -119,7 +115,7 @@ def _hits(logits: jax.Array, shares: jax.Array) -> jax.Array:
 def _make_step(parts: ModelState, entry, optimizer):
     def loss(trainable, batch):
         model = parts.merge(trainable, parts.frozen, parts.stats)
-        logits = model(_normalised(batch["image"], entry), Context(train=True))
+        logits = model(normalise_images(batch["image"], entry.mean, entry.std), Context(train=True))
         shares = region_shares(batch["semseg"], logits.shape[1:3])
         return optax.softmax_cross_entropy(logits, shares).mean(), _hits(logits, shares)
 
@@ -135,7 +131,7 @@ def _evaluate(parts: ModelState, trainable, entry, settings: PretrainSettings) -
     @jax.jit
     def accuracy(trainable, batch):
         model = parts.merge(trainable, parts.frozen, parts.stats)
-        logits = model(_normalised(batch["image"], entry), Context(train=False))
+        logits = model(normalise_images(batch["image"], entry.mean, entry.std), Context(train=False))
         return _hits(logits, region_shares(batch["semseg"], logits.shape[1:3]))
 
     found = [float(accuracy(trainable, batch)) for batch in _batches(settings, "val", settings.eval_examples)]

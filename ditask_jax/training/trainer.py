@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ditask_jax.config import validate
-from ditask_jax.data import train_batches
+from ditask_jax.data import eval_batches, train_batches
 from ditask_jax.errors import CheckpointError, DitaskError
 from ditask_jax.files import atomic_write_json
 from ditask_jax.nn.state import flatten
@@ -132,6 +132,8 @@ class Trainer:
         best = self.config.checkpoint.best_metric
         with Checkpointer(run.checkpoints, self.config.checkpoint.keep, best) as checkpointer:
             start = self.restore(checkpointer)
+            # Frozen weights do not change: hashed once here, not at every save.
+            meta = {"backbone": self.fingerprint(), "weights": self.config.backbone.weights}
             progress = Progress(
                 self.total_steps,
                 self.config.batch_size,
@@ -158,16 +160,15 @@ class Trainer:
                     if last or self.stopped or (every and step % every == 0):
                         with progress.pause():
                             writer.flush()
-                            self._save(checkpointer, step, evaluation.metrics() if due else {})
+                            self._save(checkpointer, step, meta, evaluation.metrics() if due else {})
                     if self.stopped:
                         progress.message(f"stopped at step {step} and saved; run the same command to go on")
                         break
             progress.end_line()
         return self.state
 
-    def _save(self, checkpointer: Checkpointer, step: int, metrics: Mapping[str, float]) -> None:
+    def _save(self, checkpointer: Checkpointer, step: int, meta: Mapping, metrics: Mapping[str, float]) -> None:
         state = dict(zip(("trainable", "opt_state", "stats"), self.state, strict=True))
-        meta = {"backbone": self.fingerprint(), "weights": self.config.backbone.weights}
         checkpointer.save(step, state, meta, metrics)
 
     def _steps(self, start: int, progress: Progress) -> Iterator[tuple[int, dict]]:
@@ -232,8 +233,6 @@ class Trainer:
 
     def draw(self, path: Path) -> Path:
         """Draws targets and predictions of the first validation examples."""
-        from ditask_jax.data import eval_batches
-
         specs = [task.label_spec for task in self.tasks]
         with eval_batches(self.eval_source, specs, self.config.image_size, self.eval_batch_size, threads=1) as batches:
             batch = next(batches)
