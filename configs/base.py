@@ -31,13 +31,15 @@ def get_config() -> ConfigDict:
     config.eval_every_steps = optional(int)
     # Save every so many steps (None: only at the end and when told to stop).
     config.checkpoint_every_steps = 500
+    # Score at the network's resolution (labels resized to it, as published) or at the labels' own: network, original.
+    config.eval_resolution = "network"
     # Print a line of progress every so many steps (metrics.jsonl has a row for every step).
     config.log_every_steps = 50
     # Type of activations in the forward pass: "float32" or "bfloat16"; parameters, SVD and warps stay float32.
     config.compute_dtype = "float32"
 
     config.data = ConfigDict()
-    # scenes (procedural, needs no download), folder (own files), pascal, nyud, cityscapes.
+    # scenes (procedural, needs no download), folder (own files), pascal, nyud, cityscapes, vtab.
     config.data.name = "pascal"
     # Folder that holds the data set; None for scenes.
     config.data.root = optional(str)
@@ -46,7 +48,7 @@ def get_config() -> ConfigDict:
     config.data.eval_examples = optional(int)
     # Seed of generated data (scenes) and of an automatic split; another seed is another data set.
     config.data.seed = 0
-    # Number of classes of semseg and human_parts labels; needed by folder, elsewhere known.
+    # Number of classes of semseg and human_parts labels; needed by folder, elsewhere known (cityscapes: 7 for mtan's).
     config.data.semseg_classes = optional(int)
     config.data.human_parts_classes = optional(int)
     # Loader processes (0: none) and reading threads; neither changes what is read.
@@ -61,42 +63,86 @@ def get_config() -> ConfigDict:
     config.data.scales_are_choices = False
     # Whether pixels brought in from outside by a rotation or zoom are ignored (False: class 0, as upstream).
     config.data.pad_ignore = False
+    # Pixels by which labelled areas of normals shrink in training: cubic interpolation leaves rings of noise around
+    # unlabelled areas (0: keep them, as upstream).
+    config.data.erode_normals = 0
+    # Whether a picture without people has no human-parts label at all (as upstream; False: it is all background).
+    config.data.ignore_empty_maps = True
+    # Cut digits off and let cubic overshoot wrap around in uint8, as upstream (False: round and clip).
+    config.data.compat_uint8_wrap = False
+    # How pictures are resized: "cubic" (no anti-aliasing, as upstream) or "pillow" (bicubic, anti-aliased).
+    config.data.resize = "cubic"
+    # One bilinear warp straight to the network's size; about twice as fast as the published cubic warp and resize.
+    config.data.fast_warp = False
+    # Which package of nyud (astmt, vandenhende, atrc) or cityscapes (official, mtan); None: found from the files.
+    config.data.layout = optional(str)
+    # nyud: unit of the depth files, metres or millimetres (None: found from the files). cityscapes: unit of depth,
+    # pixels of disparity (None) or metres; of its mtan package, inverse.
+    config.data.depth_unit = optional(str)
+    # A file that is missing or damaged: "stop", or "skip" (another example takes its place, and it is counted).
+    config.data.on_bad_file = "stop"
     # folder: share of train/ that serves as validation where there is no val/; None: val/ is needed.
     config.data.val_fraction = optional(float)
+    # vtab: which of its 19 tasks, for example cifar100.
+    config.data.vtab_task = optional(str)
+    # vtab: train on 800 pictures and score on 200, to choose hyper-parameters (False: 1,000, and the test set).
+    config.data.vtab_tuning = False
 
     config.backbone = ConfigDict()
-    # swin_tiny_patch4_window7 and its small, base, large sisters; test-size ones for tries.
+    # swin_tiny_patch4_window7, pvt_small, pvt_v2_b2, vit_base_patch16 and their sisters (`list_models()`).
     config.backbone.name = "swin_tiny_patch4_window7"
     # Pretrained weights: a .safetensors file, "embedded" for the small one in the package, None for random weights.
     config.backbone.weights = optional(str)
     # Stochastic depth rate of the last block; earlier blocks rise linearly from 0.
     config.backbone.drop_path_rate = 0.2
+    # ViT only: blocks behind which features are read, rising, the last one among them; None: four, equally spaced.
+    config.backbone.taps = config_dict.FieldReference(None, field_type=tuple)
 
     config.head = ConfigDict()
-    # Decoder of every task.
+    # Decoder of every task: hrnet for maps, linear for a class of the picture.
     config.head.name = "hrnet"
     # Channels of the per-task maps that enter the head, one per stage; None: the backbone's own widths.
     config.head.widths = config_dict.FieldReference(None, field_type=tuple)
 
     config.method = ConfigDict()
-    # ditask (transformed singular values), full (every weight trains), frozen (decoders only).
+    # ditask (transformed singular values), svf (free singular values), lora, mtlora, dora, adapter (bottlenecks),
+    # bitfit (biases), norm (norms), full (every weight trains), frozen (decoders only). See docs/methods.md.
     config.method.name = "ditask"
-    # Cells of the tessellation of [0, 1]: a transform has cells - 1 parameters.
-    config.method.shared_cells = 64
-    config.method.task_cells = 64
-    # Linear layers with a transform shared by all tasks (every block), and one per task (last block of each stage).
+    # ditask: cells of the tessellation of [0, 1]: a transform has cells - 1 parameters. One number, or one per stage
+    # (16,16,32,32); those of tasks also by name: {'semseg': 16, 'depth': (16,16,32,32)}.
+    config.method.shared_cells = config_dict.FieldReference(64, field_type=object)
+    config.method.task_cells = config_dict.FieldReference(64, field_type=object)
+    # Linear layers with parameters shared by all tasks (every block), and with some per task (last blocks of a stage).
     config.method.shared_layers = ("qkv", "proj", "fc1", "fc2")
     config.method.task_layers = ("proj", "fc1", "fc2")
-    # What is transformed: "value" (the singular values) or "index" (their order axis, as the released code does).
+    # ditask, svf, mtlora: how many of a stage's last blocks the tasks' streams run through.
+    config.method.task_blocks = 1
+    # ditask: what is transformed: "value" (the singular values) or "index" (their order axis, as the released code).
     config.method.domain = "value"
-    # The transform acts on [0, headroom * largest singular value]; 1 pins the largest, more lets it move.
+    # ditask: the transform acts on [0, headroom * largest singular value]; 1 pins the largest, more lets it move.
     config.method.headroom = 1.0
-    # Start: "identity" or "upstream" (uniform, as the released code does).
+    # ditask: start: "identity" or "upstream" (uniform, as the released code does).
     config.method.init = "identity"
-    # How the product is computed: "auto" (by shape and token count), "materialised" or "factored"; all give the same.
+    # ditask, svf: how the product is computed: "auto" (by shape and token count), "materialised" or "factored"; all
+    # give the same.
     config.method.execution = "auto"
-    # Dropout on the input of adapted layers.
+    # lora, dora, mtlora: rank of the shared matrices and of every task's (mtlora), given like cells.
+    config.method.shared_rank = config_dict.FieldReference(64, field_type=object)
+    config.method.task_rank = config_dict.FieldReference(4, field_type=object)
+    # lora, dora, mtlora: factor of the low-rank change, given like cells.
+    config.method.shared_scale = config_dict.FieldReference(4.0, field_type=object)
+    config.method.task_scale = config_dict.FieldReference(4.0, field_type=object)
+    # lora, mtlora: whether these factors train.
+    config.method.train_scales = False
+    # mtlora: a task's change replaces the shared one ("matrix", as published) or comes on top ("matrixv2"), or the
+    # shared stream adds the normalised sum of all tasks' outputs ("addition").
+    config.method.mode = "matrix"
+    # adapter: width of the bottlenecks; one number, or one per stage.
+    config.method.bottleneck = config_dict.FieldReference(64, field_type=object)
+    # Dropout on the input of adapted layers (lora, dora, mtlora: of the low-rank matrices only).
     config.method.dropout = 0.05
+    # Backbone weights that train beside ditask, svf, lora, dora, mtlora and adapter; all four groups as published.
+    config.method.unfrozen = ("patch_embed", "norms", "relative_position_bias_table", "reduction")
 
     config.optimizer = ConfigDict()
     # adamw or sgd.
@@ -106,12 +152,16 @@ def get_config() -> ConfigDict:
     config.optimizer.warmup_learning_rate = 5e-7
     config.optimizer.min_learning_rate = 5e-6
     config.optimizer.weight_decay = 0.05
-    # Whether weight decay pulls transforms to the identity, and relative-position bias tables to zero, as upstream.
+    # Whether weight decay pulls singular values to their start (ditask, svf), and relative-position bias tables to
+    # zero, as upstream.
     config.optimizer.decay_thetas = True
     config.optimizer.decay_bias_tables = True
     # Decay rates of the two moments; sgd uses the first as its momentum.
     config.optimizer.betas = (0.9, 0.999)
     config.optimizer.eps = 1e-8
+    # Gradients of tasks that conflict: "none" (they add up) or "pcgrad" (each loses what goes against another task's;
+    # costs one backward pass per task).
+    config.optimizer.surgery = "none"
     # Largest global L2 norm of the gradient; None: no clipping.
     config.optimizer.clip_norm = config_dict.FieldReference(5.0, field_type=float)
     # step, multistep, cosine, linear, constant.

@@ -11,17 +11,31 @@ from ditask_jax.errors import ConfigError, check_known
 
 _NAMES = {
     "compute_dtype": ("float32", "bfloat16"),
+    "eval_resolution": ("network", "original"),
+    "data.resize": ("cubic", "pillow"),
+    "data.on_bad_file": ("stop", "skip"),
     "method.domain": ("value", "index"),
     "method.init": ("identity", "upstream"),
+    "method.mode": ("matrix", "matrixv2", "addition"),
     "method.execution": ("auto", "materialised", "factored", "merged"),
     "optimizer.name": ("adamw", "sgd"),
+    "optimizer.surgery": ("none", "pcgrad"),
     "optimizer.schedule": ("constant", "cosine", "linear", "multistep", "step"),
 }
+_OPTIONAL_NAMES = {
+    "data.layout": ("astmt", "vandenhende", "atrc", "official", "mtan"),
+    "data.depth_unit": ("metres", "millimetres", "pixels", "inverse"),
+}
 _TEXTS = ("tasks", "data.name", "backbone.name", "head.name", "method.name")
-_OPTIONAL_TEXTS = ("data.root", "backbone.weights", "checkpoint.best_metric")
+_OPTIONAL_TEXTS = ("data.root", "data.vtab_task", "backbone.weights", "checkpoint.best_metric")
 _BOOLS = (
+    "method.train_scales",
     "data.scales_are_choices",
     "data.pad_ignore",
+    "data.ignore_empty_maps",
+    "data.compat_uint8_wrap",
+    "data.fast_warp",
+    "data.vtab_tuning",
     "optimizer.decay_thetas",
     "optimizer.decay_bias_tables",
     "optimizer.warmup_prefix",
@@ -40,14 +54,24 @@ _INTEGERS = {
     "data.semseg_classes": (2, True),
     "data.human_parts_classes": (2, True),
     "data.seed": (0, False),
+    "data.erode_normals": (0, False),
     "data.workers": (0, False),
     "data.threads": (1, False),
-    "method.shared_cells": (2, False),
-    "method.task_cells": (2, False),
+    "method.task_blocks": (1, False),
     "optimizer.warmup_steps": (0, True),
     "optimizer.decay_steps": (1, True),
     "mesh.data": (1, True),
     "checkpoint.keep": (1, False),
+}
+# Numbers that may differ by stage (and by task): name -> (lowest whole number or None for any number, by task too).
+_BY_STAGE = {
+    "method.shared_cells": (2, False),
+    "method.task_cells": (2, True),
+    "method.shared_rank": (1, False),
+    "method.task_rank": (1, True),
+    "method.shared_scale": (None, False),
+    "method.task_scale": (None, True),
+    "method.bottleneck": (1, False),
 }
 # Numbers: name -> (condition in words, condition, may be None).
 _POSITIVE = ("above 0", lambda x: x > 0)
@@ -104,6 +128,9 @@ def validate(config: ConfigDict) -> None:
             raise _wrong(name, value, "a text or none")
     for name, known in _NAMES.items():
         check_known(f"config: {name}", _get(config, name), known)
+    for name, known in _OPTIONAL_NAMES.items():
+        if _get(config, name) is not None:
+            check_known(f"config: {name}", _get(config, name), known)
     for name in _BOOLS:
         if not isinstance(_get(config, name), bool):
             raise _wrong(name, _get(config, name), "true or false")
@@ -113,10 +140,13 @@ def validate(config: ConfigDict) -> None:
         value = _get(config, name)
         if not (value is None and optional) and not (_is_number(value) and holds(value)):
             raise _wrong(name, value, f"a number {words}{' or none' if optional else ''}")
+    for name, (lowest, by_task) in _BY_STAGE.items():
+        _check_by_stage(name, _get(config, name), lowest, by_task)
     _check_image_size(config.image_size)
     _check_data(config.data)
     _check_method(config.method)
     _check_optimizer(config.optimizer)
+    _check_taps(config.backbone)
     _check_head(config.head)
     if config.total_steps is None and config.total_epochs is None:
         raise ConfigError(
@@ -173,13 +203,34 @@ def _check_data(data: ConfigDict) -> None:
         raise ConfigError("config: data.root: got None, expected the folder of your images; set --config.data.root=DIR")
 
 
+def _check_by_stage(name: str, value: Any, lowest: int | None, by_task: bool) -> None:
+    words = "a number" if lowest is None else f"an integer from {lowest} up"
+    words += ", one per stage (4,4,8,8)" + (", or either by task ({'semseg': 4})" if by_task else "")
+    entries = [value]
+    if by_task and isinstance(value, Mapping | ConfigDict):
+        entries = [value[task] for task in value]
+        if not entries or not all(isinstance(task, str) for task in value):
+            raise _wrong(name, _shown(value), words)
+    for entry in entries:
+        numbers = entry if isinstance(entry, tuple | list) else [entry]
+        good = _is_number if lowest is None else lambda n: _is_integer(n) and lowest <= n < 2**31
+        if not numbers or not all(map(good, numbers)):
+            raise _wrong(name, _shown(value), words)
+
+
+def _shown(value: Any) -> Any:
+    return dict(value.items()) if isinstance(value, ConfigDict) else value
+
+
 def _check_method(method: ConfigDict) -> None:
-    for name in ("shared_layers", "task_layers"):
+    names = {"unfrozen": "groups of weights such as norms,reduction, or nothing"}
+    for name in ("shared_layers", "task_layers", "unfrozen"):
         layers = _get(method, name)
         if not isinstance(layers, tuple | list) or not all(isinstance(layer, str) for layer in layers):
-            raise _wrong(f"method.{name}", layers, "names of layers such as qkv,proj,fc1,fc2, or nothing")
+            words = names.get(name, "names of layers such as qkv,proj,fc1,fc2, or nothing")
+            raise _wrong(f"method.{name}", layers, words)
         if len(set(layers)) != len(layers):
-            raise _wrong(f"method.{name}", layers, "each layer once")
+            raise _wrong(f"method.{name}", layers, f"each {'group' if name in names else 'layer'} once")
 
 
 def _check_optimizer(optimizer: ConfigDict) -> None:
@@ -198,6 +249,14 @@ def _check_optimizer(optimizer: ConfigDict) -> None:
         raise _wrong("optimizer.milestones", stones, "rising epochs")
     if optimizer.schedule == "multistep" and not stones:
         raise ConfigError("config: optimizer.milestones: empty, but optimizer.schedule is multistep; set 100,200 or so")
+
+
+def _check_taps(backbone: ConfigDict) -> None:
+    taps = _get(backbone, "taps")
+    if taps is not None and (
+        not isinstance(taps, tuple | list) or not taps or not all(_is_integer(tap) and tap >= 0 for tap in taps)
+    ):
+        raise _wrong("backbone.taps", taps, "numbers of blocks from 0 up, or none")
 
 
 def _check_head(head: ConfigDict) -> None:

@@ -3,6 +3,7 @@
 import json
 
 from ditask_jax import cli
+from ditask_jax.config import load_config
 
 
 def main(argv: list[str]) -> int:
@@ -12,15 +13,28 @@ def main(argv: list[str]) -> int:
         "Prints a configuration, its adapter plan, its parameters by group and its schedule; loads no data or weights.",
         [
             "--config=configs/pascal_swin_tiny.py",
-            "--config=configs/pascal_swin_tiny.py --config.method.task_cells=4 --json",
+            "--config=configs/pascal_swin_tiny.py:mtlora_r64 --json",
+            "--config=configs/pascal_swin_tiny.py --diff=configs/pascal_swin_tiny.py:lora_r8",
+            "--config=configs/smoke.py --cost",
         ],
     )
     parser.add_option("--json", action="store_true", help="print JSON instead of text")
+    parser.add_option(
+        "--cost", action="store_true", help="also compile a step and a forward pass, and print what they cost (slow)"
+    )
+    note = "print only how this configuration (a file, with an optional :VARIANT) differs from that of --config"
+    parser.add_option("--diff", metavar="FILE", help=note)
     args = parser.parse(argv)
 
-    from ditask_jax.training.describing import describe, describe_text
+    from ditask_jax.training.describing import describe, describe_difference, describe_text, difference_text
 
-    print(json.dumps(describe(args.config), indent=2) if args.json else describe_text(args.config))
+    if args.diff is not None:
+        found = describe_difference(args.config, load_config(args.diff))
+        print(json.dumps(found, indent=2) if args.json else difference_text(found))
+    elif args.json:
+        print(json.dumps(describe(args.config, args.cost), indent=2))
+    else:
+        print(describe_text(args.config, args.cost))
     return cli.OK
 
 

@@ -8,10 +8,12 @@ def main(argv: list[str]) -> int:
     parser = cli.Parser(
         "ditask_jax.evaluate",
         "Evaluates the newest checkpoint of a run over the whole validation split.",
-        ["--workdir=runs/scenes"],
+        ["--workdir=runs/scenes", "--workdir=runs/pascal --resolution=original"],
         config=None,
     )
     parser.add_option("--workdir", required=True, metavar="DIR", help="folder of the run")
+    note = "network or original: against labels resized to the network, or at their own size (default: as trained)"
+    parser.add_option("--resolution", choices=["network", "original"], metavar="WHICH", help=note)
     args = parser.parse(argv)
 
     from ditask_jax.errors import CheckpointError
@@ -20,7 +22,13 @@ def main(argv: list[str]) -> int:
     from ditask_jax.training.trainer import Trainer
 
     run = RunDir(args.workdir)
-    trainer = Trainer(run.load_config())
+    config, file = run.load_config(), run.evaluation
+    if args.resolution not in (None, config.eval_resolution):
+        # A file of its own: evaluation.json stays what the run was trained to report.
+        file = file.with_name(f"evaluation_{args.resolution}.json")
+        with config.unlocked():
+            config.eval_resolution = args.resolution
+    trainer = Trainer(config)
     with Checkpointer(run.checkpoints, read_only=True) as checkpointer:
         step = trainer.restore(checkpointer)
         for rejected, reason in checkpointer.rejected:
@@ -28,7 +36,7 @@ def main(argv: list[str]) -> int:
     if not step:
         raise CheckpointError(f"workdir: '{run.path}' holds no checkpoint yet; train first")
     print(f"step {step} of {trainer.total_steps}")
-    print(trainer.report(run, trainer.evaluate()))
+    print(trainer.report(run, trainer.evaluate(), file))
     return cli.OK
 
 

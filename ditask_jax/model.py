@@ -1,14 +1,15 @@
-"""A multi-task model: one backbone, and a neck and a head per task."""
+"""A multi-task model: one backbone, and per task a head, behind a neck where the head asks for one."""
 
+import dataclasses
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 from flax import nnx
 
-from ditask_jax.backbones import backbone_entry, create_backbone
+from ditask_jax.backbones import backbone_config, backbone_entry, build_backbone
 from ditask_jax.errors import ConfigError
-from ditask_jax.heads import head_class
+from ditask_jax.heads import HEADS, head_class
 from ditask_jax.heads.hrnet import Neck
 from ditask_jax.nn.context import Context
 from ditask_jax.nn.images import normalise_images
@@ -20,20 +21,61 @@ DEFAULT_WIDTHS = (18, 36, 72, 144)
 
 
 class TaskLike(Protocol):
-    """What a model needs to know of a task."""
+    """What a model needs to know of a task; `is_map`, True where it is absent, says that its output is a map."""
 
     name: str
     num_outputs: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What a model was built from; `create_model` with these arguments builds the same again.
+
+    Attributes:
+      backbone, head, widths, drop_path_rate, seed, taps: as given to `create_model`.
+      tasks: (name, outputs) of every task.
+      image_size: (height, width).
+    """
+
+    backbone: str
+    tasks: tuple[tuple[str, int], ...]
+    image_size: tuple[int, int]
+    head: str
+    widths: tuple[int, ...]
+    drop_path_rate: float
+    seed: int
+    taps: tuple[int, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """The weight file that filled a model's backbone.
+
+    Attributes:
+      path: where it was read.
+      checksum: of its content, to recognise it by.
+    """
+
+    path: str
+    checksum: str
+
+
 class MultiTaskModel(nnx.Module):
-    """Images to one dense map per task.
+    """Images to one map per task, or to one vector per task where the head gives vectors.
 
     Attributes:
       backbone: features with a stream axis.
-      necks, heads: by task name.
+      necks, heads: by task name; no necks where the head takes the features as they are.
       task_names: the tasks, in order.
+      is_map: whether the outputs are maps.
+      recipe: what it was built from, where `create_model` did it.
+      pretrained: the weight file of its backbone; None for random weights.
+      adapted: what `wrap` attached, as a record of texts; None before.
     """
+
+    recipe: Recipe | None = None
+    pretrained: Pretrained | None = None
+    adapted: Any = None
 
     def __init__(self, backbone, tasks: Sequence[TaskLike], head: str, widths, mean, std, scope: Scope):
         self.backbone = backbone
@@ -41,8 +83,11 @@ class MultiTaskModel(nnx.Module):
         self.mean, self.std = tuple(mean), tuple(std)
         channels = backbone.config.feature_channels
         cls = head_class(head)
-        self.necks = nnx.Dict({t.name: Neck(channels, widths, scope / "necks" / t.name) for t in tasks})
-        self.heads = nnx.Dict({t.name: cls(widths, t.num_outputs, scope / "heads" / t.name) for t in tasks})
+        self.is_map = cls.is_map
+        necks = {t.name: Neck(channels, widths, scope / "necks" / t.name) for t in tasks if cls.has_neck}
+        inputs = widths if cls.has_neck else channels
+        self.necks = nnx.Dict(necks)
+        self.heads = nnx.Dict({t.name: cls(inputs, t.num_outputs, scope / "heads" / t.name) for t in tasks})
 
     def normalise(self, images: jax.Array) -> jax.Array:
         """uint8 pixels (or floats in 0..255) to normalised float32, on the device."""
@@ -55,15 +100,16 @@ class MultiTaskModel(nnx.Module):
         return {name: [pick(x, streams, name) for x, streams in taps] for name in self.task_names}
 
     def decode(self, features: dict[str, list[jax.Array]], size: tuple[int, int], context: Context):
-        """Per task logits `[B, H, W, outputs]` at the image's size."""
+        """Per task logits: maps `[B, H, W, outputs]` at the image's size, or vectors `[B, outputs]`."""
         out = {}
         for name in self.task_names:
-            maps = self.necks[name](features[name], context)
-            out[name] = resize_bilinear(self.heads[name](maps, context), size)
+            maps = self.necks[name](features[name], context) if name in self.necks else features[name]
+            logits = self.heads[name](maps, context)
+            out[name] = resize_bilinear(logits, size) if self.is_map else logits
         return out
 
     def __call__(self, images: jax.Array, context: Context) -> dict[str, jax.Array]:
-        """Raw logits per task, float32 `[B, H, W, outputs]`, from images `[B, H, W, 3]` in 0..255."""
+        """Raw logits per task, float32 `[B, H, W, outputs]` or `[B, outputs]`, from images `[B, H, W, 3]` in 0..255."""
         features = self.features(self.normalise(images), context)
         return self.decode(features, images.shape[1:3], context)
 
@@ -77,6 +123,7 @@ def create_model(
     drop_path_rate: float = 0.0,
     seed: int = 0,
     abstract: bool = False,
+    taps: Sequence[int] | None = None,
 ) -> MultiTaskModel:
     """Builds a multi-task model with seeded random weights.
 
@@ -85,20 +132,39 @@ def create_model(
       tasks: task objects (`ditask_jax.tasks`), or anything with `name` and `num_outputs`.
       image_size: pixels, an int or (height, width).
       head: decoder head.
-      widths: channels of each stage's neck; the head is four times their sum wide.
+      widths: channels of each stage's neck, for heads behind a neck (hrnet: four times their sum wide).
       drop_path_rate: of the last block; linear from 0.
       seed: of the initial values, which are a function of (seed, path).
       abstract: shapes only, for describing a model without building it.
+      taps: ViT only: blocks behind which features are read, the last among them; None for four, equally spaced.
 
     Raises:
-      ConfigError: unknown names, no tasks, impossible image size.
+      ConfigError: unknown names, no tasks, impossible image size, a head that does not give what a task needs.
     """
     if not tasks:
         raise ConfigError("config: tasks: the list is empty; name at least one task, as in 'semseg+depth'")
     scope = Scope(seed=seed, abstract=abstract)
-    entry = backbone_entry(backbone)
-    stages = len(entry.config.depths)
-    if len(widths) != stages:
+    entry, config = backbone_entry(backbone), backbone_config(backbone, taps)
+    _check_head(head, tasks)
+    stages = len(config.feature_channels)
+    if head_class(head).has_neck and len(widths) != stages:
         raise ConfigError(f"config: head.widths: got {len(widths)} widths, expected one per stage ({stages})")
-    body = create_backbone(backbone, image_size, drop_path_rate, scope / "backbone")
-    return MultiTaskModel(body, tasks, head, tuple(widths), entry.mean, entry.std, scope)
+    # A classifier reads one tap: the class token where there is one, else the last stage's map.
+    readout = "map" if head_class(head).is_map else next(r for r in ("token", "last") if r in config.readouts)
+    body = build_backbone(config, image_size, drop_path_rate, scope / "backbone", readout)
+    model = MultiTaskModel(body, tasks, head, tuple(widths), entry.mean, entry.std, scope)
+    outputs = tuple((task.name, task.num_outputs) for task in tasks)
+    taps = None if taps is None else tuple(taps)
+    model.recipe = Recipe(backbone, outputs, body.image_size, head, tuple(widths), drop_path_rate, seed, taps)
+    return model
+
+
+def _check_head(head: str, tasks: Sequence[TaskLike]) -> None:
+    gives_maps = head_class(head).is_map
+    for task in tasks:
+        if getattr(task, "is_map", True) != gives_maps:
+            kind, other = ("a map", "one vector per picture") if gives_maps else ("one vector per picture", "a map")
+            fitting = " or ".join(name for name, cls in HEADS.items() if cls.is_map != gives_maps)
+            raise ConfigError(
+                f"config: head.name: '{head}' gives {kind}, but '{task.name}' needs {other}; use {fitting}"
+            )

@@ -15,7 +15,7 @@ def main(argv: list[str]) -> int:
         config=None,
     )
     parser.add_option("--out", required=True, metavar="FILE", help="file to write")
-    parser.add_option("--backbone", default="swin_nano_patch4_window6", help="backbone to train")
+    parser.add_option("--backbone", default="swin_nano_patch2_window6", help="backbone to train")
     parser.add_option("--steps", type=int, default=None, help="optimiser steps")
     parser.add_option("--batch_size", type=int, default=None, help="pictures per step")
     parser.add_option("--seed", type=int, default=0, help="of weights and pictures")

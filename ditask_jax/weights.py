@@ -1,69 +1,17 @@
-"""Weight files: safetensors with our names, a description and a checksum, read strictly."""
+"""Filling models from weight files, strictly; tables are resized where a model has other windows or grids."""
 
-import hashlib
-import json
 from collections.abc import Mapping
-from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
-from ditask_jax.errors import WeightsError, did_you_mean
-from ditask_jax.files import atomic_write_bytes
+from ditask_jax.errors import ConfigError, WeightsError
+from ditask_jax.nn.grid_rows import Gridded, GridRows, fit_rows
 from ditask_jax.nn.state import flatten, unflatten
+from ditask_jax.weight_files import checksum, read_weights, some, write_weights
 
-FORMAT = "ditask_jax/weights/1"
-
-
-def checksum(arrays: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of arrays, in order of name.
-
-    >>> checksum({"a": np.zeros(2)}) == checksum({"a": np.zeros(2)}) != checksum({"b": np.zeros(2)})
-    True
-    """
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(json.dumps([name, str(array.dtype), list(array.shape)]).encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def write_weights(path: Path, arrays: Mapping[str, np.ndarray], **metadata: str) -> None:
-    """Writes arrays and their checksum atomically."""
-    contiguous = {name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())}
-    described = {"format": FORMAT, "checksum": checksum(contiguous), **metadata}
-    atomic_write_bytes(Path(path), save(contiguous, metadata=described))
-
-
-def read_weights(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Arrays and metadata of a weight file.
-
-    Raises:
-      WeightsError: missing, truncated, of a foreign layout, or with numbers that do not match the checksum.
-    """
-    path = Path(path)
-    if not path.is_file():
-        near = did_you_mean(path.name, sorted(p.name for p in path.parent.glob("*.safetensors")))
-        raise WeightsError(f"weights: no file '{path}'. {near}; give backbone.weights an existing .safetensors file")
-    try:
-        with safe_open(path, "np") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError, OSError) as error:
-        raise WeightsError(f"weights: '{path}' is damaged or no safetensors file ({error}); fetch it again") from error
-    if metadata.get("format") != FORMAT:
-        raise WeightsError(
-            f"weights: '{path}' has layout '{metadata.get('format', 'unknown')}', expected '{FORMAT}'; "
-            "it was not written by this package"
-        )
-    if metadata.get("checksum") != checksum(arrays):
-        raise WeightsError(f"weights: '{path}' is damaged: its numbers do not match its checksum; fetch it again")
-    return arrays, metadata
+__all__ = ["assign", "checksum", "fit_backbone", "read_weights", "write_weights"]
 
 
 def assign(module: nnx.Module, arrays: Mapping[str, np.ndarray], what: str = "weights", prefix: str = "") -> None:
@@ -88,7 +36,7 @@ def assign(module: nnx.Module, arrays: Mapping[str, np.ndarray], what: str = "we
         for path in sorted(set(known) & set(arrays))
         if tuple(arrays[path].shape) != tuple(known[path].shape)
     ]
-    problems = _some("missing", missing) + _some("unexpected", unexpected) + _some("wrong shape", shapes)
+    problems = some("missing", missing) + some("unexpected", unexpected) + some("wrong shape", shapes)
     if problems:
         raise WeightsError(f"{what} do not fit the model: {'; '.join(problems)}")
     new = {path: jnp.asarray(arrays[path], known[path].dtype) if path in arrays else known[path] for path in known}
@@ -96,27 +44,33 @@ def assign(module: nnx.Module, arrays: Mapping[str, np.ndarray], what: str = "we
     nnx.update(module, state)
 
 
-def fit_backbone(module: nnx.Module, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Resizes relative-position tables to the windows of a module (bicubic, as PyTorch does); the rest passes through.
+def _grid_rows(backbone: Gridded, image_size: tuple[int, int] | None) -> dict[str, GridRows]:
+    try:
+        return backbone.grid_rows(image_size) if image_size else {}
+    except ConfigError:
+        return {}  # the file is of another architecture, which `assign` reports in full
 
-    A table has `(2 window - 1)**2` rows. Windows differ when the image size clips them, or by design.
+
+def fit_backbone(
+    module: nnx.Module, arrays: Mapping[str, np.ndarray], image_size: tuple[int, int] | None = None
+) -> dict[str, np.ndarray]:
+    """Moves what has a row per cell of a grid to the grids of a module's backbone; the rest passes through untouched.
+
+    A backbone says itself which of its variables those are and how they are resized (`Gridded.grid_rows`):
+    relative-position tables where windows differ, position embeddings where grids do.
+
+    Args:
+      module: a backbone, or a model with one.
+      arrays: by path in the module.
+      image_size: (height, width) that the arrays were made for, where that is known; otherwise grids are square.
     """
-    known = flatten(nnx.to_pure_dict(nnx.state(module)))
     fitted = dict(arrays)
-    for name, table in arrays.items():
-        if not name.endswith("relative_position_bias_table") or name not in known:
+    for path, part in nnx.iter_modules(module):
+        if not isinstance(part, Gridded):
             continue
-        rows, heads = known[name].shape
-        if table.shape[0] != rows and table.shape[1] == heads:
-            old, new = round(table.shape[0] ** 0.5), round(rows**0.5)
-            square = jnp.asarray(table, jnp.float32).reshape(old, old, heads)
-            resized = jax.image.resize(square, (new, new, heads), jax.image.ResizeMethod.CUBIC_PYTORCH, antialias=False)
-            fitted[name] = np.asarray(resized.reshape(rows, heads))
+        made_for = _grid_rows(part, image_size)
+        for name, here in part.grid_rows().items():
+            full = "/".join([*map(str, path), name])
+            if full in arrays:
+                fitted[full] = fit_rows(arrays[full], here, made_for.get(name))
     return fitted
-
-
-def _some(kind: str, names: list[str], limit: int = 4) -> list[str]:
-    if not names:
-        return []
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return [f"{len(names)} {kind}: {', '.join(names[:limit])}{more}"]

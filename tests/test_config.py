@@ -95,7 +95,7 @@ def test_overrides_are_read_by_the_type_of_the_field(override, value):
             "learning_rate=1",
             "config: learning_rate: unknown field. Did you mean 'optimizer.learning_rate'? Known: backbone",
         ),
-        ("method.headrom=2", "config: method.headrom: unknown field. Did you mean 'headroom'? Known: domain dropout"),
+        ("method.headrom=2", "config: method.headrom: unknown field. Did you mean 'headroom'? Known: bottleneck"),
         ("batch_size.x=2", "config: batch_size.x: unknown field, 'batch_size' is a single value"),
         ("optimizer=2", "config: optimizer: is a group of fields; set one of them. Known: betas clip_norm"),
         ("batch_size=abc", "config: batch_size: got 'abc', expected an integer"),

@@ -10,7 +10,9 @@ GROUPS = (
     "patch_embed",
     "norms",
     "relative_position_bias_table",
+    "positions",
     "reduction",
+    "convolutions",
     "adapter shared",
     "adapter task",
     "linears",
@@ -36,8 +38,12 @@ def parameter_group(path: str) -> str:
         return "patch_embed"
     if parts[-1] == "relative_position_bias_table":
         return "relative_position_bias_table"
+    if parts[-1] in ("position_embedding", "class_token"):
+        return "positions"
     if any(part.startswith("norm") for part in parts):
         return "norms"
+    if {"spatial_reduction", "depthwise"} & set(parts):
+        return "convolutions"
     return "reduction" if "reduction" in parts else "linears"
 
 
@@ -63,6 +69,11 @@ class LayerPlan:
     def trainable(self) -> int:
         """Trainable numbers of the adapter."""
         return sum(math.prod(shape) for shape in self.parameters.values())
+
+    @property
+    def trainable_shared(self) -> int:
+        """Those of them that all tasks share."""
+        return sum(math.prod(shape) for name, shape in self.parameters.items() if name.endswith("shared"))
 
 
 @dataclasses.dataclass(frozen=True)

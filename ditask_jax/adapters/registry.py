@@ -6,8 +6,9 @@ from typing import ClassVar
 from flax import nnx
 
 from ditask_jax.adapters.plan import LayerPlan
+from ditask_jax.adapters.site import Site
 from ditask_jax.errors import ConfigError, check_known
-from ditask_jax.nn.linear import LayerInfo, Linear
+from ditask_jax.nn.linear import Linear
 
 _METHODS: dict[str, type["Method"]] = {}
 
@@ -34,12 +35,17 @@ class Method:
         """Builds the method from the `method` section of a configuration, reading only its own fields."""
         return cls()
 
-    def check(self, tasks: Sequence[str]) -> None:
-        """Raises ConfigError if the options make no sense for these tasks."""
+    @property
+    def identity_at_start(self) -> bool:
+        """Whether a freshly wrapped model computes what the model did before."""
+        return True
 
-    def plan_layer(self, info: LayerInfo, inputs: int, outputs: int, tasks: tuple[str, ...], examples: int):
+    def check(self, tasks: Sequence[str], stages: int | None = None) -> None:
+        """Raises ConfigError if the options fit neither the tasks nor the number of stages (None: not known yet)."""
+
+    def plan_layer(self, site: Site) -> LayerPlan | None:
         """The plan of one dense layer, or None where nothing is attached."""
-        return
+        return None
 
     def trains(self, path: str) -> bool:
         """Whether a backbone parameter (its `/`-joined path, adapters aside) trains."""
@@ -53,7 +59,7 @@ class Method:
         """The adapter for a planned layer."""
         raise TypeError(f"method '{self.name}' attaches no adapters")
 
-    def upstream_extra(self, layers: Sequence[LayerInfo], tasks: tuple[str, ...]) -> dict[str, int]:
+    def upstream_extra(self, sites: Sequence[Site]) -> dict[str, int]:
         """Parameters that the originals count as trainable though they never receive a gradient, by group."""
         return {}
 

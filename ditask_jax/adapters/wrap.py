@@ -1,5 +1,6 @@
 """Attaching a method to a model: plan first, then freeze, factor and fill the adapter slots."""
 
+import json
 import math
 from pathlib import Path
 
@@ -8,7 +9,9 @@ from flax import nnx
 
 from ditask_jax import linalg
 from ditask_jax.adapters.plan import GROUPS, LayerPlan, Plan, parameter_group
+from ditask_jax.adapters.record import Adapted, backbone_hash, method_options
 from ditask_jax.adapters.registry import Method
+from ditask_jax.adapters.site import sites
 from ditask_jax.errors import ConfigError, did_you_mean
 from ditask_jax.model import MultiTaskModel
 from ditask_jax.nn.linear import linears
@@ -31,11 +34,9 @@ def make_plan(model: MultiTaskModel, method: Method, examples: int = 1) -> Plan:
     Raises:
       ConfigError: options that fit neither the tasks nor any layer.
     """
-    tasks = model.task_names
-    method.check(tasks)
-    layers = list(linears(model.backbone))
-    plans = [method.plan_layer(l.info, l.inputs, l.outputs, tasks, examples) for l in layers]
-    plans = [plan for plan in plans if plan is not None]
+    places = sites(list(linears(model.backbone)), model.task_names, examples)
+    method.check(model.task_names, places[0].stages if places else None)
+    plans = [plan for plan in map(method.plan_layer, places) if plan is not None]
     groups = dict.fromkeys(GROUPS, 0)
     shapes = _parameters(model)
     for path, shape in shapes.items():
@@ -45,7 +46,7 @@ def make_plan(model: MultiTaskModel, method: Method, examples: int = 1) -> Plan:
         for name, shape in plan.parameters.items():
             groups[parameter_group(f"{plan.info.path}/adapter/{name}")] += math.prod(shape)
     total = sum(math.prod(shape) for shape in shapes.values()) + sum(plan.trainable for plan in plans)
-    extra = method.upstream_extra([layer.info for layer in layers], tasks)
+    extra = method.upstream_extra(places)
     return Plan(method.name, tuple(plans), {k: v for k, v in groups.items() if v}, extra, total)
 
 
@@ -75,6 +76,8 @@ def wrap(
     if any(layer.adapter is not None for layer in layers.values()):
         raise ConfigError("wrap: the model has adapters already; create and load a fresh model for another method")
     plan = make_plan(model, method, examples)
+    options = json.dumps(method_options(method), sort_keys=True)
+    model.adapted = Adapted(method.name, options, backbone_hash(model), examples)
     _freeze(model, method)
     factors = {}
     if method.needs_factors() and plan.layers:

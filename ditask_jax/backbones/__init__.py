@@ -1,69 +1,118 @@
-"""Backbones by name: sizes, image statistics and weight files."""
+"""Backbones by name."""
 
 import dataclasses
+import fnmatch
+from collections.abc import Sequence
 
+from ditask_jax.backbones.blocks import Backbone
+from ditask_jax.backbones.geometry import Size
+from ditask_jax.backbones.pvt import Pvt, PvtConfig
+from ditask_jax.backbones.pvt_v2 import PvtV2, PvtV2Config
+from ditask_jax.backbones.registry import IMAGENET_MEAN, IMAGENET_STD, REGISTRY, BackboneEntry, Config
 from ditask_jax.backbones.swin import Swin, SwinConfig
+from ditask_jax.backbones.vit import Vit, VitConfig
 from ditask_jax.errors import ConfigError, check_known
 from ditask_jax.nn.scope import Scope
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "Backbone",
+    "BackboneEntry",
+    "backbone_config",
+    "backbone_entry",
+    "build_backbone",
+    "create_backbone",
+    "list_models",
+]
+
+_CLASSES: dict[type[Config], type[Backbone]] = {SwinConfig: Swin, PvtConfig: Pvt, PvtV2Config: PvtV2, VitConfig: Vit}
+READOUTS = ("map", "last", "token")
 
 
-@dataclasses.dataclass(frozen=True)
-class BackboneEntry:
-    """One line of the registry: what to build, and what its pretrained weights expect.
-
-    Attributes:
-      config: sizes.
-      mean, std: per-channel statistics of images in [0, 1].
-      embedded_weights: name of a weight file inside the package, or "".
-    """
-
-    config: SwinConfig
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    embedded_weights: str = ""
-
-
-_REGISTRY: dict[str, BackboneEntry] = {
-    "swin_tiny_patch4_window7": BackboneEntry(SwinConfig(96, (2, 2, 6, 2), (3, 6, 12, 24))),
-    "swin_small_patch4_window7": BackboneEntry(SwinConfig(96, (2, 2, 18, 2), (3, 6, 12, 24))),
-    "swin_base_patch4_window7": BackboneEntry(SwinConfig(128, (2, 2, 18, 2), (4, 8, 16, 32))),
-    "swin_large_patch4_window7": BackboneEntry(SwinConfig(192, (2, 2, 18, 2), (6, 12, 24, 48))),
-    "swin_base_patch4_window12": BackboneEntry(SwinConfig(128, (2, 2, 18, 2), (4, 8, 16, 32), window=12)),
-    "swin_large_patch4_window12": BackboneEntry(SwinConfig(192, (2, 2, 18, 2), (6, 12, 24, 48), window=12)),
-    # The embedded start: pre-trained on scenes, small enough to fine-tune on a laptop core.
-    "swin_nano_patch4_window6": BackboneEntry(
-        SwinConfig(32, (2, 2, 2, 2), (2, 4, 8, 16), window=6), embedded_weights="swin_nano_scenes.safetensors"
-    ),
-    "swin_test": BackboneEntry(SwinConfig(8, (1, 2, 1, 2), (1, 2, 2, 4), window=2)),
-    "swin_test_deep": BackboneEntry(SwinConfig(12, (2, 2, 2, 2), (1, 2, 4, 4), window=4)),
-}
-
-
-def list_models() -> list[str]:
-    """Names of every backbone.
+def list_models(pattern: str | None = None) -> list[str]:
+    """Names of every backbone, or of those that match a shell pattern.
 
     >>> "swin_tiny_patch4_window7" in list_models()
     True
+    >>> list_models("pvt_v2_b[01]")
+    ['pvt_v2_b0', 'pvt_v2_b1']
     """
-    return list(_REGISTRY)
+    return [name for name in REGISTRY if pattern is None or fnmatch.fnmatchcase(name, pattern)]
 
 
 def backbone_entry(name: str) -> BackboneEntry:
-    """The registry's line of a backbone; an unknown name raises ConfigError with the nearest one."""
-    check_known("config: backbone.name", name, _REGISTRY)
-    return _REGISTRY[name]
+    """The registry's line of a backbone; an unknown name raises ConfigError with the nearest one.
+
+    >>> entry = backbone_entry("vit_base_patch16")
+    >>> entry.mean, entry.licence, entry.weight_files[0]
+    ((0.5, 0.5, 0.5), 'Apache-2.0', 'vit_base_patch16_224.augreg_in21k')
+    """
+    check_known("config: backbone.name", name, REGISTRY)
+    return REGISTRY[name]
 
 
-def create_backbone(name: str, image_size, drop_path_rate: float = 0.0, scope: Scope | None = None) -> Swin:
-    """Builds a backbone with seeded random weights for one image size.
+def backbone_config(name: str, taps: Sequence[int] | None = None) -> Config:
+    """The sizes of a backbone.
+
+    Args:
+      name: one of `list_models()`.
+      taps: ViT only: blocks behind which features are read (see `VitConfig`).
 
     Raises:
-      ConfigError: unknown name, or an image size the windows cannot tile.
+      ConfigError: unknown name, or taps that the backbone does not have.
+
+    >>> backbone_config("vit_base_patch16", taps=(5, 11)).feature_channels
+    (768, 768)
     """
-    entry = backbone_entry(name)
+    config = backbone_entry(name).config
+    if taps is None:
+        return config
+    if not isinstance(config, VitConfig):
+        raise ConfigError(f"config: backbone.taps: '{name}' is read behind its stages; leave taps out, or take a ViT")
+    return dataclasses.replace(config, taps=tuple(taps))
+
+
+def create_backbone(
+    name: str,
+    image_size: int | Size,
+    drop_path_rate: float = 0.0,
+    scope: Scope | None = None,
+    readout: str = "map",
+    taps: Sequence[int] | None = None,
+) -> Backbone:
+    """Builds a backbone with seeded random weights for one image size.
+
+    Args:
+      name: one of `list_models()`.
+      image_size: pixels, an int or (height, width).
+      drop_path_rate: of the last block; linear from 0.
+      scope: where the backbone stands; decides the initial values.
+      readout: "map" for a tap per stage, "last" for the last stage's alone, "token" for the class token alone.
+      taps: ViT only: blocks behind which features are read.
+
+    Raises:
+      ConfigError: unknown name, an image size that does not fit, or an option that the backbone does not have.
+
+    >>> create_backbone("vit_test", 64, taps=(1, 4)).config.depths
+    (2, 3)
+    """
+    return build_backbone(backbone_config(name, taps), image_size, drop_path_rate, scope, readout)
+
+
+def build_backbone(
+    config: Config,
+    image_size: int | Size,
+    drop_path_rate: float = 0.0,
+    scope: Scope | None = None,
+    readout: str = "map",
+) -> Backbone:
+    """The same from sizes that need no name in the registry."""
     if not 0 <= drop_path_rate < 1:
         raise ConfigError(f"config: backbone.drop_path_rate: got {drop_path_rate}, expected a number in [0, 1)")
-    return Swin(entry.config, image_size, drop_path_rate, scope)
+    check_known("config: backbone.readout", readout, READOUTS)
+    if readout not in config.readouts:
+        raise ConfigError(
+            "config: backbone.readout: this backbone has no class token; use 'last' and average its positions"
+        )
+    return _CLASSES[type(config)](config, image_size, drop_path_rate, scope, readout)

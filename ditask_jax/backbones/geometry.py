@@ -1,8 +1,11 @@
-"""Which image sizes a windowed hierarchy can take, and what its stages then look like."""
+"""Which image sizes a backbone can take, and what its stages then look like."""
 
 import dataclasses
+import itertools
+from typing import Protocol
 
 from ditask_jax.errors import ConfigError
+from ditask_jax.nn.conv import convolved_side
 
 Size = tuple[int, int]
 
@@ -85,3 +88,76 @@ divisible by the patch size 4. Nearest valid sizes: 448x448 672x672
             f"Nearest valid sizes: {near}"
         )
     return out
+
+
+class PyramidSizes(Protocol):
+    """What the grids of a pyramid depend on."""
+
+    channels: tuple[int, ...]
+
+    def stride(self, stage: int) -> int: ...
+    def kernel(self, stage: int) -> tuple[int, int]: ...
+    def shrunk(self, stage: int, grid: Size) -> Size: ...
+
+
+def pyramid_grids(size: Size, config: PyramidSizes) -> list[Size]:
+    """Every stage's grid. Convolutions take any image that leaves a key to attend to in each stage.
+
+    Raises:
+      ConfigError: an image too small, with the nearest sizes that are not.
+
+    >>> from ditask_jax.backbones.pvt_v2 import PvtV2Config
+    >>> pyramid_grids((225, 64), PvtV2Config((8, 8, 8, 8), (1, 1, 1, 1)))
+    [(57, 16), (29, 8), (15, 4), (8, 2)]
+    """
+    grids = _pyramid_grids(size, config)
+    for stage, grid in enumerate(grids):
+        if min(config.shrunk(stage, grid)) < 1:
+            unit = config.stride(0) * 2 ** (len(grids) - 1)
+            fits = lambda c: all(min(config.shrunk(i, g)) for i, g in enumerate(_pyramid_grids(c, config)))
+            least = next(n for n in itertools.count(1) if fits((n * unit, n * unit)))
+            raise ConfigError(
+                f"config: image_size: {size[0]}x{size[1]} is too small: stage {stage} has a grid of "
+                f"{grid[0]}x{grid[1]}, and nothing is left of it for keys and values. "
+                f"Nearest valid sizes: {_near(size, unit, least)}"
+            )
+    return grids
+
+
+def _pyramid_grids(size: Size, config: PyramidSizes) -> list[Size]:
+    grids, grid = [], size
+    for stage in range(len(config.channels)):
+        kernel, padding = config.kernel(stage)
+        grid = tuple(convolved_side(side, kernel, config.stride(stage), padding) for side in grid)
+        grids.append(grid)
+    return grids
+
+
+def patch_grid(size: Size, patch: int) -> Size:
+    """The grid of patches that lie side by side.
+
+    Raises:
+      ConfigError: patches do not tile the image, with the nearest sizes that they tile.
+
+    >>> patch_grid((224, 448), 16)
+    (14, 28)
+    >>> patch_grid((224, 224), 15)
+    Traceback (most recent call last):
+    ...
+    ditask_jax.errors.ConfigError: config: image_size: 224x224 does not fit patch 15: sides must be divisible by it. \
+Nearest valid sizes: 225x225 210x210
+    """
+    if size[0] < 1 or size[1] < 1 or size[0] % patch or size[1] % patch:
+        raise ConfigError(
+            f"config: image_size: {size[0]}x{size[1]} does not fit patch {patch}: sides must be divisible by it. "
+            f"Nearest valid sizes: {_near(size, patch, 1)}"
+        )
+    return size[0] // patch, size[1] // patch
+
+
+def _near(size: Size, unit: int, least: int, count: int = 2) -> str:
+    """The multiples of a unit closest to a size, as text; the same aspect if a square was asked for."""
+    around = [[max(side // unit + step, least) * unit for step in (-1, 0, 1, 2)] for side in size]
+    pairs = zip(*around, strict=True) if size[0] == size[1] else itertools.product(*around)
+    distance = lambda pair: (abs(pair[0] - size[0]) + abs(pair[1] - size[1]), pair)
+    return " ".join(f"{h}x{w}" for h, w in sorted(set(pairs), key=distance)[:count])

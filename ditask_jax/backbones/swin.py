@@ -1,7 +1,6 @@
-"""Swin Transformer (Liu et al. 2021) over a leading stream axis.
+"""Swin Transformer over a leading stream axis.
 
-A stream is the shared path or one of the paths that a method splits off; every block is written once for
-`[S, B, H, W, C]` and streams fan out only where an adapter says so. Nothing here knows what a stream means.
+References: Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows", ICCV 2021.
 """
 
 import dataclasses
@@ -11,15 +10,16 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
-from ditask_jax.backbones.geometry import StageGeometry, as_size, check_size
+from ditask_jax.backbones.blocks import Backbone, Block, Mlp, Place, Streams, Taps, rising_rates, tap
+from ditask_jax.backbones.geometry import Size, StageGeometry, as_size, check_size
+from ditask_jax.nn.attention import attend
 from ditask_jax.nn.context import Context
+from ditask_jax.nn.conv import PatchEmbed
+from ditask_jax.nn.grid_rows import GridRows
 from ditask_jax.nn.linear import SHARED, LayerInfo, Linear
 from ditask_jax.nn.norm import LayerNorm
 from ditask_jax.nn.scope import Scope
-from ditask_jax.nn.stochastic import drop_path
 from ditask_jax.nn.windows import partition, relative_position_index, reverse, shift_mask
-
-Streams = tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,35 +48,23 @@ class SwinConfig:
         last = len(self.depths) - 1
         return tuple(self.embed_dim * 2 ** min(stage + 1, last) for stage in range(len(self.depths)))
 
-
-class PatchEmbed(nnx.Module):
-    """Non-overlapping patches through one matrix, then LayerNorm: `[B, H, W, 3]` to `[B, H/p, W/p, C]`."""
-
-    def __init__(self, config: SwinConfig, scope: Scope):
-        patch, channels = config.patch, config.embed_dim
-        self.patch = patch
-        self.kernel = nnx.Param(scope.fan_in_uniform("kernel", (patch, patch, 3, channels)))
-        self.bias = nnx.Param(scope.zeros((channels,)))
-        self.norm = LayerNorm(channels, scope / "norm")
-
-    def __call__(self, images: jax.Array, context: Context) -> jax.Array:
-        patches = rearrange(images, "b (h i) (w j) c -> b h w (i j c)", i=self.patch, j=self.patch)
-        kernel = rearrange(self.kernel[...], "i j c o -> (i j c) o").astype(context.dtype)
-        out = patches.astype(context.dtype) @ kernel
-        return self.norm(out + self.bias[...].astype(context.dtype).reshape(1, 1, 1, -1))
+    @property
+    def readouts(self) -> tuple[str, ...]:
+        """What can be read (see `Backbone`)."""
+        return ("map", "last")
 
 
 class WindowAttention(nnx.Module):
     """Multi-head attention inside (shifted) windows with a learned relative-position bias."""
 
-    def __init__(self, channels: int, heads: int, geometry: StageGeometry, shifted: bool, scope: Scope, info):
+    def __init__(self, channels: int, heads: int, geometry: StageGeometry, shifted: bool, scope: Scope, place: Place):
         window = geometry.window
         self.heads = heads
         self.grid = geometry.grid
         self.window = window
         self.shift = geometry.shift if shifted else 0
-        self.qkv = Linear(channels, 3 * channels, scope / "qkv", info("attn/qkv", "qkv", 3))
-        self.proj = Linear(channels, channels, scope / "proj", info("attn/proj", "proj", 1))
+        self.qkv = Linear(channels, 3 * channels, scope / "qkv", place.info("attn/qkv", "qkv", 3))
+        self.proj = Linear(channels, channels, scope / "proj", place.info("attn/proj", "proj"))
         self.relative_position_bias_table = nnx.Param(scope.normal("table", ((2 * window - 1) ** 2, heads), 0.02))
 
     def _bias(self, examples: int) -> jax.Array:
@@ -90,50 +78,14 @@ class WindowAttention(nnx.Module):
         return bias
 
     def __call__(self, x: jax.Array, streams: Streams, context: Context) -> tuple[jax.Array, Streams]:
-        examples, channels = x.shape[1], x.shape[-1]
         windows = partition(x, self.window, self.shift)
         qkv = self.qkv(windows, streams, context)
         streams = self.qkv.streams_out(streams)
         q, k, v = rearrange(qkv, "s n l (p h d) -> p s n h l d", p=3, h=self.heads)
-        scale = (channels // self.heads) ** -0.5
-        logits = jnp.einsum("snhqd,snhkd->snhqk", q * jnp.asarray(scale, q.dtype), k)
-        weights = jax.nn.softmax(logits.astype(jnp.float32) + self._bias(examples), axis=-1).astype(v.dtype)
-        mixed = rearrange(jnp.einsum("snhqk,snhkd->snhqd", weights, v), "s n h l d -> s n l (h d)")
+        mixed = attend(q, k, v, self._bias(x.shape[1]))
         # Projection acts on tokens one by one, so undoing the windows first saves doing it for every stream.
         mixed = reverse(mixed, self.window, self.shift, self.grid)
         return self.proj(mixed, streams, context), self.proj.streams_out(streams)
-
-
-class Mlp(nnx.Module):
-    """Two dense layers around an exact (erf) GELU."""
-
-    def __init__(self, channels: int, hidden: int, scope: Scope, info):
-        self.fc1 = Linear(channels, hidden, scope / "fc1", info("mlp/fc1", "fc1", 1))
-        self.fc2 = Linear(hidden, channels, scope / "fc2", info("mlp/fc2", "fc2", 1))
-
-    def __call__(self, x: jax.Array, streams: Streams, context: Context) -> tuple[jax.Array, Streams]:
-        x = self.fc1(x, streams, context)
-        streams = self.fc1.streams_out(streams)
-        x = self.fc2(jax.nn.gelu(x, approximate=False), streams, context)
-        return x, self.fc2.streams_out(streams)
-
-
-class SwinBlock(nnx.Module):
-    """Attention and MLP with residuals. A branch with more streams than the trunk widens the trunk by broadcasting."""
-
-    def __init__(self, channels: int, heads: int, config: SwinConfig, geometry, shifted, drop_rate, scope, info):
-        self.path = scope.path
-        self.drop_rate = drop_rate
-        self.norm1 = LayerNorm(channels, scope / "norm1")
-        self.attn = WindowAttention(channels, heads, geometry, shifted, scope / "attn", info)
-        self.norm2 = LayerNorm(channels, scope / "norm2")
-        self.mlp = Mlp(channels, config.mlp_ratio * channels, scope / "mlp", info)
-
-    def __call__(self, x: jax.Array, streams: Streams, context: Context) -> tuple[jax.Array, Streams]:
-        branch, streams = self.attn(self.norm1(x), streams, context)
-        x = x + drop_path(branch, self.drop_rate, context, f"{self.path}/attn", streams)
-        branch, streams = self.mlp(self.norm2(x), streams, context)
-        return x + drop_path(branch, self.drop_rate, context, f"{self.path}/mlp", streams), streams
 
 
 class PatchMerging(nnx.Module):
@@ -150,28 +102,26 @@ class PatchMerging(nnx.Module):
 
 
 class SwinStage(nnx.Module):
-    """Blocks of one resolution, then patch merging unless it is the last stage."""
+    """Blocks of one resolution, and patch merging behind them unless it is the last stage."""
 
-    def __init__(self, config: SwinConfig, stage: int, geometry: StageGeometry, drop_rates, scope: Scope):
+    def __init__(self, config: SwinConfig, stage: int, geometry: StageGeometry, readout: str, drop_rates, scope: Scope):
         channels = config.embed_dim * 2**stage
         last_stage = stage == len(config.depths) - 1
+        is_read = last_stage or readout == "map"
         tokens = geometry.grid[0] * geometry.grid[1]
         blocks = []
         for block, drop_rate in enumerate(drop_rates):
             here = scope / "blocks" / block
             last = block == len(drop_rates) - 1
-
-            def info(name, role, parts, here=here, block=block, last=last):
-                return LayerInfo(f"{here.path}/{name}", role, parts, stage, block, last, last and last_stage, tokens)
-
-            blocks.append(
-                SwinBlock(channels, config.heads[stage], config, geometry, block % 2 == 1, drop_rate, here, info)
-            )
+            place = Place(here.path, stage, block, last and is_read, last and last_stage, tokens)
+            heads, shifted = config.heads[stage], block % 2 == 1
+            attn = WindowAttention(channels, heads, geometry, shifted, here / "attn", place)
+            mlp = Mlp(channels, config.mlp_ratio * channels, here / "mlp", place)
+            blocks.append(Block(channels, attn, mlp, drop_rate, here))
         self.blocks = nnx.List(blocks)
         if not last_stage:
-            here = scope / "merging"
-            info = LayerInfo(f"{here.path}/reduction", "reduction", 1, stage, len(drop_rates), True, False, tokens // 4)
-            self.merging = PatchMerging(channels, here, info)
+            place = Place(f"{scope.path}/merging", stage, len(drop_rates), is_read, False, tokens // 4)
+            self.merging = PatchMerging(channels, scope / "merging", place.info("reduction", "reduction"))
 
     def __call__(self, x: jax.Array, streams: Streams, context: Context) -> tuple[jax.Array, Streams]:
         for block in self.blocks:
@@ -179,45 +129,56 @@ class SwinStage(nnx.Module):
         return x, streams
 
 
-class Swin(nnx.Module):
+class Swin(Backbone):
     """Swin without its final norm and classifier.
 
-    Shapes: images `[B, H, W, 3]`, normalised, to a list with one tap per stage: the features
-    `[S', B, h, w, C]` after patch merging, and the names of their streams.
+    Shapes: images `[B, H, W, 3]`, normalised, to taps `[S', B, h, w, C]` after patch merging, and the names of their
+    streams, as `readout` says.
     """
 
     def __init__(
-        self, config: SwinConfig, image_size: int | tuple[int, int], drop_path_rate: float, scope: Scope | None = None
+        self,
+        config: SwinConfig,
+        image_size: int | Size,
+        drop_path_rate: float,
+        scope: Scope | None = None,
+        readout: str = "map",
     ):
         scope = scope or Scope(path="backbone")
         self.config = config
         self.image_size = as_size(image_size)
+        self.readout = readout
         geometries = check_size(self.image_size, config.patch, config.window, len(config.depths))
-        self.patch_embed = PatchEmbed(config, scope / "patch_embed")
-        total = sum(config.depths)
-        rates = [drop_path_rate * index / max(total - 1, 1) for index in range(total)]
-        stages, start = [], 0
-        for stage, depth in enumerate(config.depths):
-            drop_rates = rates[start : start + depth]
-            stages.append(SwinStage(config, stage, geometries[stage], drop_rates, scope / "stages" / stage))
-            start += depth
-        self.stages = nnx.List(stages)
+        self.patch_embed = PatchEmbed(3, config.embed_dim, config.patch, scope / "patch_embed")
+        rates = rising_rates(drop_path_rate, config.depths)
+        self.stages = nnx.List(
+            [
+                SwinStage(config, stage, geometry, readout, rates[stage], scope / "stages" / stage)
+                for stage, geometry in enumerate(geometries)
+            ]
+        )
 
-    def __call__(self, images: jax.Array, context: Context) -> list[tuple[jax.Array, Streams]]:
+    def grid_rows(self, image_size: Size | None = None) -> dict[str, GridRows]:
+        """Tables have a row per offset inside a window. Windows differ by design, or where an image clips them.
+
+        They are square whatever the image, so that a table's own length tells what it was made for.
+        """
+        tables = {}
+        for stage, blocks in enumerate(stage.blocks for stage in self.stages):
+            for block, module in enumerate(blocks):
+                name = f"stages/{stage}/blocks/{block}/attn/relative_position_bias_table"
+                tables[name] = GridRows((2 * module.attn.window - 1,) * 2)
+        return tables
+
+    def __call__(self, images: jax.Array, context: Context) -> Taps:
         x, streams = self.patch_embed(images, context)[None], (SHARED,)
         taps = []
         for stage in self.stages:
             x, streams = stage(x, streams, context)
             if hasattr(stage, "merging"):
                 x = stage.merging(x, streams, context)
-            taps.append(tap(x, streams))
+            if self.readout == "map" or stage is self.stages[-1]:
+                taps.append(tap(x, streams))
             # Streams live inside one stage: only the shared one enters the next.
             x, streams = x[:1], streams[:1]
         return taps
-
-
-def tap(x: jax.Array, streams: Streams) -> tuple[jax.Array, Streams]:
-    """What a stage hands to the heads: the split-off streams, or the shared one where nothing was split off."""
-    if len(streams) > 1 and streams[0] == SHARED:
-        return x[1:], streams[1:]
-    return x, streams

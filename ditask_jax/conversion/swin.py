@@ -1,98 +1,106 @@
-"""Names and layouts of the PyTorch Swin family: Microsoft's checkpoints, and the DiTASK models around them."""
+"""The Swin family: the names of Microsoft's checkpoints (timm before 0.9 kept them), and sizes told from shapes."""
 
-import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
+from ditask_jax.backbones.swin import SwinConfig
+from ditask_jax.conversion.layouts import Family, Layout, Shapes, Size, count, shape_of, square_side
+from ditask_jax.conversion.multitask_names import DECODERS, DERIVED, thetas
+from ditask_jax.conversion.names import Rule, Table, convolution, linear, norm
+from ditask_jax.conversion.swin_buffers import swin_buffers
+
 Array = np.ndarray
-# Buffers that PyTorch stores and we compute.
-DERIVED = re.compile(r"(attn_mask|relative_position_index|num_batches_tracked)$")
+BLOCK, OUR_BLOCK = "layers.{stage}.blocks.{block}", "backbone/stages/{stage}/blocks/{block}"
+LINEARS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+_TABLE = "relative_position_bias_table"
 
 
-def _transpose(weight: Array) -> Array:
-    return weight.T
+def block_rules(infix: str = "") -> list[Rule]:
+    """Rules of everything but patch merging, final norm and classifier; `infix` stands behind a dense layer's name."""
+    rules = [*convolution("patch_embed.proj", "backbone/patch_embed")]
+    rules += norm("patch_embed.norm", "backbone/patch_embed/norm")
+    for name in ("norm1", "norm2"):
+        rules += norm(f"{BLOCK}.{name}", f"{OUR_BLOCK}/{name}")
+    rules.append(Rule(f"{BLOCK}.attn.{_TABLE}", f"{OUR_BLOCK}/attn/{_TABLE}"))
+    for name in LINEARS:
+        rules += linear(f"{BLOCK}.{name}{infix}", f"{OUR_BLOCK}/{name.replace('.', '/')}")
+    return rules
 
 
-def _conv(weight: Array) -> Array:
-    return weight.transpose(2, 3, 1, 0)
+def merging_rules(stage: str = "{stage}") -> list[Rule]:
+    """Rules of patch merging; `stage` is the template of their stage."""
+    ours = "backbone/stages/{stage}/merging"
+    return [
+        *linear(f"layers.{stage}.downsample.reduction", f"{ours}/reduction"),
+        *norm(f"layers.{stage}.downsample.norm", f"{ours}/norm"),
+    ]
 
 
-def _pointwise(weight: Array) -> Array:
-    return weight[:, :, 0, 0].T
+def classifier_rules(head: str = "head", final: str = "norm") -> list[Rule]:
+    """Rules of the final norm and the classifier, which travel along unused."""
+    return [*norm(final, "norm"), *linear(head, "head")]
 
 
-def _flat(weight: Array) -> Array:
-    return weight.reshape(-1)
+def infer(arrays: Shapes) -> dict[str, Any]:
+    """The fields of a `SwinConfig` from arrays under our paths.
+
+    Raises:
+      WeightsError: what tells them is missing.
+    """
+    patch, _, _, channels = shape_of(arrays, "backbone/patch_embed/kernel", 4)
+    inner, hidden = shape_of(arrays, "backbone/stages/0/blocks/0/mlp/fc1/kernel", 2)
+    stages = count(arrays, "backbone/stages/{}/")
+    depths = tuple(count(arrays, f"backbone/stages/{stage}/blocks/{{}}/") for stage in range(stages))
+    tables = [path for path in arrays if path.endswith(_TABLE)]
+    heads = tuple(shape_of(arrays, f"backbone/stages/{i}/blocks/0/attn/{_TABLE}", 2)[1] for i in range(stages))
+    # An image that is small for the window clips it in the last stages: the largest table has the window's size.
+    sides = [square_side(shape_of(arrays, path, 2)[0], path) for path in tables]
+    return {
+        "embed_dim": channels,
+        "depths": depths,
+        "heads": heads,
+        "window": (max(sides) + 1) // 2,
+        "patch": patch,
+        "mlp_ratio": hidden // inner,
+    }
 
 
-def _same(weight: Array) -> Array:
-    return weight
+def native_size(fields: dict[str, Any], arrays: Shapes) -> Size:
+    """The smallest image whose stages all hold a whole window."""
+    side = fields["patch"] * fields["window"] * 2 ** (len(fields["depths"]) - 1)
+    return side, side
 
 
-_LEAF = {"weight": "scale", "bias": "bias"}
-_BATCH_NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "variance"}
-_HEAD_LAYER = {"0": "widen", "1": "norm", "3": "classify"}
+SWIN = Family("Swin", SwinConfig, infer, native_size, resized=rf".*/{_TABLE}")
+INDEX = (r".*\.relative_position_index", "an index table, computed from the window")
+MASK = (r".*\.attn_mask", "an attention mask, computed from the image size")
 
-_RULES: list[tuple[str, Callable[[re.Match], tuple[str, Callable[[Array], Array]]]]] = [
-    (r"patch_embed\.proj\.weight", lambda m: ("patch_embed/kernel", _conv)),
-    (r"patch_embed\.proj\.bias", lambda m: ("patch_embed/bias", _same)),
-    (r"patch_embed\.norm\.(weight|bias)", lambda m: (f"patch_embed/norm/{_LEAF[m[1]]}", _same)),
-    (
-        r"layers\.(\d+)\.blocks\.(\d+)\.(norm[12])\.(weight|bias)",
-        lambda m: (f"stages/{m[1]}/blocks/{m[2]}/{m[3]}/{_LEAF[m[4]]}", _same),
-    ),
-    (
-        r"layers\.(\d+)\.blocks\.(\d+)\.attn\.relative_position_bias_table",
-        lambda m: (f"stages/{m[1]}/blocks/{m[2]}/attn/relative_position_bias_table", _same),
-    ),
-    (
-        r"layers\.(\d+)\.blocks\.(\d+)\.(attn|mlp)\.(qkv|proj|fc1|fc2)\.(?:linear\.)?weight",
-        lambda m: (f"stages/{m[1]}/blocks/{m[2]}/{m[3]}/{m[4]}/kernel", _transpose),
-    ),
-    (
-        r"layers\.(\d+)\.blocks\.(\d+)\.(attn|mlp)\.(qkv|proj|fc1|fc2)\.(?:linear\.)?bias",
-        lambda m: (f"stages/{m[1]}/blocks/{m[2]}/{m[3]}/{m[4]}/bias", _same),
-    ),
-    (
-        r"layers\.(\d+)\.blocks\.(\d+)\.(attn|mlp)\.(qkv|proj|fc1|fc2)\.lora_shared_A",
-        lambda m: (f"stages/{m[1]}/blocks/{m[2]}/{m[3]}/{m[4]}/adapter/theta_shared", _flat),
-    ),
-    (
-        r"layers\.(\d+)\.blocks\.(\d+)\.(attn|mlp)\.(qkv|proj|fc1|fc2)\.lora_tasks_A\.(\w+)",
-        lambda m: (f"stages/{m[1]}/blocks/{m[2]}/{m[3]}/{m[4]}/adapter/theta_{m[5]}", _flat),
-    ),
-    (
-        r"layers\.(\d+)\.downsample\.reduction\.weight",
-        lambda m: (f"stages/{m[1]}/merging/reduction/kernel", _transpose),
-    ),
-    (
-        r"layers\.(\d+)\.downsample\.norm\.(weight|bias)",
-        lambda m: (f"stages/{m[1]}/merging/norm/{_LEAF[m[2]]}", _same),
-    ),
-]
-_OUTSIDE: list[tuple[str, Callable[[re.Match], tuple[str, Callable[[Array], Array]]]]] = [
-    (r"norm\.(weight|bias)", lambda m: (f"norm/{_LEAF[m[1]]}", _same)),
-    (r"head\.weight", lambda m: ("head/kernel", _transpose)),
-    (r"head\.bias", lambda m: ("head/bias", _same)),
-    (r"downsampler\.(\w+)\.downsample_(\d)\.weight", lambda m: (f"necks/{m[1]}/convs/{m[2]}/kernel", _pointwise)),
-    (
-        r"decoders\.decoders\.(\w+)\.last_layer\.([03])\.weight",
-        lambda m: (f"heads/{m[1]}/{_HEAD_LAYER[m[2]]}/kernel", _pointwise),
-    ),
-    (
-        r"decoders\.decoders\.(\w+)\.last_layer\.([03])\.bias",
-        lambda m: (f"heads/{m[1]}/{_HEAD_LAYER[m[2]]}/bias", _same),
-    ),
-    (
-        r"decoders\.decoders\.(\w+)\.last_layer\.1\.(weight|bias|running_mean|running_var)",
-        lambda m: (f"heads/{m[1]}/norm/{_BATCH_NORM[m[2]]}", _same),
-    ),
-]
+OFFICIAL = Layout(
+    "official",
+    SWIN,
+    Table([*block_rules(), *merging_rules(), *classifier_rules()]),
+    marks=(r"layers\.0\.blocks\.0\.attn\.qkv\.weight$", r"layers\.0\.downsample\.reduction\.weight$"),
+    strangers=(r"head\.fc\.", r"layers\.\d+\.blocks\.\d+\.attn\.logit_scale"),
+    ignored=(INDEX, MASK),
+    buffers=swin_buffers,
+)
+
+_ANY = Table(
+    [
+        *block_rules(),
+        *block_rules(".linear"),
+        *thetas(BLOCK, OUR_BLOCK, LINEARS),
+        *merging_rules(),
+        *classifier_rules(),
+        *DECODERS,
+    ]
+)
 
 
 def translate(name: str) -> tuple[str, Callable[[Array], Array]] | None:
-    """Our path for a PyTorch name and how to turn its array into ours; None for a name we do not know.
+    """Our path for a name of Microsoft's or DiTASK's Swin, and how its array turns; None for a name we do not know.
 
     Names may carry the multi-task model's `backbone.` prefix.
 
@@ -101,15 +109,8 @@ def translate(name: str) -> tuple[str, Callable[[Array], Array]] | None:
     >>> translate("layers.0.nothing") is None
     True
     """
-    inner = name.removeprefix("backbone.")
-    for pattern, target in _RULES:
-        if match := re.fullmatch(pattern, inner):
-            path, turn = target(match)
-            return f"backbone/{path}", turn
-    for pattern, target in _OUTSIDE:
-        if match := re.fullmatch(pattern, name):
-            return target(match)
-    return None
+    found = _ANY.ours_of(name.removeprefix("backbone."))
+    return None if found is None else (found[0], found[2].turn.to_ours)
 
 
 def translate_all(arrays: Mapping[str, Array]) -> tuple[dict[str, Array], list[str]]:

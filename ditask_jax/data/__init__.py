@@ -1,25 +1,34 @@
 """Sources of examples, joint augmentation and step-indexed batches: NumPy and OpenCV on the host, no JAX here."""
 
-from ditask_jax.data.cache import CachedSource
-from ditask_jax.data.folder import FolderSource
-from ditask_jax.data.pipeline import BatchIterator, Source, eval_batches, num_eval_batches, train_batches
-from ditask_jax.data.scenes import ScenesClassificationSource, ScenesSource
-from ditask_jax.data.sources import open_source
-from ditask_jax.data.transforms import Augmentation, Draw, preset, transform
+import importlib
+from typing import Any
 
-__all__ = [
-    "Augmentation",
-    "BatchIterator",
-    "CachedSource",
-    "Draw",
-    "FolderSource",
-    "ScenesClassificationSource",
-    "ScenesSource",
-    "Source",
-    "eval_batches",
-    "num_eval_batches",
-    "open_source",
-    "preset",
-    "train_batches",
-    "transform",
-]
+# Public name -> module. Resolved on first use: grain takes seconds to load, and looking at files does not need it.
+_PUBLIC = {
+    "Augmentation": "ditask_jax.data.augmentation",
+    "BatchIterator": "ditask_jax.data.pipeline",
+    "CachedSource": "ditask_jax.data.cache",
+    "Draw": "ditask_jax.data.augmentation",
+    "FolderSource": "ditask_jax.data.folder",
+    "ScenesSource": "ditask_jax.data.scenes",
+    "SkippingSource": "ditask_jax.data.skipping",
+    "Source": "ditask_jax.data.interface",
+    "eval_batches": "ditask_jax.data.pipeline",
+    "num_eval_batches": "ditask_jax.data.pipeline",
+    "open_source": "ditask_jax.data.sources",
+    "preset": "ditask_jax.data.augmentation",
+    "train_batches": "ditask_jax.data.pipeline",
+    "transform": "ditask_jax.data.transforms",
+}
+
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'ditask_jax.data' has no attribute '{name}'")
+    return globals().setdefault(name, getattr(importlib.import_module(_PUBLIC[name]), name))
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

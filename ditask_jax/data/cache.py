@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ditask_jax.data.pipeline import Source
+from ditask_jax.data.interface import Source
 
 
 class CachedSource:

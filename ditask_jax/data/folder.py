@@ -46,6 +46,7 @@ class FolderSource:
       mask_ignore: in sal and edge files, 255 is "ignore" and 1 is "yes".
       num_examples: use only the first that many (sorted by id); None for all.
       seed: of the automatic split.
+      check: look for every label at the start; if not, a missing one is noticed when it is read.
 
     Labels of another size than their picture are resized (nearest; normals cubic), provided the aspect ratio agrees
     within 2 %.
@@ -64,11 +65,12 @@ class FolderSource:
     mask_ignore: bool = False
     num_examples: int | None = None
     seed: int = 0
+    check: bool = True
 
     def __post_init__(self) -> None:
         check_known("folder: split", self.split, SPLITS)
         for task in self.tasks:
-            check_known("folder: task", task, _READERS)
+            check_known("folder: task", task, READERS)
         object.__setattr__(self, "root", Path(self.root))
         object.__setattr__(self, "tasks", tuple(self.tasks))
         object.__setattr__(self, "num_classes", dict(self.num_classes))
@@ -83,8 +85,8 @@ class FolderSource:
         example = {"image": image, "id": name}
         for task in self.tasks:
             path = label_paths[task]
-            label = _READERS[task](path, self)
-            example[task] = _fit(label, image.shape[:2], path, task)
+            label = READERS[task](path, self)
+            example[task] = files.fit_label(label, image.shape[:2], task == "normals", path)
         return example
 
     def _find(self) -> list[tuple[str, Path, dict[str, Path]]]:
@@ -113,7 +115,9 @@ class FolderSource:
         for task in self.tasks:
             labels[task] = _by_stem(folder / task, _ENDINGS[task], self.split)
             missing = [name for name in names if name not in labels[task]]
-            if missing:
+            if not self.check:
+                labels[task] |= {name: folder / task / (name + _ENDINGS[task][0]) for name in missing}
+            elif missing:
                 more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
                 wanted = " or ".join(str(folder / task / (missing[0] + ending)) for ending in _ENDINGS[task])
                 raise DataError(f"folder: picture '{missing[0]}'{more} has no {task} label: {wanted} is missing")
@@ -140,28 +144,8 @@ def _by_stem(folder: Path, endings: tuple[str, ...], split: str) -> dict[str, Pa
     return found
 
 
-def _fit(label: np.ndarray, size: tuple[int, int], path: Path, task: str) -> np.ndarray:
-    """Resizes a label to its picture; a label of another shape belongs to another picture."""
-    height, width = label.shape[:2]
-    if (height, width) == size:
-        return label
-    if abs(height * size[1] - width * size[0]) > 0.02 * height * size[1]:
-        raise DataError(
-            f"folder: {path} is {height}x{width} (height x width) and its picture {size[0]}x{size[1]}: "
-            "another aspect ratio, so it is not the label of this picture"
-        )
-    return files.resize_label(label, size, cubic=task == "normals")
-
-
 def _read_classes(path: Path, source: FolderSource) -> np.ndarray:
-    ids = files.read_indices(path)
-    limit = source.num_classes.get(path.parent.name, IGNORE)
-    wrong = (ids != IGNORE) & ((ids < 0) | (ids >= limit))
-    if wrong.any():
-        raise DataError(
-            f"folder: {path} holds class id {int(ids[wrong][0])}; allowed are 0..{limit - 1} and {IGNORE} (ignore)"
-        )
-    return ids.astype(np.uint8)
+    return files.check_classes(files.read_indices(path), source.num_classes.get(path.parent.name, IGNORE), path)
 
 
 def _read_mask(path: Path, source: FolderSource) -> np.ndarray:
@@ -178,8 +162,7 @@ def _read_normals(path: Path, _: FolderSource) -> np.ndarray:
     if path.suffix.lower() == ".png":
         vectors = files.read_colour_vectors(path)
     else:
-        vectors = _floats(path, 3)
-        vectors = np.where(np.isfinite(vectors).all(-1, keepdims=True), vectors, np.float32(0))
+        vectors = files.as_floats(files.read_array(path), 3, path)
     length = np.sqrt((vectors * vectors).sum(-1, keepdims=True))
     return vectors / np.where(length > 0, length, np.float32(1))
 
@@ -192,24 +175,13 @@ def _read_depth(path: Path, _: FolderSource) -> np.ndarray:
                 f"folder: {path} is an 8-bit picture; depth needs a 16-bit PNG in millimetres or a .npy in metres"
             )
         return values.astype(np.float32) * np.float32(0.001)
-    values = _floats(path, 1)
+    values = files.as_floats(files.read_array(path), 1, path)
     if (values < 0).any():
         raise DataError(f"folder: {path} holds a negative depth ({float(values.min()):g}); missing values are 0")
-    return np.where(np.isfinite(values), values, np.float32(0))
+    return values
 
 
-def _floats(path: Path, channels: int) -> np.ndarray:
-    values = files.read_array(path)
-    if values.ndim == 3 and values.shape[-1] == 1:
-        values = values[..., 0]
-    wanted = (values.ndim == 3 and values.shape[-1] == 3) if channels == 3 else values.ndim == 2
-    if not wanted or values.dtype.kind not in "fiu":
-        shape = "[H, W, 3]" if channels == 3 else "[H, W]"
-        raise DataError(f"folder: {path} holds {values.dtype} {list(values.shape)}; expected numbers {shape}")
-    return values.astype(np.float32)
-
-
-_READERS: dict[str, Callable[[Path, FolderSource], np.ndarray]] = {
+READERS: dict[str, Callable[[Path, FolderSource], np.ndarray]] = {
     "semseg": _read_classes,
     "human_parts": _read_classes,
     "sal": _read_mask,
@@ -217,4 +189,4 @@ _READERS: dict[str, Callable[[Path, FolderSource], np.ndarray]] = {
     "normals": _read_normals,
     "depth": _read_depth,
 }
-_ENDINGS = {task: (".npy", ".png") if task in ("normals", "depth") else (".png",) for task in _READERS}
+_ENDINGS = {task: (".npy", ".png") if task in ("normals", "depth") else (".png",) for task in READERS}

@@ -6,37 +6,38 @@ sees the same global batches.
 """
 
 import dataclasses
+import sys
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import grain
 import numpy as np
 from absl import flags
 
-from ditask_jax.data.transforms import Augmentation, sample, transform
+from ditask_jax.data.augmentation import Augmentation, sample
+from ditask_jax.data.interface import Source
+from ditask_jax.data.memory import keep_freed_memory
+from ditask_jax.data.skipping import ASKED, SkippingSource, skipped_text
+from ditask_jax.data.transforms import transform
 from ditask_jax.errors import ConfigError, DataError
-from ditask_jax.labels import IGNORE, LabelSpec
+from ditask_jax.labels import LabelSpec
 
 Batch = dict[str, Any]
-
-
-class Source(Protocol):
-    """A random-access sequence of examples; it must be picklable and safe to read from several threads."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Mapping: ...
+_SIZE_STEP = 128
 
 
 class BatchIterator(Iterator[Batch]):
     """Iterator over batches that owns threads or worker processes: close it, or use it in a `with` statement.
 
-    One that is left open is closed when it is collected or when the program ends.
+    One that is left open is closed when it is collected or when the program ends. Of a `SkippingSource`, what was
+    passed over is counted in `skipped` (number of the example -> times) and reported when closed.
     """
 
-    def __init__(self, iterator: Iterator[Batch]) -> None:
+    def __init__(self, iterator: Iterator[Batch], source: Source | None = None) -> None:
+        self.skipped: dict[int, int] = {}
+        self._source = source
         # In a box that the finalizer empties: grain's own iterator complains when it outlives the modules it needs.
         self._box = [iterator]
         self._finish = weakref.finalize(self, _close, self._box)
@@ -45,7 +46,7 @@ class BatchIterator(Iterator[Batch]):
         if not self._box:
             raise StopIteration
         try:
-            return _owned(next(self._box[0]))
+            batch = _owned(next(self._box[0]))
         except StopIteration:
             self.close()
             raise
@@ -55,10 +56,17 @@ class BatchIterator(Iterator[Batch]):
             if message is None:
                 raise
             raise DataError(message) from error
+        asked = batch.pop(ASKED, batch["index"])
+        for number in asked[(asked != batch["index"]) & (asked >= 0)].tolist():
+            self.skipped[number] = self.skipped.get(number, 0) + 1
+        return batch
 
     def close(self) -> None:
         """Stops threads and workers; closing twice is harmless."""
+        is_first = bool(self._box)
         self._finish()
+        if is_first and self.skipped and self._source is not None:
+            print(skipped_text(self._source, self.skipped), file=sys.stderr, flush=True)
 
     def __enter__(self) -> "BatchIterator":
         return self
@@ -100,8 +108,8 @@ def train_batches(
       prefetch: batches held ready (at least one per thread).
 
     Returns:
-      Batches `{"image": uint8 [B, H, W, 3], "labels": {name: [B, H, W] or [B, H, W, 3]}, "valid": bool [B],
-      "index": int64 [B]}` with B the share of this process.
+      Batches `{"image": uint8 [B, H, W, 3], "labels": {name: [B, H, W], [B, H, W, 3] or, for a class of the picture,
+      [B]}, "valid": bool [B], "index": int64 [B]}` with B the share of this process.
 
     Raises:
       DataError: the source is empty; while iterating, whatever file error an example raises.
@@ -118,7 +126,7 @@ def train_batches(
     augment = _Augment(tuple(specs), _pair(image_size), augmentation)
     dataset = grain.MapDataset.source(_Indexed(source)).seed(int(seed)).shuffle().repeat(None).random_map(augment)
     dataset = dataset[process_index::process_count].batch(share, drop_remainder=True)[start_step:]
-    return _iterate(dataset, threads, workers, prefetch)
+    return _iterate(dataset, source, threads, workers, prefetch)
 
 
 def eval_batches(
@@ -131,18 +139,26 @@ def eval_batches(
     threads: int = 2,
     workers: int = 0,
     prefetch: int = 2,
+    augmentation: Augmentation | None = None,
+    original_size: bool = False,
 ) -> BatchIterator:
     """Every example exactly once, in order, resized only; the last batch is filled up with rows of `valid` False.
 
     Every process gets the same number of batches. Filling rows are black, their labels all ignored, their index -1.
 
-    Args, Returns and Raises as for `train_batches`.
+    Args, Returns and Raises as for `train_batches`, but of `augmentation` only what is not random is used, and
+
+    Args:
+      original_size: keep label maps at their own size: each is filled up with ignored pixels, to the right and below,
+        to the largest of its batch (rounded up, so that few sizes occur), and the batch gets "size" int32 [B, 2], the
+        heights and widths.
     """
     share = _share(source, batch_size, process_index, process_count)
-    prepare = _Prepare(tuple(specs), _pair(image_size))
+    prepare = _Prepare(tuple(specs), _pair(image_size), augmentation, original_size)
     padded = _Padded(_Indexed(source), batch_size)
     dataset = grain.MapDataset.source(padded).map(prepare)[process_index::process_count]
-    return _iterate(dataset.batch(share, drop_remainder=True), threads, workers, prefetch)
+    stack = _StackPadded(tuple(specs)) if original_size else None
+    return _iterate(dataset.batch(share, drop_remainder=True, batch_fn=stack), source, threads, workers, prefetch)
 
 
 def num_eval_batches(num_examples: int, batch_size: int) -> int:
@@ -156,7 +172,7 @@ def num_eval_batches(num_examples: int, batch_size: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Indexed:
-    """Adds its number to every example."""
+    """Adds its number to every example, unless it has one."""
 
     source: Source
 
@@ -164,7 +180,7 @@ class _Indexed:
         return len(self.source)
 
     def __getitem__(self, index: int) -> dict:
-        return {**self.source[int(index)], "index": int(index)}
+        return {"index": int(index), **self.source[int(index)]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,18 +194,50 @@ class _Padded:
         return num_eval_batches(len(self.source), self.multiple) * self.multiple
 
     def __getitem__(self, index: int) -> dict:
-        return self.source[index] if index < len(self.source) else {"index": -1}
+        if index < len(self.source):
+            return self.source[index]
+        return {"index": -1, ASKED: -1} if isinstance(self.source.source, SkippingSource) else {"index": -1}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Prepare:
     specs: tuple[LabelSpec, ...]
     image_size: tuple[int, int]
+    augmentation: Augmentation | None
+    original_size: bool
 
     def __call__(self, example: Mapping) -> dict:
-        if example["index"] < 0:
-            return _row(_nothing(self.specs, self.image_size), False, -1)
-        return _row(transform(example, self.specs, self.image_size), True, example["index"])
+        if example["index"] < 0 or example.get(ASKED, example["index"]) != example["index"]:
+            # Filling, or another example in place of one that cannot be read, which would then count twice.
+            row = _row(_nothing(self.specs, self.image_size), False, -1)
+            size = self.image_size
+        else:
+            done = transform(example, self.specs, self.image_size, None, self.augmentation, self.original_size)
+            row, size = _row(done, True, example["index"]), example["image"].shape[:2]
+        row |= _asked(example)
+        return {**row, "size": np.array(size, np.int32)} if self.original_size else row
+
+
+@dataclasses.dataclass(frozen=True)
+class _StackPadded:
+    """Stacks rows whose label maps differ in size."""
+
+    specs: tuple[LabelSpec, ...]
+
+    def __call__(self, rows: Sequence[Mapping]) -> Batch:
+        sizes = np.stack([row["size"] for row in rows if row["valid"]] or [rows[0]["size"]])
+        height, width = (-(-sizes.max(0) // _SIZE_STEP) * _SIZE_STEP).tolist()
+        labels = {}
+        for spec in self.specs:
+            labels[spec.name] = np.full((len(rows), *spec.shape((height, width))), spec.missing, spec.dtype)
+            for k, row in enumerate(rows):
+                label = row["labels"][spec.name]
+                if not spec.is_map:
+                    labels[spec.name][k] = label
+                elif row["valid"]:
+                    labels[spec.name][k, : label.shape[0], : label.shape[1]] = label
+        plain = {name: np.stack([row[name] for row in rows]) for name in rows[0] if name != "labels"}
+        return {**plain, "labels": labels}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,16 +248,20 @@ class _Augment(grain.transforms.RandomMap):
 
     def random_map(self, element: Mapping, rng: np.random.Generator) -> dict:
         draw = sample(self.augmentation, rng)
-        return _row(transform(element, self.specs, self.image_size, draw, self.augmentation), True, element["index"])
+        done = transform(element, self.specs, self.image_size, draw, self.augmentation)
+        return {**_row(done, True, element["index"]), **_asked(element)}
 
 
 def _row(example: dict, valid: bool, index: int) -> dict:
     return {**example, "valid": np.bool_(valid), "index": np.int64(index)}
 
 
+def _asked(example: Mapping) -> dict:
+    return {ASKED: np.int64(example[ASKED])} if ASKED in example else {}
+
+
 def _nothing(specs: Sequence[LabelSpec], image_size: tuple[int, int]) -> dict:
-    shapes = {spec: (*image_size, spec.channels) if spec.channels > 1 else image_size for spec in specs}
-    labels = {spec.name: np.full(shape, IGNORE, spec.dtype) for spec, shape in shapes.items()}
+    labels = {spec.name: np.full(spec.shape(image_size), spec.missing, spec.dtype) for spec in specs}
     return {"image": np.zeros((*image_size, 3), np.uint8), "labels": labels}
 
 
@@ -230,14 +282,15 @@ def _share(source: Source, batch_size: int, process_index: int, process_count: i
     return batch_size // process_count
 
 
-def _one_thread_per_call(worker_index: int = 0, worker_count: int = 1) -> None:
+def _set_up_process(worker_index: int = 0, worker_count: int = 1) -> None:
     # The pipeline runs many examples side by side; OpenCV's own threads on top of that only fight for the cores.
     del worker_index, worker_count
     cv2.setNumThreads(1)
+    keep_freed_memory()
 
 
-def _iterate(dataset: grain.MapDataset, threads: int, workers: int, prefetch: int) -> BatchIterator:
-    _one_thread_per_call()
+def _iterate(dataset: grain.MapDataset, source: Source, threads: int, workers: int, prefetch: int) -> BatchIterator:
+    _set_up_process()
     options = grain.ReadOptions(num_threads=max(1, threads), prefetch_buffer_size=max(1, threads, prefetch))
     batches = dataset.to_iter_dataset(options)
     if workers:
@@ -246,8 +299,8 @@ def _iterate(dataset: grain.MapDataset, threads: int, workers: int, prefetch: in
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
         options = grain.multiprocessing.MultiprocessingOptions(workers, per_worker_buffer_size=max(1, prefetch))
-        batches = batches.mp_prefetch(options, worker_init_fn=_one_thread_per_call)
-    return BatchIterator(iter(batches))
+        batches = batches.mp_prefetch(options, worker_init_fn=_set_up_process)
+    return BatchIterator(iter(batches), source)
 
 
 def _close(box: list[Iterator[Batch]]) -> None:

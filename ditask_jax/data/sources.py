@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ditask_jax.data.folder import FolderSource
+from ditask_jax.data.multitask import open_multitask
 from ditask_jax.data.scenes import ScenesSource
+from ditask_jax.data.trees import TREES
+from ditask_jax.data.vtab import open_vtab
 from ditask_jax.errors import ConfigError, DataError, check_known
 
 
@@ -52,7 +55,24 @@ def _open_folder(request: Request):
     )
 
 
-OPENERS: dict[str, Callable[[Request], Any]] = {"scenes": _open_scenes, "folder": _open_folder}
+def _open_multitask(name: str) -> Callable[[Request], Any]:
+    def opener(request: Request):
+        return open_multitask(name, request.root, request.split, request.tasks, request.num_examples, **request.options)
+
+    return opener
+
+
+def _open_vtab(request: Request):
+    options = {"task": None, **request.options}
+    return open_vtab(request.root, request.split, num_examples=request.num_examples, **options)
+
+
+OPENERS: dict[str, Callable[[Request], Any]] = {
+    "scenes": _open_scenes,
+    "folder": _open_folder,
+    **{name: _open_multitask(name) for name in TREES},
+    "vtab": _open_vtab,
+}
 
 
 def open_source(
@@ -81,10 +101,10 @@ def open_source(
 
     >>> len(open_source("scenes", "val", ["depth"], num_examples=7))
     7
-    >>> open_source("scene", "val", ["depth"])
+    >>> open_source("scene", "val", ["depth"])  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    ditask_jax.errors.ConfigError: config: data.name: unknown name 'scene'. Did you mean 'scenes'? Known: scenes folder
+    ditask_jax.errors.ConfigError: config: data.name: unknown name 'scene'. Did you mean 'scenes'? Known: scenes ...
     """
     check_known("config: data.name", name, OPENERS)
     size = (image_size, image_size) if isinstance(image_size, int) else (int(image_size[0]), int(image_size[1]))

@@ -1,103 +1,24 @@
 """Joint augmentation of a picture and its labels on the host, driven by `LabelSpec`.
 
 Order: horizontal flip, one affine warp (rotation and zoom), resize (aspect ratio not kept), missing values marked.
-
-References: the protocol of the PASCAL-Context and NYUDv2 multi-task benchmarks (Vandenhende et al., MTLoRA, DiTASK).
-Two of their side effects are kept by default because published numbers contain them: padding becomes class 0
-(`pad_ignore` makes it ignored), and cubic interpolation leaves rings of interpolated normals around masks
-(`erode_normals` removes them). One is not: a cubic overshoot is clipped instead of wrapping around in uint8
-(`compat_uint8_wrap` brings the wrap back). Pictures stay uint8 between the warp and the resize, at half the time of
-floats: each step rounds and clips, which the originals do once, at the end, by cutting digits off.
+Pictures and normals are interpolated cubically, in float32 from the first step to the last; pictures are rounded and
+clipped once, at the end. Other maps take the nearest value. See `Augmentation` for what can be chosen.
 """
 
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
-from ditask_jax.errors import ConfigError, DataError, check_known
+from ditask_jax.data.augmentation import Augmentation, Draw
+from ditask_jax.errors import DataError
 from ditask_jax.labels import IGNORE, LabelSpec
 
 _INTERPOLATION = {"nearest": cv2.INTER_NEAREST, "linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}
-
-
-@dataclasses.dataclass(frozen=True)
-class Augmentation:
-    """Ranges of the random joint augmentation.
-
-    Attributes:
-      hflip: probability of a horizontal flip, 0..1.
-      rotation: largest rotation in degrees; the angle is uniform in -rotation..rotation.
-      scale: (low, high) of a uniform zoom factor, or, with `scales_are_choices`, the factors to choose from.
-      scales_are_choices: read `scale` as a list of equally likely factors.
-      pad_ignore: pixels that the warp brings in from outside are ignored instead of class 0.
-      erode_normals: pixels by which the labelled area of direction fields shrinks after the warp (0 = keep all).
-      compat_uint8_wrap: let cubic overshoot wrap around in uint8 as the released code of the originals does.
-
-    >>> Augmentation(rotation=0.0, scale=(1.0, 1.2, 1.5), scales_are_choices=True).hflip
-    0.5
-    """
-
-    hflip: float = 0.5
-    rotation: float = 20.0
-    scale: tuple[float, ...] = (0.75, 1.25)
-    scales_are_choices: bool = False
-    pad_ignore: bool = False
-    erode_normals: int = 0
-    compat_uint8_wrap: bool = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "scale", tuple(float(s) for s in self.scale))
-        if not 0 <= self.hflip <= 1:
-            raise ConfigError(f"augmentation: hflip is a probability in 0..1, got {self.hflip}")
-        if not self.scale or min(self.scale) <= 0:
-            raise ConfigError(f"augmentation: scale needs positive factors, got {self.scale}")
-        if not self.scales_are_choices and (len(self.scale) != 2 or self.scale[0] > self.scale[1]):
-            raise ConfigError(f"augmentation: scale is (low, high) with low <= high, got {self.scale}")
-
-
-PRESETS: dict[str, Augmentation | None] = {
-    "pascal": Augmentation(),
-    "nyud": Augmentation(rotation=0.0, scale=(1.0, 1.2, 1.5), scales_are_choices=True),
-    "scenes": Augmentation(),
-    "folder": Augmentation(),
-    "none": None,
-}
-
-
-def preset(name: str, **changes) -> Augmentation | None:
-    """A named preset, with fields replaced. "none" is None: resize only, as in evaluation.
-
-    >>> preset("pascal", rotation=5.0).rotation
-    5.0
-    """
-    check_known("augmentation", name, PRESETS)
-    found = PRESETS[name]
-    return dataclasses.replace(found, **changes) if found is not None and changes else found
-
-
-@dataclasses.dataclass(frozen=True)
-class Draw:
-    """One sample of an `Augmentation`: angle in degrees (counter-clockwise as seen), zoom factor, flip."""
-
-    flip: bool = False
-    angle: float = 0.0
-    scale: float = 1.0
-
-
-def sample(augmentation: Augmentation | None, rng: np.random.Generator) -> Draw:
-    """Draws one sample; always three uniforms, so that switching one option leaves the others' draws alone."""
-    if augmentation is None:
-        return Draw()
-    flip, turn, zoom = rng.random(3).tolist()
-    scale = augmentation.scale
-    if augmentation.scales_are_choices:
-        factor = scale[min(int(zoom * len(scale)), len(scale) - 1)]
-    else:
-        factor = scale[0] + (scale[1] - scale[0]) * zoom
-    return Draw(flip < augmentation.hflip, (2 * turn - 1) * augmentation.rotation, factor)
 
 
 def rotate_directions(directions: np.ndarray, degrees: float) -> np.ndarray:
@@ -106,19 +27,7 @@ def rotate_directions(directions: np.ndarray, degrees: float) -> np.ndarray:
     >>> rotate_directions(np.array([1.0, 0.0, 0.0]), 90.0).round(6) + 0.0  # right becomes up, and y points down
     array([ 0., -1.,  0.])
     """
-    r = math.radians(degrees)
-    c, s = math.cos(r), math.sin(r)
-    turned = directions.copy()
-    turned[..., 0] = directions[..., 0] * c + directions[..., 1] * s
-    turned[..., 1] = directions[..., 1] * c - directions[..., 0] * s
-    return turned
-
-
-def renormalise(directions: np.ndarray) -> np.ndarray:
-    """Scales vectors [..., 3] to length one; zero stays zero."""
-    x, y, z = directions[..., 0], directions[..., 1], directions[..., 2]
-    length = np.sqrt(x * x + y * y + z * z)
-    return directions / np.where(length > 0, length, 1)[..., None].astype(directions.dtype)
+    return directions @ _rotation(degrees).astype(directions.dtype).T
 
 
 def transform(
@@ -127,6 +36,7 @@ def transform(
     image_size: tuple[int, int],
     draw: Draw | None = None,
     augmentation: Augmentation | None = None,
+    keep_label_size: bool = False,
 ) -> dict:
     """Applies one drawn augmentation (none by default), resizes, and marks missing values.
 
@@ -135,79 +45,171 @@ def transform(
       specs: behaviour of the labels; only these are read.
       image_size: height and width of the result.
       draw: flip, angle and zoom.
-      augmentation: the options `pad_ignore`, `erode_normals` and `compat_uint8_wrap`.
+      augmentation: the options that are not random (`pad_ignore` and those after it).
+      keep_label_size: resize the picture only, for scores at the labels' own resolution.
 
     Returns:
-      `{"image": uint8 [h, w, 3], "labels": {name: uint8 or float32 [h, w] or [h, w, 3]}}`; missing is `IGNORE` (255).
+      `{"image": uint8 [h, w, 3], "labels": {name: uint8 or float32 [h, w] or [h, w, 3], or an int32 number}}`;
+      missing is `LabelSpec.missing` (255 in maps).
 
     Raises:
-      DataError: a label is absent or has another size than the image.
+      DataError: a label is absent, has another size than the image, or is no class.
     """
     draw, options = draw or Draw(), augmentation or Augmentation()
     image = example["image"]
-    height, width = image.shape[:2]
-    matrix = None
-    if draw.angle != 0 or draw.scale != 1:
-        matrix = cv2.getRotationMatrix2D((width / 2, height / 2), draw.angle, draw.scale)
-    if options.compat_uint8_wrap:
-        image = image.astype(np.float32)
-    image = _move(image, cv2.INTER_CUBIC, draw.flip, matrix, image_size, 0)
-    if options.compat_uint8_wrap:
-        image = image.astype(np.int32).astype(np.uint8)
+    for spec in specs:
+        _check(example, spec)
+    motion = _Motion.of(image.shape[:2], tuple(image_size), draw, options)
+    of_labels = dataclasses.replace(motion, size=None) if keep_label_size else motion
+    together = _move_together(example, specs, of_labels, options)
     labels = {}
     for spec in specs:
-        if spec.name not in example:
-            raise DataError(f"data: example {example.get('id', '?')} has no label '{spec.name}'")
         label = example[spec.name]
-        if label.shape[:2] != (height, width):
-            raise DataError(
-                f"data: example {example.get('id', '?')}: label '{spec.name}' is {label.shape[0]}x{label.shape[1]}, "
-                f"its image {height}x{width}"
-            )
-        labels[spec.name] = _transform_label(label, spec, image_size, draw, matrix, options)
-    return {"image": image, "labels": labels}
+        if not spec.is_map:
+            labels[spec.name] = np.asarray(label, spec.dtype)
+        elif spec.is_direction_field:
+            labels[spec.name] = _transform_directions(label, spec, of_labels, draw, options)
+        else:
+            moved = together.get(spec.name)
+            if moved is None:
+                moved = of_labels(label, _INTERPOLATION[spec.interpolation], _padding(spec, options))
+            labels[spec.name] = _finish_map(moved, spec, draw, options)
+    return {"image": _transform_image(image, motion, options), "labels": labels}
 
 
-def _transform_label(label, spec: LabelSpec, image_size, draw: Draw, matrix, options: Augmentation) -> np.ndarray:
-    interpolation = _INTERPOLATION[spec.interpolation]
+@dataclasses.dataclass(frozen=True)
+class _Motion:
+    """Where pixels go: a flip, a forward matrix (or None), and a new size (or None); `fused` does it in one step."""
+
+    flip: bool
+    matrix: np.ndarray | None
+    size: tuple[int, int] | None
+    fused: bool = False
+
+    @staticmethod
+    def of(old: tuple[int, int], new: tuple[int, int], draw: Draw, options: Augmentation) -> "_Motion":
+        matrix = None
+        if draw.angle != 0 or draw.scale != 1:
+            matrix = cv2.getRotationMatrix2D((old[1] / 2, old[0] / 2), draw.angle, draw.scale)
+        fused = options.fast_warp and matrix is not None
+        if fused:
+            # Centres of pixels stay centres of pixels, as in a resize: x' + 1/2 = (x + 1/2) new / old.
+            zoom = np.array([new[1] / old[1], new[0] / old[0]])
+            matrix = np.column_stack([matrix[:, :2] * zoom[:, None], matrix[:, 2] * zoom + (zoom - 1) / 2])
+        return _Motion(draw.flip, matrix, None if old == new else new, fused)
+
+    def __call__(self, array: np.ndarray, interpolation: int, padding: int = 0) -> np.ndarray:
+        """Moves `[H, W]` or `[H, W, C]`; the very same array where there is nothing to do."""
+        if self.flip:
+            array = cv2.flip(array, 1)
+        if self.matrix is not None:
+            height, width = self.size if self.fused and self.size else array.shape[:2]
+            four = self.fused and interpolation == cv2.INTER_CUBIC and array.ndim == 3 and array.shape[2] == 3
+            if self.fused and interpolation == cv2.INTER_CUBIC:
+                interpolation = cv2.INTER_LINEAR
+            if four:  # OpenCV interpolates four channels twice as fast as three
+                array = cv2.cvtColor(array, cv2.COLOR_RGB2RGBA)
+            array = cv2.warpAffine(array, self.matrix, (width, height), flags=interpolation,
+                                   borderMode=cv2.BORDER_CONSTANT, borderValue=(padding,) * 4)  # fmt: skip
+            if four:
+                array = cv2.cvtColor(array, cv2.COLOR_RGBA2RGB)
+        if self.size is not None and not self.fused:
+            array = cv2.resize(array, (self.size[1], self.size[0]), interpolation=interpolation)
+        return array
+
+
+def _transform_image(image: np.ndarray, motion: _Motion, options: Augmentation) -> np.ndarray:
+    if motion.fused:
+        return motion(image, cv2.INTER_CUBIC)
+    if motion.flip:  # while a pixel is three bytes
+        image, motion = cv2.flip(image, 1), dataclasses.replace(motion, flip=False)
+    by_pillow = options.resize == "pillow" and motion.size is not None
+    size = motion.size
+    if by_pillow:
+        motion = dataclasses.replace(motion, size=None)
+    if motion.matrix is not None or motion.size is not None:
+        moved = motion(image.astype(np.float32), cv2.INTER_CUBIC)
+        if options.compat_uint8_wrap:
+            image = moved.astype(np.int32).astype(np.uint8)
+        else:
+            image = cv2.add(moved, 0.0, dtype=cv2.CV_8U)  # rounds and clips
+    if by_pillow:
+        resized = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC)
+        image = np.asarray(resized)
+    return image
+
+
+def _padding(spec: LabelSpec, options: Augmentation) -> int:
     # Continuous maps say "missing" by zero, which is also what the warp pads with.
-    padding = IGNORE if options.pad_ignore and spec.dtype == "uint8" else 0
-    present = None
-    if spec.is_direction_field:
-        if options.erode_normals and spec.zero_is_missing:
-            present = label.any(-1).astype(np.uint8)
-            present = _move(present, cv2.INTER_NEAREST, draw.flip, matrix, image_size, 0)
-            size = 2 * options.erode_normals + 1
-            present = cv2.erode(present, np.ones((size, size), np.uint8), borderType=cv2.BORDER_REPLICATE)
-        if draw.flip:
-            label = label * np.array([-1, 1, 1], label.dtype)
-        if draw.angle != 0:
-            label = rotate_directions(label, draw.angle)
-    label = _move(label, interpolation, draw.flip, matrix, image_size, padding)
+    return IGNORE if options.pad_ignore and spec.dtype == "uint8" else 0
+
+
+def _move_together(example: Mapping, specs: Sequence[LabelSpec], motion: _Motion, options: Augmentation) -> dict:
+    """Moves class maps three at a time, as the channels of one picture, which takes little longer than one of them."""
+    alike = [spec for spec in specs if spec.is_map and (spec.dtype, spec.interpolation) == ("uint8", "nearest")]
+    moved = {}
+    if motion.matrix is not None:
+        for three in zip(alike[0::3], alike[1::3], alike[2::3], strict=False):
+            joined = cv2.merge([np.asarray(example[spec.name], np.uint8) for spec in three])
+            parts = cv2.split(motion(joined, cv2.INTER_NEAREST, _padding(three[0], options)))
+            moved |= {spec.name: part for spec, part in zip(three, parts, strict=True)}
+    return moved
+
+
+def _finish_map(moved: np.ndarray, spec: LabelSpec, draw: Draw, options: Augmentation) -> np.ndarray:
     if spec.scales_inversely and draw.scale != 1:
-        label = label / np.asarray(draw.scale, label.dtype)
-    if spec.is_direction_field:
-        label = renormalise(label)
-        if present is not None:
-            label[present == 0] = 0
-    label = label.astype(spec.dtype, copy=False)
-    if spec.all_zero_is_missing and not ((label != 0) & (label != IGNORE)).any():
-        label = np.full_like(label, IGNORE)
+        moved = moved / np.asarray(draw.scale, moved.dtype)
+    moved = moved.astype(spec.dtype, copy=False)
+    if spec.all_zero_is_missing and options.ignore_empty_maps and not ((moved != 0) & (moved != IGNORE)).any():
+        return np.full_like(moved, IGNORE)
     if spec.zero_is_missing:
-        missing = ~label.any(-1) if spec.channels > 1 else label == 0
-        label = label.copy()
-        label[missing] = IGNORE
-    return label
+        return np.where(moved == 0, np.asarray(IGNORE, moved.dtype), moved)
+    return moved
 
 
-def _move(array: np.ndarray, interpolation: int, flip: bool, matrix, image_size: tuple[int, int], padding: int):
-    """Flip, warp (forward matrix), resize: [H, W] or [H, W, C]."""
-    if flip:
-        array = cv2.flip(array, 1)
-    height, width = array.shape[:2]
-    if matrix is not None:
-        array = cv2.warpAffine(array, matrix, (width, height), flags=interpolation, borderMode=cv2.BORDER_CONSTANT,
-                               borderValue=(padding,) * 4)  # fmt: skip
-    if (height, width) != tuple(image_size):
-        array = cv2.resize(array, (image_size[1], image_size[0]), interpolation=interpolation)
-    return array
+def _transform_directions(label, spec: LabelSpec, motion: _Motion, draw: Draw, options: Augmentation) -> np.ndarray:
+    present = None
+    if options.erode_normals and spec.zero_is_missing:
+        present = motion(label.any(-1).astype(np.uint8), cv2.INTER_NEAREST)
+        size = 2 * options.erode_normals + 1
+        present = cv2.erode(present, np.ones((size, size), np.uint8), borderType=cv2.BORDER_REPLICATE)
+    turn = _rotation(draw.angle) @ np.diag([-1.0 if draw.flip else 1.0, 1.0, 1.0])
+    if draw.flip or draw.angle != 0:
+        label = cv2.transform(label, turn.astype(label.dtype))
+    moved = motion(label, _INTERPOLATION[spec.interpolation])
+    return _unit_vectors(moved, spec, present)
+
+
+def _unit_vectors(vectors: np.ndarray, spec: LabelSpec, present: np.ndarray | None) -> np.ndarray:
+    """Vectors of length one; the zero vector stays zero, or becomes `IGNORE` where zero means missing."""
+    vectors = vectors.astype(spec.dtype, copy=False)
+    # OpenCV's functions, because NumPy broadcasts over three channels at a fifth of their speed.
+    length = cv2.sqrt(cv2.transform(cv2.multiply(vectors, vectors), np.ones((1, 3), vectors.dtype)))
+    known = length > 0 if present is None else (length > 0) & (present != 0)
+    factor = known / np.maximum(length, np.finfo(length.dtype).tiny)
+    unit = cv2.multiply(vectors, cv2.cvtColor(factor, cv2.COLOR_GRAY2RGB))
+    if spec.zero_is_missing and not known.all():
+        missing = np.where(known, np.uint8(0), np.uint8(IGNORE))
+        unit = cv2.add(unit, cv2.cvtColor(missing, cv2.COLOR_GRAY2RGB), dtype=cv2.CV_32F)
+    return unit
+
+
+def _rotation(degrees: float) -> np.ndarray:
+    r = math.radians(degrees)
+    return np.array([[math.cos(r), math.sin(r), 0], [-math.sin(r), math.cos(r), 0], [0, 0, 1]])
+
+
+def _check(example: Mapping, spec: LabelSpec) -> None:
+    where = f"data: example {example.get('id', '?')}"
+    if spec.name not in example:
+        raise DataError(f"{where} has no label '{spec.name}'")
+    label: Any = example[spec.name]
+    size = example["image"].shape[:2]
+    if not spec.is_map:
+        if np.ndim(label) or not 0 <= label < spec.num_values:
+            last = spec.num_values - 1
+            raise DataError(f"{where}: label '{spec.name}' is {label}; expected a class from 0 to {last}")
+    elif label.shape[:2] != size:
+        raise DataError(
+            f"{where}: label '{spec.name}' is {label.shape[0]}x{label.shape[1]}, its image {size[0]}x{size[1]}"
+        )

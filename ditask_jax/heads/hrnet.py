@@ -46,6 +46,9 @@ class HrnetHead(nnx.Module):
     Shapes: a list of `[B, h_i, w_i, width_i]` to `[B, h_0, w_0, outputs]`, float32.
     """
 
+    has_neck = True
+    is_map = True
+
     def __init__(self, widths: Sequence[int], outputs: int, scope: Scope):
         joined = sum(widths)
         self.widen = Pointwise(joined, 4 * joined, scope / "widen")

@@ -40,7 +40,13 @@ class LayerInfo:
 
 
 class Adapter(nnx.Module):
-    """What may stand in a `Linear`'s slot. A subclass per method; it sees all streams of its layer at once."""
+    """What may stand in a `Linear`'s slot. A subclass per method; it sees all streams of its layer at once.
+
+    Attributes:
+      mergeable: whether plain kernels can stand for it.
+    """
+
+    mergeable: bool = True
 
     def streams_out(self, streams: tuple[str, ...]) -> tuple[str, ...]:
         """Names of the streams that leave the layer when `streams` enter it."""
@@ -50,9 +56,17 @@ class Adapter(nnx.Module):
         """Maps `[S, ..., in]` to `[S', ..., out]`, bias excluded."""
         raise TypeError(f"{type(self).__name__} does not define __call__")
 
+    def base_kernel(self, linear: "Linear") -> jax.Array:
+        """The kernel `[in, out]` of the layer without this adapter."""
+        return linear.kernel[...]
+
     def merged_kernel(self, linear: "Linear", prepared: Any) -> jax.Array:
         """The plain kernel that computes the same: `[in, out]`, or `[S', in, out]` when streams differ."""
         raise TypeError(f"{type(self).__name__} cannot be merged into a kernel")
+
+    def merged_shared_kernel(self, linear: "Linear", prepared: Any) -> jax.Array | None:
+        """The kernel `[in, out]` of what every stream that leaves adds from the shared input; None for nothing."""
+        return None
 
     @classmethod
     def prepare(cls, adapters: Sequence[Self]) -> list[Any]:
@@ -64,7 +78,8 @@ class Linear(nnx.Module):
     """A dense layer over the last axis of `[S, ..., in]`, where `S` is the stream axis.
 
     The kernel is `[in, out]`, or `[S, in, out]` after merging a method whose streams differ. A stream axis of 1 fans
-    out to a kernel's `S` streams.
+    out to a kernel's `S` streams. Merging a method whose tasks look at the shared stream leaves a `shared_kernel`
+    `[in, out]` too.
     """
 
     adapter: Adapter | None = None
@@ -88,7 +103,10 @@ class Linear(nnx.Module):
         if self.adapter is not None:
             y = self.adapter(self, x, streams, context)
         else:
-            y = apply_kernel(x, self.kernel[...].astype(context.dtype))
+            own = pick_streams(x, streams, self.merged_streams) if hasattr(self, "shared_kernel") else x
+            y = apply_kernel(own, self.kernel[...].astype(context.dtype))
+            if hasattr(self, "shared_kernel"):
+                y = y + apply_kernel(x[:1], self.shared_kernel[...].astype(context.dtype))
         if hasattr(self, "bias"):
             y = y + self.bias[...].astype(context.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
         return y
@@ -108,6 +126,21 @@ def apply_kernel(x: jax.Array, kernel: jax.Array) -> jax.Array:
     if x.shape[0] == 1:
         return jnp.einsum("...i,sio->s...o", x[0], kernel)
     return jnp.einsum("s...i,sio->s...o", x, kernel)
+
+
+def pick_streams(x: jax.Array, streams: tuple[str, ...], wanted: tuple[str, ...]) -> jax.Array:
+    """The wanted ones of several streams; a single one, or all of them, as they are.
+
+    Shapes: `[S, ..., C]` to `[len(wanted), ..., C]`, or the same.
+
+    >>> pick_streams(jnp.arange(3.0).reshape(3, 1), ("shared", "a", "b"), ("a", "b")).tolist()
+    [[1.0], [2.0]]
+    """
+    if x.shape[0] == 1 or streams == wanted:
+        return x
+    if streams[-len(wanted) :] == wanted:
+        return x[-len(wanted) :]
+    return jnp.stack([x[streams.index(stream)] for stream in wanted])
 
 
 def linears(module: nnx.Module) -> Iterator[Linear]:

@@ -13,6 +13,19 @@ def _per_channel(vector: jax.Array, ndim: int) -> jax.Array:
     return vector.reshape((1,) * (ndim - 1) + (-1,))
 
 
+def normalise(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float = 1e-5) -> jax.Array:
+    """Layer normalisation of the last axis: statistics in float32, the result in the dtype of `x`.
+
+    >>> [round(float(v), 3) for v in normalise(jnp.array([1.0, 3.0]), jnp.ones(2), jnp.zeros(2))]
+    [-1.0, 1.0]
+    """
+    wide = x.astype(jnp.float32)
+    centred = wide - wide.mean(-1, keepdims=True)
+    variance = jnp.mean(centred * centred, -1, keepdims=True)
+    normed = centred * jax.lax.rsqrt(variance + epsilon)
+    return (normed * _per_channel(scale, x.ndim) + _per_channel(bias, x.ndim)).astype(x.dtype)
+
+
 class LayerNorm(nnx.Module):
     """Normalises the last axis; statistics in float32, output in the input's dtype.
 
@@ -25,12 +38,7 @@ class LayerNorm(nnx.Module):
         self.bias = nnx.Param(scope.zeros((channels,)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        wide = x.astype(jnp.float32)
-        centred = wide - wide.mean(-1, keepdims=True)
-        variance = jnp.mean(centred * centred, -1, keepdims=True)
-        normed = centred * jax.lax.rsqrt(variance + self.epsilon)
-        out = normed * _per_channel(self.scale[...], x.ndim) + _per_channel(self.bias[...], x.ndim)
-        return out.astype(x.dtype)
+        return normalise(x, self.scale[...], self.bias[...], self.epsilon)
 
 
 class BatchNorm(nnx.Module):

@@ -37,3 +37,32 @@ def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     if height != size[0]:
         x = jnp.einsum("bhwc,oh->bowc", x, jnp.asarray(bilinear_matrix(height, size[0]), x.dtype))
     return x
+
+
+@functools.cache
+def adaptive_mean_matrix(source: int, target: int) -> np.ndarray:
+    """The `[target, source]` matrix of adaptive average pooling along one axis.
+
+    Output i averages cells floor(i s/t) to ceil((i+1) s/t), as PyTorch's `AdaptiveAvgPool2d` does; a target larger than
+    the source repeats cells.
+
+    >>> adaptive_mean_matrix(4, 2).tolist()
+    [[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5]]
+    """
+    matrix = np.zeros((target, source), np.float32)
+    for row in range(target):
+        first, last = row * source // target, -((-(row + 1) * source) // target)
+        matrix[row, first:last] = 1 / (last - first)
+    return matrix
+
+
+def adaptive_mean(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Averages `[..., H, W, C]` down (or repeats up) to `[..., *size, C]`.
+
+    >>> adaptive_mean(jnp.ones((1, 2, 9, 8, 3)), (7, 7)).shape
+    (1, 2, 7, 7, 3)
+    """
+    rows, columns = (
+        jnp.asarray(adaptive_mean_matrix(s, t), x.dtype) for s, t in zip(x.shape[-3:-1], size, strict=True)
+    )
+    return jnp.einsum("...hwc,yh,xw->...yxc", x, rows, columns)

@@ -48,6 +48,19 @@ def dropout(x: jax.Array, rate: float, context: Context, purpose: str, stream: s
     return jnp.where(keep, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros_like(x))
 
 
+def drop_shared(
+    x: jax.Array, rate: float, context: Context, purpose: str, streams: tuple[str, ...], shared: str = "shared"
+) -> jax.Array:
+    """Dropout of the shared stream, which leads where it is there; the others pass.
+
+    Shapes: `[S, B, ..., C]` to the same, `S == len(streams)`.
+    """
+    if not streams or streams[0] != shared or not context.train or rate == 0.0:
+        return x
+    first = dropout(x[:1], rate, context, purpose)
+    return first if len(streams) == 1 else jnp.concatenate([first, x[1:]])
+
+
 def drop_path(x: jax.Array, rate: float, context: Context, purpose: str, streams: tuple[str, ...]) -> jax.Array:
     """Drops the residual branch of whole examples, drawn for every stream on its own (stochastic depth).
 

@@ -4,6 +4,7 @@ import sys
 import types
 
 from ditask_jax.tasks.base import Task, multi_task_loss
+from ditask_jax.tasks.classification import Classification
 from ditask_jax.tasks.datasets import DATASETS, IMAGE_MEAN, IMAGE_STD
 from ditask_jax.tasks.delta_m import delta_m, delta_m_of, load_references
 from ditask_jax.tasks.depth import Depth
@@ -18,6 +19,7 @@ __all__ = [
     "DATASETS",
     "IMAGE_MEAN",
     "IMAGE_STD",
+    "Classification",
     "Depth",
     "EdgeDetection",
     "HumanParts",

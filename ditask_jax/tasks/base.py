@@ -29,10 +29,10 @@ IGNORED_BINARY_COLOUR = (200, 60, 60)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task(abc.ABC):
-    """One dense prediction task.
+    """One prediction task.
 
-    Shapes: logits `[B, H, W, num_outputs]` at the resolution of the label; labels as in a batch; `valid` `[B]`, False
-    for padded examples, which count nowhere.
+    Shapes: logits `[B, H, W, num_outputs]` at the resolution of the label (`[B, num_outputs]` for a class per picture);
+    labels as in a batch; `valid` `[B]`, False for padded examples, which count nowhere.
 
     Attributes:
       name: task id, the key of its label, logits and scores.
@@ -40,7 +40,7 @@ class Task(abc.ABC):
       loss_weight: factor of the loss in the total.
       primary_metric: the score that enters delta_m.
       higher_is_better: direction of the primary metric.
-      unit: unit of the primary metric: "fraction", "degrees", "metres" or "pixels".
+      unit: unit of the primary metric: "fraction", "degrees", "metres", "pixels" or "inverse" (depth).
       on_host: True when scoring runs in NumPy on the host: `host_sums(decode(logits), label, valid)` takes the place
         of `metric_sums`.
     """
@@ -57,6 +57,11 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def label_spec(self) -> LabelSpec:
         """How the label map behaves under joint augmentation."""
+
+    @property
+    def is_map(self) -> bool:
+        """Whether logits and label are maps, not one vector and one class per picture."""
+        return self.label_spec.is_map
 
     @property
     @abc.abstractmethod
@@ -87,6 +92,11 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def render(self, picture: np.ndarray, value_range: tuple[float, float] | None = None) -> np.ndarray:
         """Colour picture uint8 `[H, W, 3]` of one prediction or label; `value_range` matters to depth only."""
+
+    def caption(self, value: np.ndarray) -> str:
+        """What to write on the picture of one prediction or label; nothing for maps."""
+        del value
+        return ""
 
     def value_range(self, label: np.ndarray) -> tuple[float, float] | None:
         """Range of values to render predictions and label on one scale; None where the scale is fixed."""

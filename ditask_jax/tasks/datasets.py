@@ -25,6 +25,7 @@ CITYSCAPES_CLASSES = _names(
     "road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation, terrain, sky, person, "
     "rider, car, truck, bus, train, motorcycle, bicycle"
 )
+CITYSCAPES_CATEGORIES = _names("flat, construction, object, nature, sky, human, vehicle")
 SCENES_CLASSES = _names("background, ground, person, box, ball, cylinder, cone, ring, star, tree, house, pole")
 HUMAN_PARTS = _names("background, head, torso, upper arm, lower arm, upper leg, lower leg")
 
@@ -37,8 +38,9 @@ class DatasetInfo:
       tasks: task ids, in the order of its tables.
       class_names: names of the classes of each class-map task; a task absent here takes its number of classes from
         the user.
-      depth_unit: "metres", or "pixels" of disparity.
+      depth_unit: "metres", "pixels" of disparity or "inverse" depth.
       train_examples, val_examples: lengths of the splits; None where only the files know.
+      other_class_names: names of the classes of other packages of the data set, which the number of classes selects.
     """
 
     tasks: tuple[str, ...]
@@ -46,6 +48,7 @@ class DatasetInfo:
     depth_unit: str = "metres"
     train_examples: int | None = None
     val_examples: int | None = None
+    other_class_names: Mapping[str, tuple[tuple[str, ...], ...]] = dataclasses.field(default_factory=dict)
 
 
 DATASETS: dict[str, DatasetInfo] = {
@@ -56,12 +59,21 @@ DATASETS: dict[str, DatasetInfo] = {
         val_examples=5105,
     ),
     "nyud": DatasetInfo(("semseg", "depth", "normals", "edge"), {"semseg": NYUD_CLASSES}, "metres", 795, 654),
-    "cityscapes": DatasetInfo(("semseg", "depth"), {"semseg": CITYSCAPES_CLASSES}, "pixels", 2975, 500),
+    "cityscapes": DatasetInfo(
+        ("semseg", "depth"),
+        {"semseg": CITYSCAPES_CLASSES},
+        "pixels",
+        2975,
+        500,
+        {"semseg": (CITYSCAPES_CATEGORIES,)},
+    ),
     "scenes": DatasetInfo(
         ("semseg", "human_parts", "sal", "normals", "depth", "edge"),
         {"semseg": SCENES_CLASSES, "human_parts": HUMAN_PARTS},
         train_examples=2000,
         val_examples=500,
     ),
+    # 19 tasks of 1,000 training pictures each; which one, and so its number of classes, is data.vtab_task.
+    "vtab": DatasetInfo(("classification",), {}, train_examples=1000),
     "folder": DatasetInfo(("semseg", "human_parts", "sal", "normals", "depth", "edge"), {}),
 }

@@ -75,7 +75,15 @@ def delta_m_of(
     )
 
 
-_PRIMARY = {"semseg": "mIoU", "human_parts": "mIoU", "sal": "mIoU", "normals": "mean", "depth": "rmse", "edge": "odsF"}
+_PRIMARY = {
+    "semseg": "mIoU",
+    "human_parts": "mIoU",
+    "sal": "mIoU",
+    "normals": "mean",
+    "depth": "rmse",
+    "edge": "odsF",
+    "classification": "top1",
+}
 
 
 def load_references(dataset: str, path: str | os.PathLike | None = None) -> dict[str, float]:
@@ -123,6 +131,6 @@ def _checked_score(where: str, name: str, entry: object) -> float:
         raise ConfigError(f"{where}: scores.{name}.metric: got {metric!r}, expected '{_PRIMARY[name]}'")
     if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
         raise ConfigError(f"{where}: scores.{name}.value: got {value!r}, expected a positive number")
-    if _PRIMARY[name] in ("mIoU", "odsF") and value > 1:
+    if _PRIMARY[name] in ("mIoU", "odsF", "top1") and value > 1:
         raise ConfigError(f"{where}: scores.{name}.value: got {value}, expected a fraction in 0..1, not per cent")
     return float(value)

@@ -5,18 +5,15 @@ direction across is the main axis of the structure tensor, the smoothed outer pr
 map, which is well defined on ridges, where the gradient itself vanishes. What survives can still be more than one pixel
 wide: staircases, and the plateaus of saturated or binary maps. It is eroded from alternate sides wherever a pixel is
 redundant among the neighbours that are at least as strong, so that lines stay connected at every threshold.
-
-References:
-  Z. Guo, R. Hall. Parallel thinning with two-subiteration algorithms. Communications of the ACM, 1989.
 """
 
 import cv2
 import numpy as np
 
+from ditask_jax.line_erosion import erode_lines
+
 _SMOOTHING = 1.0
 _TENSOR_SMOOTHING = 2.0
-_RING = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
-"""Steps (row, column) to the eight neighbours, clockwise from above."""
 
 
 def thin(values: np.ndarray, threshold: float) -> np.ndarray:
@@ -27,7 +24,7 @@ def thin(values: np.ndarray, threshold: float) -> np.ndarray:
     [0, 0, 0, 0, 7, 0, 0, 0, 0]
     """
     values = np.ascontiguousarray(values, np.float32)
-    return _erode(_local_maxima(values) & (values >= threshold), values)
+    return erode_lines(_local_maxima(values) & (values >= threshold), values)
 
 
 def _local_maxima(values: np.ndarray) -> np.ndarray:
@@ -46,40 +43,3 @@ def _local_maxima(values: np.ndarray) -> np.ndarray:
         highest = np.maximum(highest, beside)
     # The tolerance covers the rounding of the interpolation on plateaus.
     return values >= highest * (1 - 1e-5)
-
-
-def _deletable_codes() -> np.ndarray:
-    """For each of the two sub-iterations, which of the 256 neighbourhoods let the centre be deleted."""
-    codes = np.arange(256)
-    n, ne, e, se, s, sw, w, nw = (((codes >> bit) & 1).astype(bool) for bit in range(8))
-    pieces = np.sum([~n & (ne | e), ~e & (se | s), ~s & (sw | w), ~w & (nw | n)], axis=0)
-    turned_left = np.sum([nw | n, ne | e, se | s, sw | w], axis=0)
-    turned_right = np.sum([n | ne, e | se, s | sw, w | nw], axis=0)
-    width = np.minimum(turned_left, turned_right)
-    inner = (pieces == 1) & (width >= 2) & (width <= 3)
-    return np.stack([inner & ~((s | sw | ~nw) & w), inner & ~((n | ne | ~se) & e)])
-
-
-_DELETABLE = _deletable_codes()
-
-
-def _erode(lines: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Deletes redundant line pixels until nothing changes."""
-    level = np.pad(np.where(lines, values, -1.0), 1, constant_values=-1.0)
-    steps = [row * level.shape[1] + column for row, column in _RING]
-    level = level.reshape(-1)
-    pixels = np.flatnonzero(level >= 0)
-    changed = True
-    while changed:
-        changed = False
-        for deletable in _DELETABLE:
-            own = level[pixels]
-            code = np.zeros(len(pixels), np.uint8)
-            for bit, step in enumerate(steps):
-                code |= (level[pixels + step] >= own).astype(np.uint8) << np.uint8(bit)
-            doomed = deletable[code]
-            level[pixels[doomed]] = -1.0
-            pixels = pixels[~doomed]
-            changed |= bool(doomed.any())
-    height, width = lines.shape
-    return level.reshape(height + 2, width + 2)[1:-1, 1:-1] >= 0

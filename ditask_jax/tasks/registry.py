@@ -1,9 +1,11 @@
 """From a string such as `semseg+depth` to task objects."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 from ditask_jax.errors import ConfigError, check_known, did_you_mean
 from ditask_jax.tasks.base import Task
+from ditask_jax.tasks.classification import Classification
 from ditask_jax.tasks.datasets import DATASETS, HUMAN_PARTS, DatasetInfo
 from ditask_jax.tasks.depth import Depth
 from ditask_jax.tasks.edge import EdgeDetection
@@ -12,18 +14,23 @@ from ditask_jax.tasks.normals import SurfaceNormals
 from ditask_jax.tasks.sal import Saliency
 from ditask_jax.tasks.semseg import SemanticSegmentation
 
-_CLASS_MAPS = {"semseg": SemanticSegmentation, "human_parts": HumanParts}
+# Tasks with a number of classes, and the most there can be: 255 means "no label" in maps.
+_CLASSES = {"semseg": SemanticSegmentation, "human_parts": HumanParts, "classification": Classification}
+_MOST_CLASSES = {"semseg": 255, "human_parts": 255, "classification": 2**20}
 _OTHERS: dict[str, Callable[[DatasetInfo], Task]] = {
     "sal": lambda info: Saliency(),
     "normals": lambda info: SurfaceNormals(),
-    # A zoom divides distances, not disparities.
-    "depth": lambda info: Depth(unit=info.depth_unit, scales_inversely=info.depth_unit == "metres"),
+    # A zoom divides distances, not disparities; the benchmark on inverse depth divides that as well (MTAN).
+    "depth": lambda info: Depth(unit=info.depth_unit, scales_inversely=info.depth_unit != "pixels"),
     "edge": lambda info: EdgeDetection(),
 }
 
 
 def tasks(
-    names: str | Sequence[str], dataset: str = "scenes", num_classes: Mapping[str, int] | None = None
+    names: str | Sequence[str],
+    dataset: str = "scenes",
+    num_classes: Mapping[str, int] | None = None,
+    depth_unit: str | None = None,
 ) -> tuple[Task, ...]:
     """Task objects of a data set, in the order they are named.
 
@@ -31,7 +38,8 @@ def tasks(
       names: task ids joined by "+", or a sequence of them.
       dataset: one of `ditask_jax.tasks.datasets.DATASETS`.
       num_classes: number of classes of `semseg` (needed) and `human_parts` (7 unless given), background included and
-        at most 255; for the data set `folder` only, where nothing else knows.
+        at most 255, for the data set `folder`; of `classification` for `vtab`. Elsewhere it is known.
+      depth_unit: of the depth labels, where a data set comes in several; None: its usual one.
 
     Returns:
       One `Task` per name.
@@ -49,6 +57,8 @@ Known: semseg human_parts sal normals edge
     """
     check_known("config: data.name", dataset, DATASETS)
     info = DATASETS[dataset]
+    if depth_unit is not None:
+        info = dataclasses.replace(info, depth_unit=depth_unit)
     chosen = [name.strip() for name in (names.split("+") if isinstance(names, str) else names)]
     if chosen in ([], [""]):
         raise ConfigError(f"config: tasks: none given; join one or more with '+'. Known: {' '.join(info.tasks)}")
@@ -59,8 +69,8 @@ Known: semseg human_parts sal normals edge
             raise ConfigError(f"config: tasks: '{name}' is named twice in '{'+'.join(chosen)}'")
     class_names = _class_names(chosen, dataset, info, dict(num_classes or {}))
     return tuple(
-        _CLASS_MAPS[name](num_outputs=len(class_names[name]), class_names=class_names[name])
-        if name in _CLASS_MAPS
+        _CLASSES[name](num_outputs=len(class_names[name]), class_names=class_names[name])
+        if name in _CLASSES
         else _OTHERS[name](info)
         for name in chosen
     )
@@ -70,26 +80,37 @@ def _class_names(
     chosen: Sequence[str], dataset: str, info: DatasetInfo, num_classes: Mapping[str, int]
 ) -> dict[str, tuple[str, ...]]:
     for name, count in num_classes.items():
-        check_known("config: data.num_classes", name, _CLASS_MAPS)
-        if isinstance(count, bool) or not isinstance(count, int) or not 2 <= count <= 255:
-            raise ConfigError(f"config: data.num_classes.{name}: got {count!r}, expected a whole number from 2 to 255")
+        check_known("config: data.num_classes", name, _CLASSES)
+        most = _MOST_CLASSES[name]
+        if isinstance(count, bool) or not isinstance(count, int) or not 2 <= count <= most:
+            raise ConfigError(
+                f"config: data.num_classes.{name}: got {count!r}, expected a whole number from 2 to {most}"
+            )
         known = info.class_names.get(name)
+        if count in [len(names) for names in info.other_class_names.get(name, ())]:
+            continue
         if name in info.tasks and known is not None and count != len(known):
             raise ConfigError(
                 f"config: data.num_classes.{name}: got {count}, but '{dataset}' has {len(known)}; "
                 "set it for data.name=folder only"
             )
     result = dict(info.class_names)
+    for name, others in info.other_class_names.items():
+        for names in others:
+            if len(names) == num_classes.get(name):
+                result[name] = names
     for name in chosen:
-        if name not in _CLASS_MAPS or name in result:
+        if name not in _CLASSES or name in result:
             continue
+        background = () if name == "classification" else ("background",)
         if name in num_classes:
-            result[name] = ("background", *(f"class {k}" for k in range(1, num_classes[name])))
+            result[name] = (*background, *(f"class {k}" for k in range(len(background), num_classes[name])))
         elif name == "human_parts":
             result[name] = HUMAN_PARTS
         else:
+            included = " (background included)" if background else ""
             raise ConfigError(
-                f"config: data.num_classes: '{dataset}' needs the number of classes of '{name}' "
-                f"(background included), for example data.num_classes.{name}=21"
+                f"config: data.num_classes: '{dataset}' needs the number of classes of '{name}'{included}, "
+                f"for example data.num_classes.{name}=21"
             )
     return result

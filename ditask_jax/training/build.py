@@ -2,6 +2,8 @@
 
 import dataclasses
 import importlib.resources
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +14,33 @@ from ditask_jax import linalg
 from ditask_jax.adapters.plan import Plan
 from ditask_jax.adapters.registry import Method, method_class
 from ditask_jax.adapters.wrap import make_plan, wrap
-from ditask_jax.backbones import backbone_entry
-from ditask_jax.data import Augmentation, CachedSource, open_source
+from ditask_jax.backbones import backbone_entry, list_models
+from ditask_jax.backbones.geometry import as_size
+from ditask_jax.data import Augmentation, CachedSource, SkippingSource, open_source
+from ditask_jax.data.trees import TREES
+from ditask_jax.data.vtab_tasks import vtab_task
 from ditask_jax.errors import ConfigError, WeightsError
-from ditask_jax.model import DEFAULT_WIDTHS, MultiTaskModel, create_model
-from ditask_jax.nn.state import split_state
+from ditask_jax.model import DEFAULT_WIDTHS, MultiTaskModel, Pretrained, create_model
+from ditask_jax.nn.linear import linears
+from ditask_jax.nn.state import flatten, split_state
 from ditask_jax.tasks import Task, tasks
 from ditask_jax.tasks.datasets import DATASETS
-from ditask_jax.weights import assign, fit_backbone, read_weights
+from ditask_jax.weight_files import read_weights, some
+from ditask_jax.weights import assign, fit_backbone
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def build_tasks(config: ConfigDict) -> tuple[Task, ...]:
     """The tasks of a configuration; unknown names raise ConfigError."""
-    return tasks(config.tasks, config.data.name, _class_counts(config))
+    # The unit asked of NYUDv2 is that of its files, which are read into metres.
+    unit = config.data.depth_unit if config.data.name == "cityscapes" else None
+    return tasks(config.tasks, config.data.name, _class_counts(config), unit)
 
 
 def _class_counts(config: ConfigDict) -> dict[str, int]:
+    if config.data.name == "vtab":
+        return {"classification": vtab_task(config.data.vtab_task).num_classes}
     asked = {"semseg": config.data.semseg_classes, "human_parts": config.data.human_parts_classes}
     return {name: count for name, count in asked.items() if count is not None}
 
@@ -50,6 +61,7 @@ def build_model(config: ConfigDict, abstract: bool = False) -> MultiTaskModel:
         drop_path_rate=config.backbone.drop_path_rate,
         seed=config.seed,
         abstract=abstract,
+        taps=config.backbone.taps,
     )
 
 
@@ -73,16 +85,67 @@ def weights_path(config: ConfigDict) -> Path | None:
 def load_backbone(model: MultiTaskModel, path: Path | str) -> None:
     """Fills the backbone of an unwrapped model from a weight file; the file's classifier is left out.
 
-    Relative-position tables are resized where the window differs.
+    Relative-position tables and position embeddings are resized where window or grid differ. The model takes over the
+    image statistics that the file names.
 
     Raises:
       WeightsError: missing or damaged file, or one of another architecture.
     """
-    arrays, metadata = read_weights(Path(path))
-    body = {name: array for name, array in arrays.items() if name.startswith("backbone/")}
+    arrays, metadata = read_weights(path)
+    where = f"weights: '{path}'"
+    body = {name: a for name, a in arrays.items() if name.startswith("backbone/") and "/adapter/" not in name}
+    architecture = metadata.get("architecture", "?")
     if not body:
-        raise WeightsError(f"weights: '{path}' holds no backbone (architecture {metadata.get('architecture', '?')})")
-    assign(model, fit_backbone(model, body), f"weights: '{path}'", prefix="backbone/")
+        raise WeightsError(f"{where} holds no backbone (architecture {architecture})")
+    if any(layer.adapter is not None for layer in linears(model.backbone)):
+        raise WeightsError(
+            f"{where}: the model has adapters already, made for the weights it had; load first, then wrap"
+        )
+    _check_heads(model, architecture, where)
+    size = as_size(json.loads(metadata["image_size"])) if "image_size" in metadata else None
+    assign(model, fit_backbone(model, body, size), where, prefix="backbone/")
+    model.pretrained = Pretrained(str(Path(path).expanduser().absolute()), metadata["checksum"])
+    for name in ("mean", "std"):
+        if name in metadata:
+            setattr(model, name, tuple(json.loads(metadata[name])))
+
+
+def load_trained(model: MultiTaskModel, path: Path | str) -> None:
+    """Fills what trains of a wrapped model from a converted training checkpoint: adapters, necks, heads, statistics.
+
+    The frozen weights are those of the same file: `load_backbone(model, path)` first, then `wrap`, then this.
+
+    Raises:
+      WeightsError: the backbone came from another file, or something is missing or does not fit; all in one message.
+    """
+    arrays, metadata = read_weights(path)
+    where = f"weights: '{path}'"
+    if model.pretrained is None or model.pretrained.checksum != metadata["checksum"] or model.adapted is None:
+        raise WeightsError(f"{where}: call load_backbone with this file and wrap before load_trained")
+    parts = split_state(model)
+    wanted = flatten(parts.trainable) | flatten(parts.stats)
+    size = as_size(json.loads(metadata["image_size"])) if "image_size" in metadata else None
+    found = {name: array for name, array in fit_backbone(model, arrays, size).items() if name in wanted}
+    absent = sorted(set(wanted) - set(found))
+    idle = sorted(name for name in arrays if name not in wanted and _trains_only(name))
+    problems = some("missing", absent) + some("without a place in the model", idle)
+    if problems:
+        raise WeightsError(f"{where} was not trained as the model is wrapped: {'; '.join(problems)}")
+    assign(model, found, where, prefix="necks/")
+
+
+def _trains_only(name: str) -> bool:
+    """Whether an array can only be part of what trains."""
+    return "/adapter/" in name or name.startswith(("necks/", "heads/"))
+
+
+def _check_heads(model: MultiTaskModel, architecture: str, where: str) -> None:
+    """Attention heads shape no array, so another number of them would go unnoticed."""
+    if architecture not in list_models():
+        return
+    here, there = model.backbone.config.heads, backbone_entry(architecture).config.heads
+    if here != there:
+        raise WeightsError(f"{where} is of '{architecture}' with {there} attention heads, the model has {here}")
 
 
 @dataclasses.dataclass
@@ -133,13 +196,36 @@ def build_source(config: ConfigDict, split: str):
     """
     data = config.data
     count = data.train_examples if split == "train" else data.eval_examples
+    skips = data.on_bad_file == "skip"
     options = {}
     if data.name == "folder":
-        options = {"num_classes": _class_counts(config), "val_fraction": data.val_fraction}
-    names = [task.name for task in build_tasks(config)]
+        options = {"num_classes": _class_counts(config), "val_fraction": data.val_fraction, "check": not skips}
+    if data.name == "vtab":
+        options = {"task": data.vtab_task, "tuning": data.vtab_tuning}
+    if data.name in TREES:
+        options = {name: data[name] for name in ("layout", "depth_unit", "semseg_classes")}
+        options["check"] = not skips
+    chosen = build_tasks(config)
+    names = [task.name for task in chosen]
     source = open_source(data.name, split, names, data.root, config.image_size, count, data.seed, **options)
+    if data.name in TREES:
+        _check_depth_unit(chosen, source)
+        if split == "train":
+            for note in source.notes:
+                print(f"{data.name}: {note}", file=sys.stderr)
     # Scenes are computed, not read: remembering them costs memory once and saves the drawing in every later epoch.
-    return CachedSource(source) if data.name == "scenes" else source
+    source = CachedSource(source) if data.name == "scenes" else source
+    return SkippingSource(source) if skips else source
+
+
+def _check_depth_unit(chosen: tuple[Task, ...], source) -> None:
+    """A distance in one unit must not be reported in another."""
+    units = [task.unit for task in chosen if task.name == "depth"]
+    if units and units[0] != source.depth_unit:
+        raise ConfigError(
+            f"config: data.depth_unit: the depth of these files is in {source.depth_unit}, not in {units[0]}; "
+            f"set --config.data.depth_unit={source.depth_unit}"
+        )
 
 
 def build_augmentation(config: ConfigDict) -> Augmentation:
@@ -151,6 +237,11 @@ def build_augmentation(config: ConfigDict) -> Augmentation:
         scale=tuple(data.scale),
         scales_are_choices=data.scales_are_choices,
         pad_ignore=data.pad_ignore,
+        erode_normals=data.erode_normals,
+        ignore_empty_maps=data.ignore_empty_maps,
+        compat_uint8_wrap=data.compat_uint8_wrap,
+        resize=data.resize,
+        fast_warp=data.fast_warp,
     )
 
 
@@ -166,4 +257,6 @@ def known_examples(config: ConfigDict) -> int | None:
     """Training examples of a configuration without touching its files, None where only the files know."""
     if config.data.train_examples is not None:
         return config.data.train_examples
+    if config.data.name == "vtab" and config.data.vtab_tuning:
+        return 800
     return DATASETS[config.data.name].train_examples

@@ -1,13 +1,13 @@
 """Scoring a model over a whole split: every example once, sums on the host, delta_m against single-task references."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ditask_jax.data import eval_batches
+from ditask_jax.data import Augmentation, eval_batches
 from ditask_jax.tasks import Task, delta_m_of
 from ditask_jax.training.mesh import place_batch
 
@@ -30,6 +30,10 @@ class Evaluation:
     delta_m: float | None
     references: Mapping[str, float]
 
+    def __str__(self) -> str:
+        flat = {f"{task}/{name}": value for task, scores in self.scores.items() for name, value in scores.items()}
+        return str(flat if self.delta_m is None else flat | {"delta_m": self.delta_m})
+
     def to_json(self) -> dict:
         """Plain data for `evaluation.json`."""
         return dataclasses.asdict(self)
@@ -51,6 +55,8 @@ def evaluate(
     mesh: Mesh,
     references: Mapping[str, float],
     threads: int = 2,
+    augmentation: Augmentation | None = None,
+    original_size: bool = False,
 ) -> Evaluation:
     """Runs `eval_step` over every example of a source.
 
@@ -64,20 +70,29 @@ def evaluate(
       mesh: where batches go.
       references: single-task scores by task name.
       threads: reading threads.
+      augmentation: how pictures and labels are prepared; nothing of it is random here.
+      original_size: score against labels of their own size, with logits resized to it, in place of labels resized to
+        the network's size.
     """
     totals: dict[str, dict | None] = {task.name: None for task in tasks}
     losses, batches = dict.fromkeys(totals, 0.0), 0
     specs = [task.label_spec for task in tasks]
-    with eval_batches(source, specs, image_size, batch_size, threads=threads) as iterator:
+    batches_of = eval_batches(
+        source,
+        specs,
+        image_size,
+        batch_size,
+        threads=threads,
+        augmentation=augmentation,
+        original_size=original_size,
+    )
+    with batches_of as iterator:
         for batch in iterator:
-            placed = place_batch({name: batch[name] for name in ("image", "labels", "valid")}, mesh)
+            placed = place_batch({name: batch[name] for name in _ON_DEVICE if name in batch}, mesh)
             sums, loss, decoded = jax.device_get(eval_step(*state, placed))
             for task in tasks:
-                if task.on_host:
-                    found = task.host_sums(decoded[task.name], batch["labels"][task.name], batch["valid"])
-                else:
-                    found = sums[task.name]
-                totals[task.name] = task.accumulate(totals[task.name], found)
+                for found in _host_sums(task, decoded[task.name], batch) if task.on_host else [sums[task.name]]:
+                    totals[task.name] = task.accumulate(totals[task.name], found)
                 losses[task.name] += float(loss[task.name])
             batches += 1
     scores = {task.name: task.finalize(totals[task.name]) for task in tasks}
@@ -87,7 +102,25 @@ def evaluate(
     return Evaluation(len(source), scores, mean, delta, used)
 
 
-_PERCENT = {"fraction": (100.0, "%"), "degrees": (1.0, "deg"), "metres": (1.0, "m"), "pixels": (1.0, "px")}
+def _host_sums(task: Task, predicted: np.ndarray, batch: Mapping) -> Iterator[Mapping]:
+    """Sums of a task scored on the host; picture by picture where each has a size of its own."""
+    label, valid = batch["labels"][task.name], batch["valid"]
+    if "size" not in batch:
+        yield task.host_sums(predicted, label, valid)
+        return
+    for k, (height, width) in enumerate(batch["size"]):
+        one = slice(k, k + 1)
+        yield task.host_sums(predicted[one, :height, :width], label[one, :height, :width], valid[one])
+
+
+_ON_DEVICE = ("image", "labels", "valid", "size")
+_PERCENT = {
+    "fraction": (100.0, "%"),
+    "degrees": (1.0, "deg"),
+    "metres": (1.0, "m"),
+    "pixels": (1.0, "px"),
+    "inverse": (1.0, ""),
+}
 
 
 def score_table(evaluation: Evaluation, tasks: Sequence[Task]) -> str:
@@ -104,7 +137,8 @@ def score_table(evaluation: Evaluation, tasks: Sequence[Task]) -> str:
             gain = f"{sign * 100 * (score - reference) / reference:+.2f} %"
         known = "-" if reference is None else f"{reference * factor:.2f} {unit}"
         rows.append((task.name, task.primary_metric, shown, known, gain))
-    delta = "unknown (a task has no reference)" if evaluation.delta_m is None else f"{evaluation.delta_m:+.2f} %"
+    unknown = "unknown (a task has no reference)" if len(tasks) > 1 else "unknown (no reference)"
+    delta = unknown if evaluation.delta_m is None else f"{evaluation.delta_m:+.2f} %"
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([*lines, f"delta_m over {evaluation.examples} examples: {delta}"])

@@ -31,14 +31,19 @@ def draw_predictions(
     figure = Figure(figsize=(cell * columns, cell * height / width * rows + 0.75), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for row in range(rows):
-        pictures = [("input", images[row])]
+        pictures, captions = [("input", images[row])], {}
         for task in tasks:
             label, prediction = labels[task.name][row], predicted[task.name][row]
             scale = task.value_range(label)
-            pictures.append((f"{task.name}\ntarget", task.render(label, scale)))
-            pictures.append((f"{task.name}\nprediction", task.render(prediction, scale)))
-        for axis, (name, picture) in zip(axes[row], pictures, strict=True):
-            axis.imshow(picture, interpolation="nearest")
+            for kind, value in (("target", label), ("prediction", prediction)):
+                captions[len(pictures)] = task.caption(value)
+                pictures.append((f"{task.name}\n{kind}", task.render(value, scale)))
+        for column, (axis, (name, picture)) in enumerate(zip(axes[row], pictures, strict=True)):
+            # One extent for all: a picture of another shape (a class's field of colour) fills its cell as well.
+            axis.imshow(picture, interpolation="nearest", extent=(0, width, height, 0))
+            if caption := captions.get(column):
+                axis.text(width / 2, height / 2, caption, ha="center", va="center", fontsize=7, wrap=True,
+                          bbox={"facecolor": "white", "edgecolor": "none", "pad": 2})  # fmt: skip
             axis.set_xticks([])
             axis.set_yticks([])
             if row == 0:

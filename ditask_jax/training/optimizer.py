@@ -65,9 +65,10 @@ def make_optimizer(
 def decay_mask(trainable: Any, *, decay_thetas: bool = True, decay_bias_tables: bool = True) -> Any:
     """Tells for every trainable leaf whether weight decay applies.
 
-    Decided by the leaf's own name and rank: `theta*` and `relative_position_bias*` follow their switches (thetas are
-    decayed whatever their shape: the original keeps them as a row `[1, K]`); other leaves of rank 0 or 1 and names
-    ending in `bias` or `scale` are never decayed; everything else is.
+    Decided by the leaf's own name and rank: `theta*` and `gain*` (which move singular values) and
+    `relative_position_bias*` follow their switches (thetas are decayed whatever their shape: the original keeps them as
+    a row `[1, K]`); other leaves of rank 0 or 1 and names ending in `bias` or `scale` are never decayed; everything
+    else is.
 
     Returns:
         Booleans in the structure of `trainable`.
@@ -79,7 +80,7 @@ def decay_mask(trainable: Any, *, decay_thetas: bool = True, decay_bias_tables: 
 
     def decays(path, leaf) -> bool:
         name = jax.tree_util.keystr(path[-1:], simple=True)
-        if name.startswith("theta"):
+        if name.startswith(("theta", "gain")):
             return bool(decay_thetas)
         if name.startswith("relative_position_bias"):
             return bool(decay_bias_tables)

@@ -1,9 +1,8 @@
 """The training loop: restore or start, step, log, evaluate, save; and again after a kill as if nothing had happened."""
 
-import hashlib
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -13,10 +12,11 @@ from ml_collections import ConfigDict
 
 from ditask_jax.config import validate
 from ditask_jax.data import eval_batches, train_batches
-from ditask_jax.errors import CheckpointError, DitaskError
+from ditask_jax.errors import CheckpointError, ConfigError, DitaskError
 from ditask_jax.files import atomic_write_json
-from ditask_jax.nn.state import flatten
-from ditask_jax.tasks import load_references
+from ditask_jax.model import MultiTaskModel
+from ditask_jax.nn.filling import state_parts
+from ditask_jax.tasks import Task, load_references
 from ditask_jax.training.build import (
     build_augmentation,
     build_experiment,
@@ -26,6 +26,8 @@ from ditask_jax.training.build import (
 from ditask_jax.training.checkpoints import Checkpointer
 from ditask_jax.training.evaluation import Evaluation, evaluate, predictions, score_table
 from ditask_jax.training.figure import draw_predictions
+from ditask_jax.training.fingerprint import fingerprint
+from ditask_jax.training.from_model import experiment_from
 from ditask_jax.training.mesh import check_batch_size, make_mesh, place_batch, replicated
 from ditask_jax.training.optimizer import make_optimizer
 from ditask_jax.training.progress import Progress
@@ -44,9 +46,12 @@ class NonFiniteError(DitaskError):
 class Trainer:
     """Trains and evaluates one configuration.
 
-    Everything a configuration can get wrong is found while the trainer is built, before the first step.
+    Everything a configuration can get wrong is found while the trainer is built, before the first step. There are two
+    ways to build one: `Trainer(config)`, which makes the model too, and `Trainer(model, tasks, config)`.
 
     Args:
+      model: a wrapped model from `create_model`; its facts replace those of the configuration.
+      tasks: the tasks it was created for.
       config: a configuration with all fields of `configs/base.py`.
 
     Attributes:
@@ -55,7 +60,18 @@ class Trainer:
       state: (trainable, opt_state, stats) on the mesh, after `fit` or `restore`.
     """
 
-    def __init__(self, config: ConfigDict):
+    def __init__(
+        self,
+        model: MultiTaskModel | ConfigDict | None = None,
+        tasks: Sequence[Task] | None = None,
+        config: ConfigDict | None = None,
+    ):
+        if isinstance(model, ConfigDict):
+            model, config = None, model
+        if config is None:
+            raise ConfigError("trainer: no configuration; call Trainer(config) or Trainer(model, tasks, config)")
+        given = None if model is None else experiment_from(model, tasks or (), config)
+        config = config if given is None else given.config
         validate(config)
         self.config = config
         self.mesh = make_mesh(config.mesh.data)
@@ -65,13 +81,14 @@ class Trainer:
         # Data first: a missing file is found in a moment, a model takes seconds.
         self.train_source = build_source(config, "train")
         self.eval_source = build_source(config, "val")
-        self.experiment = build_experiment(config)
+        self.experiment = given or build_experiment(config)
         self.tasks = self.experiment.tasks
         self.steps_per_epoch, self.total_steps = training_length(config, len(self.train_source))
         parts, dtype = self.experiment.parts, self.experiment.dtype
         self.schedule = make_schedule(config.optimizer, self.steps_per_epoch, self.total_steps, config.batch_size)
         self.optimizer = make_optimizer(config.optimizer, self.schedule, parts.trainable)
-        self._train_step = make_train_step(parts, self.tasks, self.optimizer, self.mesh, config.seed, dtype)
+        surgery = config.optimizer.surgery
+        self._train_step = make_train_step(parts, self.tasks, self.optimizer, self.mesh, config.seed, dtype, surgery)
         self._eval_step = make_eval_step(parts, self.tasks, self.mesh, dtype)
         self._predict = jax.jit(make_predict(parts, dtype))
         self.frozen = self._place(parts.frozen)
@@ -91,11 +108,7 @@ class Trainer:
 
     def fingerprint(self) -> str:
         """A hash of the frozen weights: a checkpoint belongs to one backbone."""
-        digest = hashlib.sha256()
-        for name, value in flatten(self.frozen).items():
-            digest.update(name.encode())
-            digest.update(np.asarray(value).tobytes())
-        return digest.hexdigest()
+        return fingerprint(self.frozen)
 
     def restore(self, checkpointer: Checkpointer) -> int:
         """Loads the newest checkpoint that verifies; returns its step, 0 where there is none.
@@ -212,11 +225,16 @@ class Trainer:
             every = max(round(epochs * self.steps_per_epoch), 1)
         return step == self.total_steps or bool(every and step % every == 0)
 
-    def evaluate(self) -> Evaluation:
-        """Scores the present state over the whole validation split; asked twice at one step, it answers at once."""
-        if self._scored is not None and self._scored[0] == self.step:
+    def evaluate(self, state: tuple | None = None) -> Evaluation:
+        """Scores a state over the whole validation split; the present one, asked twice at one step, at once.
+
+        Args:
+          state: as `fit` returns it; None: the present one.
+        """
+        present = state is None or state is self.state
+        if present and self._scored is not None and self._scored[0] == self.step:
             return self._scored[1]
-        trainable, _, stats = self.state
+        trainable, stats = state_parts(self.state if state is None else state)
         found = evaluate(
             self._eval_step,
             (trainable, stats, self.frozen),
@@ -227,14 +245,20 @@ class Trainer:
             self.mesh,
             load_references(self.config.data.name),
             self.config.data.threads,
+            build_augmentation(self.config).for_evaluation(),
+            original_size=self.config.eval_resolution == "original",
         )
-        self._scored = (self.step, found)
+        if present:
+            self._scored = (self.step, found)
         return found
 
     def draw(self, path: Path) -> Path:
         """Draws targets and predictions of the first validation examples."""
         specs = [task.label_spec for task in self.tasks]
-        with eval_batches(self.eval_source, specs, self.config.image_size, self.eval_batch_size, threads=1) as batches:
+        size, augmentation = self.config.image_size, build_augmentation(self.config).for_evaluation()
+        with eval_batches(
+            self.eval_source, specs, size, self.eval_batch_size, threads=1, augmentation=augmentation
+        ) as batches:
             batch = next(batches)
         shown = min(FIGURE_EXAMPLES, int(batch["valid"].sum()))
         trainable, _, stats = self.state
@@ -244,22 +268,29 @@ class Trainer:
         title = f"{self.config.method.name} on {self.config.data.name}, step {self.step}"
         return draw_predictions(path, batch["image"][:shown], cut(batch["labels"]), cut(predicted), self.tasks, title)
 
-    def report(self, run: RunDir, evaluation: Evaluation) -> str:
-        """Writes `evaluation.json` and the final figure; returns the table of scores."""
+    def report(self, run: RunDir, evaluation: Evaluation, file: Path | None = None) -> str:
+        """Writes the scores (to `evaluation.json` unless told otherwise) and the figure; returns the table."""
+        file = file or run.evaluation
         figure = self.draw(run.figures / "evaluation.png")
         plan = self.experiment.plan
         content = {
             "step": self.step,
             "split": "val",
             "data": self.config.data.name,
-            "protocol": f"network resolution {_text_size(self.config.image_size)}, all examples, metrics pooled",
+            "protocol": f"{self._resolution()}, all examples, metrics pooled",
             "method": plan.method,
             "trainable_backbone": plan.trainable_backbone,
             "trainable_total": plan.trainable_total,
             **evaluation.to_json(),
         }
-        atomic_write_json(run.evaluation, content)
-        return f"{score_table(evaluation, self.tasks)}\nfigure: {figure}\nscores: {run.evaluation}"
+        atomic_write_json(file, content)
+        return f"{score_table(evaluation, self.tasks)}\nfigure: {figure}\nscores: {file}"
+
+    def _resolution(self) -> str:
+        size = _text_size(self.config.image_size)
+        if self.config.eval_resolution == "original":
+            return f"original resolution, logits resized from {size}"
+        return f"network resolution {size}"
 
 
 def _text_size(size) -> str:

@@ -30,11 +30,11 @@ class Wrapped:
 
     def random_trainable(self, scale: float = 0.3, seed: int = 1):
         """Every trainable number moved off its start, as after some training."""
-        flat = flatten(self.parts.trainable)
-        moved = {}
-        for index, (path, value) in enumerate(flat.items()):
-            noise = jax.random.normal(jax.random.fold_in(jax.random.key(seed), index), value.shape)
-            moved[path] = value + scale * noise * (1.0 if "theta" in path else 0.1)
+        # NumPy compiles nothing, where every new shape of an eager JAX operation would.
+        rng, moved = np.random.default_rng(seed), {}
+        for path, value in flatten(self.parts.trainable).items():
+            noise = scale * rng.standard_normal(value.shape) * (1.0 if "theta" in path else 0.1)
+            moved[path] = jnp.asarray(np.asarray(value) + noise, value.dtype)
         return unflatten(moved, self.parts.trainable)
 
     def logits(self, trainable=None, context: Context | None = None, images=IMAGES):
@@ -45,6 +45,6 @@ class Wrapped:
 
 def largest_difference(left, right) -> float:
     """Largest difference of two nested dicts, relative to the largest entry."""
-    pairs = list(zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True))
-    scale = max(float(jnp.abs(a).max()) for a, _ in pairs)
-    return max(float(jnp.abs(a - b).max()) for a, b in pairs) / max(scale, 1e-30)
+    left, right = ([np.asarray(leaf) for leaf in jax.tree.leaves(tree)] for tree in (left, right))
+    scale = max(float(np.abs(a).max()) for a in left)
+    return max(float(np.abs(a - b).max()) for a, b in zip(left, right, strict=True)) / max(scale, 1e-30)

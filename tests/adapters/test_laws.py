@@ -1,24 +1,53 @@
 """Laws of every registered method: they are found in the registry, none is listed by hand."""
 
+import functools
+import math
+import re
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from ditask_jax.adapters import DiTASK, make_plan, merge, method_class, method_names, wrap
+from ditask_jax.backbones import create_backbone, list_models
 from ditask_jax.errors import ConfigError
 from ditask_jax.model import create_model
-from ditask_jax.nn import Context, flatten, split_state
+from ditask_jax.nn import Context, Linear, flatten, linears, split_state
 from tests.adapters.cases import IMAGES, SIZE, Wrapped, largest_difference, task_list
 
 METHODS = method_names()
 every_method = pytest.mark.parametrize("name", METHODS)
+# One of each kind, of test size. Swin meets every law below in full, the others those at the end.
+BACKBONES = list_models("*_test")
+OTHERS = [name for name in BACKBONES if name != "swin_test"]
 
 
-def build(name: str, *tasks: str) -> Wrapped:
-    method = method_class(name)()
+def grid(*quick: str, spread: bool = False):
+    """Every method on every other kind of backbone; by default some on all and, if asked, any other on one of them.
+
+    A method never sees a backbone, only its dense layers, so that the rest of the grid is left to the slow tests.
+    """
+    for number, name in enumerate(METHODS):
+        for place, backbone in enumerate(OTHERS):
+            soon = name in quick or (spread and number % len(OTHERS) == place)
+            yield pytest.param(name, backbone, marks=[] if soon else [pytest.mark.slow], id=f"{name}-{backbone}")
+
+
+def make_method(name: str, backbone: str = "swin_test"):
+    """The method with few parameters; beside the first backbone with one tessellation, which compiles faster."""
     if name == "ditask":
-        method = DiTASK(shared_cells=8, task_cells=5)
-    return Wrapped(method, *tasks)
+        return DiTASK(shared_cells=8 if backbone == "swin_test" else 5, task_cells=5)
+    return method_class(name)()
+
+
+def build(name: str, *tasks: str, backbone: str = "swin_test") -> Wrapped:
+    return Wrapped(make_method(name, backbone), *tasks, backbone=backbone)
+
+
+def random_like(x, seed: int) -> np.ndarray:
+    """Normal numbers of a shape, made outside of any trace."""
+    return np.random.default_rng(seed).standard_normal(x.shape).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +62,16 @@ def test_the_registry_is_not_empty():
     assert {"ditask", "full", "frozen"} <= set(METHODS)
 
 
+@functools.cache
+def plain_logits():
+    """Logits of the model before anything is attached."""
+    parts = split_state(create_model("swin_test", task_list("semseg", "depth"), SIZE, widths=(4, 4, 4, 4)))
+    return jax.jit(lambda x: parts.merge(parts.trainable, parts.frozen, parts.stats)(x, Context(train=False)))(IMAGES)
+
+
 @each_wrapped
 def test_identity_at_the_start(wrapped):
-    base = create_model("swin_test", task_list("semseg", "depth"), SIZE, widths=(4, 4, 4, 4))
-    parts = split_state(base)
-    plain = jax.jit(lambda x: parts.merge(parts.trainable, parts.frozen, parts.stats)(x, Context(train=False)))(IMAGES)
-    assert largest_difference(plain, jax.jit(wrapped.logits)()) < 1e-5
+    assert largest_difference(plain_logits(), jax.jit(wrapped.logits)()) < 1e-5
 
 
 @each_wrapped
@@ -56,16 +89,15 @@ def test_every_trainable_leaf_gets_a_gradient(wrapped):
     def loss(trainable):
         logits = wrapped.logits(trainable, context)
         # Weights by position and channel, so that no symmetry cancels a gradient.
-        weights = {k: jax.random.normal(jax.random.key(len(k)), v.shape) for k, v in logits.items()}
-        return sum(jnp.mean(weights[k] * logits[k] ** 2) for k in logits)
+        return sum(jnp.mean(random_like(logits[k], len(k)) * logits[k] ** 2) for k in logits)
 
     gradients = flatten(jax.jit(jax.grad(loss))(wrapped.random_trainable()))
-    norms = {path: float(jnp.abs(g).max()) for path, g in gradients.items()}
+    norms = {path: float(np.abs(g).max()) for path, g in gradients.items()}
     typical = sorted(norms.values())[len(norms) // 2]
     # A constant in front of BatchNorm is taken out again by its mean. That is the head's own bias and, as nothing but
     # bias-free 1x1 products and resizes stand between, the bias that ends the last block.
-    before_batch_norm = ("widen/bias", "stages/3/blocks/1/mlp/fc2/bias")
-    dead = [path for path, norm in norms.items() if norm < 1e-6 * typical and not path.endswith(before_batch_norm)]
+    before_batch_norm = r".*(/widen/bias|/stages/3/blocks/1/mlp/fc2/(bias|.*/\w*bias\w*))"
+    dead = [path for path, norm in norms.items() if norm < 1e-6 * typical and not re.fullmatch(before_batch_norm, path)]
     assert not dead
 
 
@@ -99,6 +131,80 @@ def test_wrapping_twice_is_refused_where_adapters_exist(name):
 @every_method
 def test_plan_of_an_abstract_model_is_the_plan(name):
     wrapped = build(name)
-    method = DiTASK(shared_cells=8, task_cells=5) if name == "ditask" else method_class(name)()
     abstract = create_model("swin_test", task_list("semseg", "depth"), SIZE, widths=(4, 4, 4, 4), abstract=True)
-    assert make_plan(abstract, method) == wrapped.plan
+    assert make_plan(abstract, make_method(name)) == wrapped.plan
+
+
+def features(parts, trainable):
+    """Features of every task and stage: what adapters act on, without the heads that are the same everywhere."""
+    model = parts.merge(trainable, parts.frozen, parts.stats)
+    return model.features(model.normalise(jnp.asarray(IMAGES)), Context(train=False))
+
+
+@pytest.mark.parametrize(("name", "backbone"), list(grid("ditask", spread=True)))
+def test_identity_counts_and_merging_on_every_backbone(name, backbone):
+    wrapped = build(name, backbone=backbone)
+    abstract = create_model(backbone, task_list("semseg", "depth"), SIZE, widths=(4, 4, 4, 4), abstract=True)
+    assert make_plan(abstract, make_method(name, backbone)) == wrapped.plan
+    start, moved = wrapped.parts.trainable, wrapped.random_trainable()
+    counted = sum(v.size for path, v in flatten(start).items() if path.startswith("backbone/"))
+    assert wrapped.plan.trainable_backbone == counted
+    forward = jax.jit(lambda trainable: features(wrapped.parts, trainable))
+    assert largest_difference(plain_features(backbone), forward(start)) < 1e-5
+    if wrapped.plan.layers:
+        merged = split_state(merge(wrapped.parts.merge(moved, wrapped.parts.frozen, wrapped.parts.stats)))
+        got = jax.jit(lambda trainable: features(merged, trainable))(merged.trainable)
+        assert largest_difference(forward(moved), got) < 1e-5
+        assert largest_difference(forward(start), got) > 1e-3
+
+
+@pytest.mark.parametrize(("name", "backbone"), list(grid("full")))
+def test_every_leaf_of_every_backbone_gets_a_gradient(name, backbone):
+    wrapped = build(name, backbone=backbone)
+
+    def loss(trainable):
+        maps = features(wrapped.parts, trainable)
+        return sum(jnp.mean(random_like(x, x.size) * x**2) for x in jax.tree.leaves(maps))
+
+    gradients = flatten(jax.jit(jax.grad(loss))(wrapped.random_trainable()))
+    norms = {path: float(np.abs(g).max()) for path, g in gradients.items() if path.startswith("backbone/")}
+    assert norms or name == "frozen"
+    typical = sorted(norms.values())[len(norms) // 2] if norms else 0.0
+    assert [path for path, norm in norms.items() if norm < 1e-6 * typical] == []
+
+
+@functools.cache
+def plain_features(backbone: str):
+    """Features of the model before anything is attached."""
+    parts = split_state(create_model(backbone, task_list("semseg", "depth"), SIZE, widths=(4, 4, 4, 4)))
+    return jax.jit(lambda trainable: features(parts, trainable))(parts.trainable)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_what_is_adapted_where(backbone):
+    """Every dense layer of every block has a plan, with all its parts and the positions that it sees."""
+    model = create_model(backbone, task_list("semseg", "depth"), SIZE, widths=(4, 4, 4, 4), abstract=True)
+    layers = {l.info.path: l for l in linears(model.backbone)}
+    plan = make_plan(model, DiTASK())
+    assert {p.info.path for p in plan.layers} == {path for path, l in layers.items() if l.info.role != "reduction"}
+    for path, layer in layers.items():
+        last = path.rsplit("/", 1)[1]
+        assert layer.info.parts == {"qkv": 3, "kv": 2}.get(last, 1)
+        assert layer.info.role == {"q": "qkv", "kv": "qkv"}.get(last, last)
+    assert {path: layer.info.tokens for path, layer in layers.items()} == tokens_seen(backbone)
+
+
+def tokens_seen(backbone: str) -> dict[str, int]:
+    """Positions in what really enters each dense layer, found by tracing a backbone."""
+    model = create_backbone(backbone, SIZE)
+    seen = {}
+    forward = Linear.__call__
+
+    def spy(self, x, *args):
+        seen[self.info.path] = math.prod(x.shape[1:-1])
+        return forward(self, x, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Linear, "__call__", spy)
+        jax.eval_shape(lambda: [x for x, _ in model(jnp.zeros((1, SIZE, SIZE, 3)), Context(train=False))])
+    return seen

@@ -1,11 +1,13 @@
 """Which image sizes fit, and what the error says of those that do not."""
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from ditask_jax.backbones import create_backbone, list_models
+from ditask_jax.backbones import backbone_entry, create_backbone, list_models
 from ditask_jax.backbones.geometry import check_size, nearest_sizes, stage_geometries
 from ditask_jax.errors import ConfigError
-from ditask_jax.nn import Scope
+from ditask_jax.nn import Context, Scope
 
 
 def test_published_geometry_at_448():
@@ -36,6 +38,41 @@ def test_rectangles_fit_too():
     assert nearest_sizes((224, 450), 4, 7, 4)[0] == (224, 448)
 
 
+@pytest.mark.parametrize(
+    ("name", "size"), [("vit_base_patch16", 450), ("vit_small_patch14", (224, 225)), ("vit_test", 0)]
+)
+def test_patches_must_tile_an_image(name, size):
+    with pytest.raises(
+        ConfigError, match=r"config: image_size: .* does not fit patch \d+: .*: \d+x\d+ \d+x\d+"
+    ) as caught:
+        create_backbone(name, size, scope=Scope(abstract=True))
+    for near in _sizes_named(caught.value):
+        create_backbone(name, near, scope=Scope(abstract=True))
+
+
+@pytest.mark.parametrize(("name", "size"), [("pvt_small", 31), ("pvt_v2_b0", (448, 20)), ("pvt_tiny", 0)])
+def test_an_image_must_leave_keys_in_every_stage_of_a_pyramid(name, size):
+    with pytest.raises(ConfigError, match=r"config: image_size: .* is too small: stage 0 has a grid") as caught:
+        create_backbone(name, size, scope=Scope(abstract=True))
+    for near in _sizes_named(caught.value):
+        create_backbone(name, near, scope=Scope(abstract=True))
+
+
+def _sizes_named(error) -> list[tuple[int, ...]]:
+    sizes = [tuple(map(int, text.split("x"))) for text in str(error).split("Nearest valid sizes: ")[1].split()]
+    assert len(sizes) == 2
+    return sizes
+
+
+@pytest.mark.parametrize("name", ["pvt_test", "pvt_v2_test"])
+def test_a_pyramid_takes_any_other_image(name):
+    """Sides that nothing divides: the first generation drops what does not fill a patch, the second pads."""
+    backbone = create_backbone(name, (75, 101))
+    taps = jax.eval_shape(lambda x: [tap for tap, _ in backbone(x, Context(train=False))], jnp.zeros((1, 75, 101, 3)))
+    grids = {"pvt_test": [(18, 25), (9, 12), (4, 6), (2, 3)], "pvt_v2_test": [(19, 26), (10, 13), (5, 7), (3, 4)]}
+    assert [tap.shape[2:4] for tap in taps] == grids[name]
+
+
 def test_unknown_backbone_names_the_nearest():
     with pytest.raises(ConfigError, match="Did you mean 'swin_tiny_patch4_window7'"):
         create_backbone("swin_tiny_patch4_windw7", 224)
@@ -43,6 +80,4 @@ def test_unknown_backbone_names_the_nearest():
 
 def test_every_backbone_can_be_described():
     for name in list_models():
-        window = int(name.rsplit("window", 1)[1]) if "window" in name else 4
-        size = {7: 224, 12: 384, 6: 192}.get(window, 64)
-        create_backbone(name, size, 0.1, Scope(abstract=True))
+        create_backbone(name, backbone_entry(name).image_size, 0.1, Scope(abstract=True))

@@ -114,6 +114,16 @@ def test_a_missing_label_names_the_picture_and_the_path(tree):
         open_train(root)
 
 
+def test_a_missing_label_can_wait_until_it_is_read(tree):
+    root, _ = tree
+    (root / "train/semseg/b.png").unlink()
+    source = open_train(root, ("semseg",), check=False)
+    assert len(source) == 3
+    assert source[0]["id"] == "a"
+    with pytest.raises(DataError, match=r"semseg/b\.png is missing"):
+        source[1]
+
+
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
 @pytest.mark.parametrize("which", ["images", "semseg"])
 def test_unreadable_files_are_named(tree, damage, which):

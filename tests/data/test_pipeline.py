@@ -5,13 +5,16 @@ import dataclasses
 import numpy as np
 import pytest
 
+from ditask_jax.data.augmentation import Augmentation, Draw
 from ditask_jax.data.cache import CachedSource
+from ditask_jax.data.memory import keep_freed_memory
 from ditask_jax.data.pipeline import eval_batches, num_eval_batches, train_batches
 from ditask_jax.data.scenes import ScenesSource
 from ditask_jax.data.sources import open_source
-from ditask_jax.data.transforms import Augmentation, transform
+from ditask_jax.data.transforms import transform
 from ditask_jax.errors import ConfigError, DataError
-from tests.data.specs import ALL, DEPTH, SEMSEG
+from ditask_jax.labels import LabelSpec
+from tests.data.specs import ALL, DEPTH, NORMALS, SEMSEG
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +150,51 @@ def test_evaluation_only_resizes():
         np.testing.assert_array_equal(batches[1]["labels"][spec.name][1], want["labels"][spec.name])
 
 
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Examples of different sizes, with a class of the picture beside a map."""
+
+    sizes: tuple[tuple[int, int], ...] = ((30, 40), (200, 100), (129, 20))
+
+    def __len__(self):
+        return len(self.sizes)
+
+    def __getitem__(self, index):
+        height, width = self.sizes[index]
+        semseg = np.arange(height * width, dtype=np.int64).reshape(height, width) % 12
+        image = np.zeros((height, width, 3), np.uint8)
+        return {"image": image, "semseg": semseg.astype(np.uint8), "classification": 300 + index}
+
+
+CLASS = LabelSpec("classification", dtype="int32", num_values=397, is_map=False)
+
+
+def test_labels_at_their_own_size_are_filled_up_with_ignored_pixels():
+    source = Sizes()
+    with eval_batches(source, (SEMSEG, CLASS), (16, 16), 2, original_size=True) as stream:
+        batches = list(stream)
+    assert [batch["labels"]["semseg"].shape for batch in batches] == [(2, 256, 128), (2, 256, 128)]
+    assert batches[0]["size"].tolist() == [[30, 40], [200, 100]]
+    assert batches[1]["valid"].tolist() == [True, False]
+    assert [batch["labels"]["classification"].tolist() for batch in batches] == [[300, 301], [302, -1]]
+    assert batches[0]["image"].shape == (2, 16, 16, 3)
+    for k, (height, width) in enumerate(source.sizes):
+        label = batches[k // 2]["labels"]["semseg"][k % 2]
+        np.testing.assert_array_equal(label[:height, :width], source[k]["semseg"])
+        assert (label[height:] == 255).all()
+        assert (label[:, width:] == 255).all()
+    assert (batches[1]["labels"]["semseg"][1] == 255).all()
+
+
+def test_classes_of_pictures_come_as_a_vector():
+    with train_batches(Sizes(), (CLASS,), 16, 2, augmentation=Augmentation()) as stream:
+        batch = next(stream)
+    assert batch["labels"]["classification"].dtype == np.int32
+    np.testing.assert_array_equal(batch["labels"]["classification"], 300 + batch["index"])
+    with eval_batches(Sizes(), (CLASS,), 16, 2) as stream:
+        assert [batch["labels"]["classification"].tolist() for batch in stream] == [[300, 301], [302, -1]]
+
+
 def test_a_broken_example_stops_with_its_file_name():
     with (
         eval_batches(Numbers(6, broken=4), [SEMSEG], 8, 2) as stream,
@@ -195,9 +243,27 @@ def test_a_cache_changes_nothing_and_keeps_to_its_bound():
 def test_sources_by_name():
     source = open_source("scenes", "val", ("depth",), image_size=(32, 48), num_examples=3)
     assert source[2]["depth"].shape == (32, 48)
-    with pytest.raises(ConfigError, match=r"data\.name: unknown name 'pascal'\. Known: scenes folder"):
-        open_source("pascal", "val", ("depth",))
+    with pytest.raises(ConfigError, match=r"data\.name: unknown name 'pascl'\. Did you mean 'pascal'\? Known: scenes"):
+        open_source("pascl", "val", ("depth",))
+    with pytest.raises(DataError, match=r"'pascal' needs data\.root"):
+        open_source("pascal", "val", ("semseg",))
     with pytest.raises(DataError, match=r"'folder' needs data\.root"):
         open_source("folder", "val", ("depth",))
     with pytest.raises(ConfigError, match="'scenes' has no option 'val_fraction'"):
         open_source("scenes", "val", ("depth",), val_fraction=0.1)
+
+
+def test_freed_memory_is_kept_for_the_next_example():
+    resource = pytest.importorskip("resource")
+    if not keep_freed_memory():
+        pytest.skip("the C library of this system cannot be told")
+    example = {"image": np.zeros((375, 500, 3), np.uint8), "normals": np.ones((375, 500, 3), np.float32)}
+
+    def faults():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for k in range(20):
+            transform(example, (NORMALS,), (448, 448), Draw(angle=5.0 + k))
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    faults()
+    assert faults() < 20 * 600, "less than the pages of one float picture an example"

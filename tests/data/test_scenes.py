@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from ditask_jax.data.scenes import CLASSES, PARTS, ScenesClassificationSource, ScenesSource
+from ditask_jax.data.scenes import CLASSES, PARTS, ScenesSource
 from ditask_jax.data.scenes.canvas import GROUND
 from ditask_jax.data.scenes.compose import compose_scene
 from ditask_jax.data.scenes.dice import dice_for
@@ -29,15 +29,11 @@ def equal(a, b) -> bool:
 
 
 def test_an_example_is_the_same_in_another_process():
-    code = (
-        "from tests.data.test_scenes import digest, ScenesSource, ScenesClassificationSource as C;"
-        "print(digest(ScenesSource('val', 48, seed=5)[11]), digest(C(size=48, seed=5)[3]))"
-    )
+    code = "from tests.data.test_scenes import digest, ScenesSource;print(digest(ScenesSource('val', 48, seed=5)[11]))"
     environment = {**os.environ, "PYTHONHASHSEED": "77"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=100)
     assert done.returncode == 0, done.stderr
-    here = [digest(ScenesSource("val", 48, seed=5)[11]), digest(ScenesClassificationSource(size=48, seed=5)[3])]
-    assert done.stdout.split() == here
+    assert done.stdout.split() == [digest(ScenesSource("val", 48, seed=5)[11])]
 
 
 def test_an_example_does_not_depend_on_order_threads_count_tasks_or_pickling():
@@ -61,9 +57,6 @@ def test_seed_split_and_index_all_matter():
     reference = ScenesSource("train", 48)[0]["image"]
     for other in (ScenesSource("val", 48)[0], ScenesSource("train", 48, seed=1)[0], ScenesSource("train", 48)[1]):
         assert not np.array_equal(reference, other["image"])
-    assert not np.array_equal(
-        ScenesClassificationSource(size=48)[0]["image"], ScenesClassificationSource("pretrain_val", size=48)[0]["image"]
-    )
 
 
 @pytest.mark.parametrize("size", [(128, 128), (48, 80), (97, 33)])
@@ -166,8 +159,8 @@ def test_the_data_set_has_people_in_about_half_of_the_pictures_and_all_classes_a
     assert np.mean([example["sal"].any() for example in examples]) > 0.9
 
 
-def test_colour_does_not_tell_classes():
-    """The nearest mean colour per class, fitted on the very same pictures, hardly beats chance."""
+def test_colour_is_a_hint_and_not_the_answer():
+    """The nearest mean colour per class, fitted on the very same pictures, is right for less than half."""
     source = ScenesSource("train", 48, tasks=("semseg",))
     examples = [source[k] for k in range(60)]
     pixels = np.concatenate([example["image"].reshape(-1, 3) for example in examples]).astype(np.float32)
@@ -177,17 +170,7 @@ def test_colour_does_not_tell_classes():
     means = np.stack([pixels[classes == c].mean(0) for c in range(2, 12)])
     guess = 2 + ((pixels[:, None] - means) ** 2).sum(-1).argmin(1)
     recall = np.mean([(guess[classes == c] == c).mean() for c in range(2, 12)])
-    assert recall < 0.25  # chance is 0.1
-
-
-def test_classification_portraits():
-    source = ScenesClassificationSource(size=64, num_examples=200)
-    assert source.num_classes == len(source.class_names) == 40
-    labels = [source[k]["class"] for k in range(120)]
-    assert len(set(labels)) > 30
-    assert all(type(label) is int and 0 <= label < 40 for label in labels)
-    with pytest.raises(IndexError, match=r"outside 0\.\.199"):
-        source[200]
+    assert 0.15 < recall < 0.45  # chance is 0.1
 
 
 def test_bad_arguments_are_named():

@@ -5,10 +5,13 @@ import math
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
+from ditask_jax.data.augmentation import PRESETS, Augmentation, Draw, preset, sample
 from ditask_jax.data.scenes import ScenesSource
-from ditask_jax.data.transforms import PRESETS, Augmentation, Draw, preset, rotate_directions, sample, transform
+from ditask_jax.data.transforms import rotate_directions, transform
 from ditask_jax.errors import ConfigError, DataError
+from ditask_jax.labels import LabelSpec
 from tests.data.specs import ALL, DEPTH, EDGE, NORMALS, PARTS, SAL, SEMSEG
 
 
@@ -115,20 +118,81 @@ def test_warp_follows_the_written_out_matrix(example):
         assert np.array_equal(got["labels"][name], by_hand(flipped[name], cv2.INTER_NEAREST)), name
     depth = by_hand(flipped["depth"], cv2.INTER_NEAREST) / scale
     np.testing.assert_allclose(got["labels"]["depth"], np.where(depth == 0, 255, depth), rtol=1e-6)
-    np.testing.assert_array_equal(got["image"], by_hand(flipped["image"], cv2.INTER_CUBIC))
+    exact = by_hand(flipped["image"].astype(np.float32), cv2.INTER_CUBIC)
+    np.testing.assert_array_equal(got["image"], np.clip(np.rint(exact), 0, 255))
 
 
 @pytest.mark.parametrize("draw", [Draw(angle=11.0, scale=1.15), Draw()])
-def test_uint8_pictures_are_the_rounded_and_clipped_cubic_interpolation(example, draw):
-    size = (30, 42) if draw.angle else (47, 25)
-    got = transform(example, (), size, draw)["image"].astype(np.float32)
+def test_pictures_are_interpolated_in_float_and_cut_once_at_the_end(example, draw):
+    got = transform(example, (), (47, 25), draw)["image"]
+    wrapped = transform(example, (), (47, 25), draw, Augmentation(compat_uint8_wrap=True))["image"]
     exact = example["image"].astype(np.float32)
     if draw.angle:
         exact = cv2.warpAffine(exact, cv2.getRotationMatrix2D((21, 15), 11.0, 1.15), (42, 30), flags=cv2.INTER_CUBIC)
-    else:
-        exact = cv2.resize(exact, size[::-1], interpolation=cv2.INTER_CUBIC)
-    assert exact.max() > 270, "there is overshoot to clip"
-    assert np.abs(got - np.clip(exact, 0, 255)).max() < 1.5
+    exact = cv2.resize(exact, (25, 47), interpolation=cv2.INTER_CUBIC)
+    assert exact.max() > 260, "there is overshoot to clip"
+    assert np.abs(got - np.clip(exact, 0, 255)).max() <= 0.5
+    np.testing.assert_array_equal(wrapped, np.trunc(exact).astype(int) % 256)
+
+
+def test_pillow_resizes_pictures_with_anti_aliasing(example):
+    size = (9, 11)
+    got = transform(example, (), size, None, Augmentation(resize="pillow"))["image"]
+    want = Image.fromarray(example["image"]).resize((11, 9), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(got, np.asarray(want))
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    spread = {way: transform({"image": noise}, (), (20, 20), None, Augmentation(resize=way))["image"].std()
+              for way in ("cubic", "pillow")}  # fmt: skip
+    assert spread["pillow"] < 0.3 * spread["cubic"]
+
+
+def test_the_fast_warp_lands_on_the_same_pixels():
+    """A smooth scene, where one bilinear step and two cubic ones must agree but for the rim."""
+    y, x = np.mgrid[0:90, 0:120].astype(np.float32)
+    smooth = 128 + 60 * np.sin(x / 19) + 50 * np.cos(y / 15 + x / 40)
+    normals = np.dstack([np.sin(x / 30), np.cos(y / 25), np.full_like(x, 2)])
+    example = {
+        "image": np.dstack([smooth] * 3).astype(np.uint8),
+        "normals": normals / np.linalg.norm(normals, axis=-1, keepdims=True),
+        "semseg": (smooth // 40).astype(np.uint8),
+    }
+    for draw in (Draw(True, 14.0, 1.2), Draw(False, -9.0, 0.9), Draw(scale=1.5)):
+        exact = transform(example, (NORMALS, SEMSEG), (64, 64), draw)
+        fast = transform(example, (NORMALS, SEMSEG), (64, 64), draw, Augmentation(fast_warp=True))
+        inside = (slice(14, 50), slice(14, 50))
+        assert np.abs(exact["image"][inside].astype(int) - fast["image"][inside]).max() <= 2
+        cosine = (exact["labels"]["normals"][inside] * fast["labels"]["normals"][inside]).sum(-1)
+        assert np.degrees(np.arccos(np.clip(cosine, -1, 1))).max() < 0.6
+        assert (exact["labels"]["semseg"][inside] == fast["labels"]["semseg"][inside]).mean() > 0.93
+    plain = [transform(example, (NORMALS,), (64, 64), Draw(True), Augmentation(fast_warp=f)) for f in (False, True)]
+    np.testing.assert_array_equal(plain[0]["image"], plain[1]["image"])
+
+
+def test_a_class_of_the_picture_passes_through():
+    spec = LabelSpec("classification", dtype="int32", num_values=397, is_map=False)
+    example = {"image": np.zeros((8, 8, 3), np.uint8), "classification": 396, "id": "x"}
+    label = transform(example, (spec,), (4, 4), Draw(True, 20.0, 1.1))["labels"]["classification"]
+    assert label.dtype == np.int32
+    assert label.shape == ()
+    assert label == 396
+    for wrong in (-1, 397, np.zeros(2)):
+        with pytest.raises(DataError, match=r"example x: label 'classification' is .*; expected a class from 0 to 396"):
+            transform({**example, "classification": wrong}, (spec,), (4, 4))
+
+
+def test_labels_may_keep_their_own_size(example):
+    nobody = {**example, "human_parts": np.zeros((30, 42), np.uint8)}
+    result = transform(nobody, ALL, (20, 24), keep_label_size=True)
+    same = transform(nobody, ALL, (30, 42))["labels"]
+    assert result["image"].shape == (20, 24, 3)
+    for spec in ALL:
+        np.testing.assert_array_equal(result["labels"][spec.name], same[spec.name])
+
+
+def test_empty_part_maps_can_stay_background(example):
+    nobody = {**example, "human_parts": np.zeros((30, 42), np.uint8)}
+    kept = transform(nobody, (PARTS,), (20, 24), None, Augmentation(ignore_empty_maps=False))["labels"]["human_parts"]
+    assert (kept == 0).all()
 
 
 def test_bright_edges_are_clipped_and_wrap_only_on_request():
@@ -204,7 +268,7 @@ def test_ten_thousand_draws_leave_every_label_legal():
         Augmentation(),
         Augmentation(rotation=180.0, scale=(0.3, 3.0), pad_ignore=True),
         preset("nyud"),
-        Augmentation(erode_normals=1),
+        Augmentation(erode_normals=1, fast_warp=True, ignore_empty_maps=False, resize="pillow"),
     ]
     rng = np.random.default_rng(2)
     for k in range(10_000):
@@ -214,7 +278,8 @@ def test_ten_thousand_draws_leave_every_label_legal():
             label = labels[spec.name]
             assert label.dtype == np.uint8
             assert ((label < spec.num_values) | (label == 255)).all()
-        assert (labels["human_parts"] == 255).all() or (labels["human_parts"] % 255 > 0).any()
+        if augmentation.ignore_empty_maps:
+            assert (labels["human_parts"] == 255).all() or (labels["human_parts"] % 255 > 0).any()
         depth, normals = labels["depth"], labels["normals"]
         assert depth.dtype == normals.dtype == np.float32
         assert (((depth > 0) & (depth <= 10 / 0.3)) | (depth == 255)).all()
@@ -256,6 +321,8 @@ def test_mistakes_are_named(example):
         Augmentation(hflip=2.0)
     with pytest.raises(ConfigError, match="low <= high"):
         Augmentation(scale=(1.2, 0.8))
+    with pytest.raises(ConfigError, match=r"augmentation: resize: unknown name 'pilow'\. Did you mean 'pillow'\?"):
+        Augmentation(resize="pilow")
     with pytest.raises(ConfigError, match="positive factors"):
         Augmentation(scale=(0.0, 1.0))
     with pytest.raises(ConfigError, match=r"Did you mean 'pascal'\?"):

@@ -8,29 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ditask_jax.adapters import DiTASK, Full, wrap
+from ditask_jax.adapters import wrap
 from ditask_jax.backbones.swin import Swin, SwinConfig
-from ditask_jax.conversion.swin import translate, translate_all
 from ditask_jax.model import MultiTaskModel
 from ditask_jax.nn import Context, Scope, flatten, split_state, unflatten
 from ditask_jax.nn.state import statistics
 from ditask_jax.tasks import multi_task_loss, tasks
 from ditask_jax.weights import assign
 from tests.parity.golden import Golden
-
-
-def method_of(meta: dict, execution: str):
-    """The originals' method: index warp with any starting theta, or full fine-tuning."""
-    if not meta["kind"].startswith("ditask"):
-        return Full()
-    cells = meta["r_task"]
-    return DiTASK(
-        shared_cells=meta["r_shared"],
-        task_cells=cells if isinstance(cells, int) else {name: cells[name] for name in meta["tasks"]},
-        domain="index",
-        execution=execution,
-        dropout=meta["dropout"],
-    )
+from tests.parity.methods import method_of, translate, translated
 
 
 class Case:
@@ -49,8 +35,7 @@ class Case:
         )
         backbone = Swin(config, meta["img"], meta["drop_path"], Scope(path="backbone"))
         model = MultiTaskModel(backbone, entries, "hrnet", meta["decoder_channels"], (0, 0, 0), (1, 1, 1), Scope())
-        arrays, unknown = translate_all(golden.under("param/"))
-        assert not unknown, unknown
+        arrays = translated(golden.under("param/"), meta["kind"])
         plain = {path: array for path, array in arrays.items() if "/adapter/" not in path}
         assign(model, plain, golden.path.name)
         self.plan = wrap(model, method_of(meta, execution))
@@ -63,6 +48,11 @@ class Case:
         self.images = jnp.asarray(golden["in/x"].transpose(0, 2, 3, 1))
         self.labels = {name: _label(name, golden[f"in/gt/{name}"]) for name in meta["tasks"]}
         self.tasks = tuple(_task(name, meta) for name in meta["tasks"])
+
+    def ours(self, name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
+        """A golden parameter or gradient under our name and in our layout."""
+        path, turn = translate(name, self.meta["kind"])
+        return path, turn(array)
 
     def outputs(self, trainable, train: bool = False):
         """Features, neck outputs, final logits and new statistics."""
@@ -101,9 +91,3 @@ def _label(name: str, label: np.ndarray):
     if name == "normals":
         return jnp.asarray(label.transpose(0, 2, 3, 1), jnp.float32)
     return jnp.asarray(label[:, 0])
-
-
-def ours(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
-    """A golden parameter or gradient under our name and in our layout."""
-    path, turn = translate(name)
-    return path, turn(array)

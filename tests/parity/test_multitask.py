@@ -1,4 +1,4 @@
-"""The multi-task models (DiTASK as released, full fine-tuning) against the originals, inside and out."""
+"""The multi-task models (DiTASK as released, MTLoRA, full fine-tuning) against the originals, inside and out."""
 
 import re
 
@@ -12,9 +12,9 @@ from einops import rearrange
 from ditask_jax.nn import flatten
 from ditask_jax.training.optimizer import make_optimizer
 from tests.parity.golden import Golden, find
-from tests.parity.multitask import Case, ours
+from tests.parity.multitask import Case
 
-FILES = find("ditask_*.npz") + find("full_*.npz")
+FILES = find("ditask_*.npz") + find("mtlora_*.npz") + find("full_*.npz")
 OUTPUT_ATOL = 1e-4
 
 
@@ -38,8 +38,8 @@ every_case = pytest.mark.parametrize("case", _parametrised(), indirect=True)
 
 
 def test_golden_files_were_found():
-    assert any(p.stem.startswith("ditask") for p in FILES)
-    assert any(p.stem.startswith("full") for p in FILES)
+    for prefix in ("ditask", "mtlora", "full"):
+        assert any(path.stem.startswith(prefix) for path in FILES), prefix
 
 
 def _strides(text: str) -> tuple[int, int]:
@@ -93,9 +93,9 @@ def test_losses(case):
 @pytest.mark.parametrize("loss", ["simple", "mtl"])
 def test_gradients(case, loss):
     got = case.evaluated[1][loss]
-    expected = dict(ours(name, array) for name, array in case.golden.under(f"grad/{loss}/").items())
+    expected = dict(case.ours(name, array) for name, array in case.golden.under(f"grad/{loss}/").items())
     assert expected
-    noise = {ours(n, case.golden[f"grad/{loss}/{n}"])[0]: v for n, v in case.meta["grad_noise"][loss].items()}
+    noise = {case.ours(n, case.golden[f"grad/{loss}/{n}"])[0]: v for n, v in case.meta["grad_noise"][loss].items()}
     for path, gradient in expected.items():
         fp32_noise, largest = noise.get(path, (0.0, np.abs(gradient).max()))
         # Ten times the originals' own float32 noise, and never looser than one per cent of the largest entry.
@@ -105,13 +105,13 @@ def test_gradients(case, loss):
 
 
 @every_case
-def test_thetas_without_gradient_are_not_created(case):
+def test_parameters_without_gradient_are_not_created(case):
     created = set(flatten(case.trainable))
     for name in case.meta["params_without_grad"]:
-        path, _ = ours(name, case.golden[f"param/{name}"])
+        path, _ = case.ours(name, case.golden[f"param/{name}"])
         assert path not in created
     adapters = {path for path in created if "/adapter/" in path}
-    with_gradient = {ours(n, a)[0] for n, a in case.golden.under("grad/mtl/").items()}
+    with_gradient = {case.ours(n, a)[0] for n, a in case.golden.under("grad/mtl/").items()}
     assert adapters <= with_gradient
 
 
@@ -163,11 +163,11 @@ def test_training_steps(path):
                 np.testing.assert_allclose(got, golden[f"train/step0_final/{task}"], atol=OUTPUT_ATOL, rtol=0)
             statistics = flatten(aux["stats"])
             for name, array in golden.under("train/bn_after_1_forward/").items():
-                path, value = ours(name, array)
+                path, value = case.ours(name, array)
                 np.testing.assert_allclose(statistics[path], value, atol=1e-5, rtol=1e-4, err_msg=name)
         flat = flatten(trainable)
         for name, array in golden.under(f"train/after_{number}/").items():
-            path, value = ours(name, array)
+            path, value = case.ours(name, array)
             difference = np.abs(np.asarray(flat[path]) - value)
             if number == 1:
                 assert difference.max() <= 1e-4, name

@@ -9,6 +9,7 @@ from einops import rearrange
 from ditask_jax.backbones.swin import Swin, SwinConfig
 from ditask_jax.classifier import Classifier
 from ditask_jax.conversion.swin import translate_all
+from ditask_jax.conversion.swin_timm import TIMM
 from ditask_jax.nn import Context
 from ditask_jax.nn.linear import SHARED
 from ditask_jax.weights import assign
@@ -59,6 +60,18 @@ def test_plain_swin(path):
         if name.endswith("_blocks") and timm_name in golden:
             np.testing.assert_allclose(value, golden[timm_name], atol=1e-4, rtol=0, err_msg=timm_name)
     assert compared >= 2 * len(golden.meta["depths"])
+
+
+@pytest.mark.parametrize("path", find("swin_plain_*_timm.npz"), ids=lambda p: p.stem)
+def test_timm_names_give_the_same_weights(path):
+    golden = Golden(path)
+    official, _ = translate_all(golden.under("param/"))
+    found, _, _ = TIMM.read(golden.under("timm_param/"))
+    assert not found.unknown
+    assert not found.problems
+    assert set(found.arrays) == set(official)
+    for name, array in official.items():
+        np.testing.assert_array_equal(found.arrays[name], array, err_msg=name)
 
 
 def test_a_golden_file_was_found():

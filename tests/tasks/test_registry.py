@@ -88,6 +88,7 @@ def test_label_specs_say_how_labels_are_augmented():
     assert [spec.num_values for spec in specs.values()] == [12, 7, 2, 0, 0, 2]
     assert tasks("depth", dataset="cityscapes")[0].unit == "pixels"
     assert not tasks("depth", dataset="cityscapes")[0].label_spec.scales_inversely
+    assert tasks("depth", dataset="cityscapes", depth_unit="metres")[0].label_spec.scales_inversely
 
 
 def test_tasks_are_values():
@@ -130,3 +131,14 @@ def test_palettes_can_be_told_apart(num_classes):
     shown = np.concatenate([colours[:num_classes], colours[255:]])
     gaps = np.abs(shown[:, None] - shown[None]).sum(-1) + 1000 * np.eye(len(shown), dtype=int)
     assert gaps.min() >= 40
+
+
+def test_classification_takes_its_classes_from_the_task_of_the_data_set():
+    (task,) = tasks("classification", dataset="vtab", num_classes={"classification": 397})
+    assert (task.num_outputs, task.class_names[0], task.class_names[-1]) == (397, "class 0", "class 396")
+    assert task.label_spec.shape((9, 9)) == ()
+    assert (task.label_spec.missing, task.label_spec.dtype) == (-1, "int32")
+    with pytest.raises(ConfigError, match="'vtab' needs the number of classes of 'classification'"):
+        tasks("classification", dataset="vtab")
+    with pytest.raises(ConfigError, match="'classification' is not a task of 'pascal'"):
+        tasks("classification", dataset="pascal")

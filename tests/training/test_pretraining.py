@@ -13,7 +13,7 @@ def test_a_few_steps_write_weights_that_load(tmp_path, capsys):
     assert cli.execute(pretrain.main, [f"--out={out}", "--steps=3", "--batch_size=4"]) == cli.OK
     assert "held-out regions" in capsys.readouterr().out
     arrays, metadata = read_weights(out)
-    assert metadata["architecture"] == "swin_nano_patch4_window6"
+    assert metadata["architecture"] == "swin_nano_patch2_window6"
     assert all(np.isfinite(array).all() for array in arrays.values())
 
 

@@ -25,6 +25,7 @@ CLASSES = (
     "background", "ground", "person", "box", "ball", "cylinder", "cone", "ring", "star", "tree", "house", "pole",
 )  # fmt: skip
 THINGS = CLASSES[2:]
+_TYPICAL_SHARE = 0.7  # of things that look as their kind does; the others take any colour and texture
 _CLASS_ID = {name: i for i, name in enumerate(CLASSES)}
 
 
@@ -132,21 +133,20 @@ class Stage:
         c, s = math.cos(spin), math.sin(spin)
         return np.stack([c * x + s * y, c * y - s * x, z], 1).astype(np.float32)
 
-    def add(self, name: str, sideways: float, ahead: float, size: float, texture: int | None = None) -> None:
+    def add(self, name: str, sideways: float, ahead: float, size: float) -> None:
         """Places one thing of a class on the ground (balls, boxes, ... may float, plates always do).
 
         Args:
           name: class name, one of `THINGS`.
           sideways, ahead: metres on the ground.
           size: about the height in metres that a person of 1.7 would compare to (1 = usual size of the class).
-          texture: index in `TEXTURES` forced on all its materials, or None.
         """
         instance = self.canvas.add_instance(_CLASS_ID[name])
-        getattr(self, "_add_" + name)(instance, sideways, ahead, size, texture)
+        getattr(self, "_add_" + name)(instance, sideways, ahead, size)
 
-    def _material(self, texture: int | None) -> int:
-        if texture is not None:
-            return self.materials.add(texture, period=self.dice.uniform(0.12, 0.3))
+    def _material(self, look: str | None = None) -> int:
+        if look is not None and self.dice.chance(_TYPICAL_SHARE):
+            return self.materials.add_typical(look)
         like = self.dice.choice((1, 2)) if self.dice.chance(0.25) else None
         return self.materials.add(like=like)
 
@@ -170,10 +170,11 @@ class Stage:
     def _trace(self, shape, parameters, axes, position, corners, instance, material) -> None:
         self.canvas.trace(shape, parameters, axes, position.astype(np.float32), corners, instance, material)
 
-    def _add_person(self, instance, sideways, ahead, size, texture) -> None:
+    def _add_person(self, instance, sideways, ahead, size) -> None:
         height = 1.7 * size
         foot = self._stand(sideways, ahead, 0.25 * size, height)
-        shirt, trousers, skin, hair = (self._material(texture) for _ in range(4))
+        shirt, trousers, hair = (self._material() for _ in range(3))
+        skin = self._material("skin")
         wardrobe = {
             0: hair,
             HEAD: skin,
@@ -185,58 +186,58 @@ class Stage:
         }
         draw_figure(self.canvas, random_skeleton(self.dice, height), foot, instance, wardrobe)
 
-    def _add_box(self, instance, sideways, ahead, size, texture) -> None:
+    def _add_box(self, instance, sideways, ahead, size) -> None:
         x, y, z = (size * self.dice.uniform(0.4, 1.0) for _ in range(3))
         axes, position = self._pose(sideways, ahead, 0.6 * max(x, z), y)
         self._trace(shapes.polyhedron, shapes.box_planes(x, y, z), axes, position, _hull(x / 2, 0, y, z / 2), instance,
-                    self._material(texture))  # fmt: skip
+                    self._material("box"))  # fmt: skip
 
-    def _add_ball(self, instance, sideways, ahead, size, texture) -> None:
+    def _add_ball(self, instance, sideways, ahead, size) -> None:
         r = size * self.dice.uniform(0.25, 0.45)
         if self.dice.chance(0.6):
             middle = self._stand(sideways, ahead, r, r) + r * self.camera.up
         else:
             middle = self._hover(sideways, ahead, r)
         self._trace(shapes.ellipsoid, ((r, r, r),), self._upright(), middle, _hull(r, -r, r, r), instance,
-                    self._material(texture))  # fmt: skip
+                    self._material("ball"))  # fmt: skip
 
-    def _add_cylinder(self, instance, sideways, ahead, size, texture) -> None:
+    def _add_cylinder(self, instance, sideways, ahead, size) -> None:
         r = size * self.dice.uniform(0.18, 0.35)
         height = r * self.dice.uniform(1.6, 3.5)
         axes, position = self._pose(sideways, ahead, r, height)
         self._trace(shapes.cylinder, (r, height), axes, position, _hull(r, 0, height, r), instance,
-                    self._material(texture))  # fmt: skip
+                    self._material("cylinder"))  # fmt: skip
 
-    def _add_cone(self, instance, sideways, ahead, size, texture) -> None:
+    def _add_cone(self, instance, sideways, ahead, size) -> None:
         r = size * self.dice.uniform(0.25, 0.45)
         height = r * self.dice.uniform(1.6, 3.2)
         axes, position = self._pose(sideways, ahead, r, height)
         self._trace(shapes.cone, (r, height), axes, position, _hull(r, 0, height, r), instance,
-                    self._material(texture))  # fmt: skip
+                    self._material("cone"))  # fmt: skip
 
-    def _add_ring(self, instance, sideways, ahead, size, texture) -> None:
+    def _add_ring(self, instance, sideways, ahead, size) -> None:
         r = size * self.dice.uniform(0.3, 0.5)
         tube = r * self.dice.uniform(0.18, 0.36)
         middle = self._hover(sideways, ahead, r)
         self._trace(shapes.ring, (r, tube), self._plate(), middle, _hull(r + tube, -r - tube, r + tube, tube), instance,
-                    self._material(texture))  # fmt: skip
+                    self._material("ring"))  # fmt: skip
 
-    def _add_star(self, instance, sideways, ahead, size, texture) -> None:
+    def _add_star(self, instance, sideways, ahead, size) -> None:
         outer = size * self.dice.uniform(0.4, 0.65)
         inner, rise = outer * self.dice.uniform(0.38, 0.5), outer * self.dice.uniform(0.15, 0.35)
         middle = self._hover(sideways, ahead, outer)
         self._trace(shapes.star, (outer, inner, rise), self._plate(), middle, _hull(outer, -outer, outer, rise),
-                    instance, self._material(texture))  # fmt: skip
+                    instance, self._material("star"))  # fmt: skip
 
-    def _add_tree(self, instance, sideways, ahead, size, texture) -> None:
+    def _add_tree(self, instance, sideways, ahead, size) -> None:
         dice = self.dice
         height, r = 2.2 * size * dice.uniform(0.8, 1.2), 0.09 * size * dice.uniform(0.7, 1.3)
         foot = self._stand(sideways, ahead, 0.5 * size, height)
         axes, up = self._upright(), self.camera.up
         trunk = height * dice.uniform(0.3, 0.5)
         self._trace(shapes.cylinder, (r, trunk * 1.3), axes, foot, _hull(r, 0, trunk * 1.3, r), instance,
-                    self._material(texture))  # fmt: skip
-        leaves = self._material(texture)
+                    self._material("tree"))  # fmt: skip
+        leaves = self._material("tree")
         crown = height - trunk
         if dice.chance(0.4):
             for k in range(2):
@@ -251,18 +252,18 @@ class Stage:
             radii = (a, a * dice.uniform(0.8, 1.2), a)
             self._trace(shapes.ellipsoid, (radii,), axes, middle, _hull(a, -radii[1], radii[1], a), instance, leaves)
 
-    def _add_house(self, instance, sideways, ahead, size, texture) -> None:
+    def _add_house(self, instance, sideways, ahead, size) -> None:
         x, z = (1.25 * size * self.dice.uniform(0.6, 1.1) for _ in range(2))
         wall, roof = size * self.dice.uniform(0.6, 1.0), size * self.dice.uniform(0.35, 0.8)
         foot, axes = self._stand(sideways, ahead, 0.5 * x, wall), self._upright()
         self._trace(shapes.polyhedron, shapes.house_planes(x, wall, z, roof), axes, foot,
-                    _hull(x / 2, 0, wall + roof, z / 2), instance, self._material(texture))  # fmt: skip
+                    _hull(x / 2, 0, wall + roof, z / 2), instance, self._material("house"))  # fmt: skip
 
-    def _add_pole(self, instance, sideways, ahead, size, texture) -> None:
+    def _add_pole(self, instance, sideways, ahead, size) -> None:
         r, height = 0.05 * size * self.dice.uniform(0.7, 1.4), 2.2 * size * self.dice.uniform(0.6, 1.2)
         foot, axes = self._stand(sideways, ahead, r, height), self._upright()
         tilt = self.dice.uniform(-0.15, 0.15)
         lean = axes.copy()  # a rotation around the third axis
         lean[:, 0] = math.cos(tilt) * axes[:, 0] - math.sin(tilt) * axes[:, 1]
         lean[:, 1] = math.sin(tilt) * axes[:, 0] + math.cos(tilt) * axes[:, 1]
-        self._trace(shapes.cylinder, (r, height), lean, foot, _hull(r, 0, height, r), instance, self._material(texture))
+        self._trace(shapes.cylinder, (r, height), lean, foot, _hull(r, 0, height, r), instance, self._material("pole"))

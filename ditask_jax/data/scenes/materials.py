@@ -11,6 +11,19 @@ from ditask_jax.data.scenes.canvas import SKY, Canvas
 from ditask_jax.data.scenes.dice import Dice
 
 TEXTURES = ("stripes", "checks", "dots", "blotches")
+# Hue, saturation and texture of most things of a class. As in photographs, looks are a hint and not an answer.
+TYPICAL_LOOKS = {
+    "skin": (0.06, 0.45, None),
+    "box": (0.08, 0.75, "checks"),
+    "ball": (0.0, 0.85, "dots"),
+    "cylinder": (0.5, 0.6, "stripes"),
+    "cone": (0.11, 0.9, "stripes"),
+    "ring": (0.62, 0.8, None),
+    "star": (0.16, 0.9, None),
+    "tree": (0.33, 0.7, "blotches"),
+    "house": (0.93, 0.5, "checks"),
+    "pole": (0.72, 0.5, None),
+}
 _PLAIN = len(TEXTURES)
 _TILE = 256
 
@@ -32,7 +45,7 @@ def _noise_tile() -> np.ndarray:
 class Materials:
     """The materials of one picture: two colours, a texture, its scale and directions. Number 0 is the sky.
 
-    Colours come from a few hues per picture, shared by things and surroundings, so that colour does not tell classes.
+    Unless they look as their kind does, things and surroundings share the few hues of their picture.
     """
 
     def __init__(self, dice: Dice) -> None:
@@ -48,14 +61,20 @@ class Materials:
         ]
         self.add()
 
-    def add(self, texture: int | None = None, period: float | None = None, like: int | None = None) -> int:
-        """A new material.
+    def add_typical(self, look: str) -> int:
+        """A new material that looks as things of a kind mostly do (a key of `TYPICAL_LOOKS`), never twice the same."""
+        dice = self._dice
+        hue, saturation, texture = TYPICAL_LOOKS[look]
+        bright = dice.uniform(0.45, 0.95)
+        shades = [
+            colorsys.hsv_to_rgb((hue + dice.uniform(-0.03, 0.03)) % 1.0, saturation * dice.uniform(0.7, 1.0), value)
+            for value in (bright, bright * dice.uniform(0.45, 0.9))
+        ]
+        kind = _PLAIN if texture is None else TEXTURES.index(texture)
+        return self._append(*shades, kind, dice.uniform(0.4, 1.0), dice.log_uniform(0.1, 0.35))
 
-        Args:
-          texture: index in `TEXTURES`, or None for any of them or none.
-          period: metres between repeats, or None for a random one.
-          like: number of a material whose colours it takes (camouflage).
-        """
+    def add(self, like: int | None = None) -> int:
+        """A new material of any colour and texture; `like` is the number of one whose colours it takes (camouflage)."""
         dice = self._dice
         if like is None or like >= len(self._rows):
             a, b = dice.choice(self._swatches), dice.choice(self._swatches)
@@ -64,14 +83,13 @@ class Materials:
         else:
             a, b = self._rows[like][:2]
         contrast = dice.uniform(0.25, 1.0)
-        if texture is None:
-            texture = _PLAIN if dice.chance(0.25) else dice.integer(0, len(TEXTURES) - 1)
-        else:
-            contrast = dice.uniform(0.6, 1.0)
-            gap = sum(abs(x - y) for x, y in zip(a, b, strict=True))
-            if gap < 0.5:  # a texture that is to be recognised must be visible
-                b = tuple((x + 0.5) % 1.0 for x in a)
-        wave = 2 * math.pi / (period or dice.log_uniform(0.07, 0.6))
+        texture = _PLAIN if dice.chance(0.25) else dice.integer(0, len(TEXTURES) - 1)
+        return self._append(a, b, texture, contrast, dice.log_uniform(0.07, 0.6))
+
+    def _append(self, a, b, texture: int, contrast: float, period: float) -> int:
+        """Its number; `period` is in metres between repeats of the texture."""
+        dice = self._dice
+        wave = 2 * math.pi / period
         first, second = self._directions(wave)
         gloss = dice.uniform(0.2, 0.8) if dice.chance(0.3) else 0.0
         self._rows.append((a, b, texture, first, second, dice.uniform(0, 60), contrast, wave, gloss))
@@ -164,12 +182,12 @@ def shade(canvas: Canvas, materials: Materials, shadow: np.ndarray, dice: Dice) 
 def expose(picture: np.ndarray, dice: Dice) -> np.ndarray:
     """Camera effects: blur, gamma, contrast, sensor noise. Float [H, W, 3] -> uint8."""
     picture = cv2.GaussianBlur(picture, (5, 5), dice.uniform(0.35, 0.9))
-    gamma, contrast = dice.uniform(0.65, 1.3), dice.uniform(0.4, 1.1)
+    gamma, contrast = dice.uniform(0.7, 1.2), dice.uniform(0.65, 1.1)
     # The curve by table: a power per value would cost as much as all the rest.
     curve = np.linspace(0, 1, 256, dtype=np.float32) ** np.float32(gamma) * np.float32(contrast)
     curve = 255 * curve + np.float32(255 * dice.uniform(0, max(1 - contrast, 0.0)) + 0.5)
     picture = cv2.LUT(cv2.convertScaleAbs(np.maximum(picture, 0), alpha=255), curve)
-    picture += _sensor_noise(picture.shape, dice) * np.float32(255 * dice.log_uniform(0.008, 0.05))
+    picture += _sensor_noise(picture.shape, dice) * np.float32(255 * dice.log_uniform(0.006, 0.025))
     return np.clip(picture, 0, 255).astype(np.uint8)
 
 

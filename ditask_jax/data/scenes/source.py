@@ -4,13 +4,12 @@ import dataclasses
 
 import numpy as np
 
-from ditask_jax.data.scenes.compose import CLASSIFICATION_CLASSES, compose_portrait, compose_scene
+from ditask_jax.data.scenes.compose import compose_scene
 from ditask_jax.data.scenes.dice import dice_for
 from ditask_jax.data.scenes.labels import LABELS
 from ditask_jax.errors import ConfigError, check_known
 
 SPLITS = {"train": 2000, "val": 500}
-_PRETRAIN_EXAMPLES = 20_000
 
 
 def _checked_size(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -68,44 +67,6 @@ class ScenesSource:
         for task in self.tasks:
             example[task] = LABELS[task](canvas)
         return example
-
-
-@dataclasses.dataclass(frozen=True)
-class ScenesClassificationSource:
-    """Portraits for pre-training: 40 classes, the product of 10 things and 4 textures.
-
-    Why the product and not the thing alone: a network that sees only outlines solves things, and one that sees only
-    local statistics solves textures; asking for both makes the features keep both. The split is called "pretrain" and
-    shares no picture with `ScenesSource`; `split="pretrain_val"` is a held-out one.
-
-    Returns of `source[k]`: `{"image": uint8 [H, W, 3], "class": int, "id": str}`.
-
-    >>> source = ScenesClassificationSource(size=64)
-    >>> example = source[0]
-    >>> example["image"].shape, 0 <= example["class"] < source.num_classes
-    ((64, 64, 3), True)
-    """
-
-    split: str = "pretrain"
-    size: int | tuple[int, int] = (128, 128)
-    seed: int = 0
-    num_examples: int = _PRETRAIN_EXAMPLES
-
-    class_names = CLASSIFICATION_CLASSES
-    num_classes = len(CLASSIFICATION_CLASSES)
-
-    def __post_init__(self) -> None:
-        check_known("scenes: split", self.split, ("pretrain", "pretrain_val"))
-        object.__setattr__(self, "size", _checked_size(self.size))
-        _check_count(self.num_examples)
-
-    def __len__(self) -> int:
-        return self.num_examples
-
-    def __getitem__(self, index: int) -> dict:
-        index = _checked_index(index, self.num_examples)
-        image, label = compose_portrait(dice_for(self.seed, self.split, index), self.size)
-        return {"image": image, "class": label, "id": f"{self.split}-{index:06d}"}
 
 
 def _check_count(count: int) -> None:

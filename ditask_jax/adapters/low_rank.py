@@ -1,0 +1,131 @@
+"""What LoRA and MTLoRA share: products of two thin matrices beside a frozen kernel, for the shared and task streams."""
+
+import math
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ditask_jax.adapters.plan import LayerPlan
+from ditask_jax.nn.context import Context
+from ditask_jax.nn.linear import SHARED, Adapter, Linear, apply_kernel, pick_streams
+from ditask_jax.nn.scope import Scope
+from ditask_jax.nn.stochastic import drop_shared
+
+
+def low_rank_shapes(shape: tuple[int, int], stream: str, rank: int, scale_trains: bool) -> dict[str, tuple[int, ...]]:
+    """Shapes of one stream's parameters: `a` `[in, r]`, `b` `[r, out]`, and its scale where that trains.
+
+    >>> low_rank_shapes((6, 8), "shared", 2, False)
+    {'a_shared': (6, 2), 'b_shared': (2, 8)}
+    """
+    shapes = {f"a_{stream}": (shape[0], rank), f"b_{stream}": (rank, shape[1])}
+    return shapes | ({f"scale_{stream}": ()} if scale_trains else {})
+
+
+def low_rank_start(plan: LayerPlan, scales: Mapping[str, float], seed: int) -> dict[str, jax.Array]:
+    """Starting values: `a` uniform in +-1/sqrt(in), `b` zero (so that nothing changes), scales as they are given."""
+    scope = Scope(seed=seed, path=plan.info.path)
+    values = {}
+    for name, shape in plan.parameters.items():
+        kind, _, stream = name.partition("_")
+        if kind == "a":
+            values[name] = scope.uniform(name, shape, 1 / math.sqrt(plan.shape[0]))
+        elif kind == "b":
+            values[name] = scope.zeros(shape)
+        elif kind == "scale":
+            values[name] = jnp.asarray(scales[stream], jnp.float32)
+    return values
+
+
+class LowRankAdapter(Adapter):
+    """`x W + scale x A B` on every stream, with matrices of a stream's own where it has them.
+
+    Where streams leave that a task owns, the frozen kernel acts on the *shared* stream for all of them, as in MTLoRA:
+    `y_t = x_shared W + scale_t x_t A_t B_t`; with `adds_shared` also plus the shared stream's change.
+
+    Attributes:
+      streams: streams that leave the layer, empty for "those that enter".
+      scales: by stream, of those that do not train.
+    """
+
+    def __init__(
+        self,
+        plan: LayerPlan,
+        parameters: Mapping[str, jax.Array],
+        scales: Mapping[str, float],
+        dropout: float,
+        adds_shared: bool = False,
+    ):
+        self.path = plan.info.path
+        self.streams = plan.streams
+        self.dropout_rate = dropout
+        self.adds_shared = adds_shared
+        self.has_shared = f"a_{SHARED}" in parameters
+        self.scales = tuple(sorted((s, float(v)) for s, v in scales.items() if f"scale_{s}" not in parameters))
+        for name, value in parameters.items():
+            setattr(self, name, nnx.Param(value))
+
+    @property
+    def owners(self) -> tuple[str, ...]:
+        """Task streams, which have matrices of their own."""
+        return tuple(stream for stream in self.streams if stream != SHARED)
+
+    def streams_out(self, streams: tuple[str, ...]) -> tuple[str, ...]:
+        return self.streams or streams
+
+    def matrices(self, stream: str) -> tuple[jax.Array, jax.Array]:
+        """`A` `[in, r]` and `scale B` `[r, out]` of one stream, float32."""
+        trained = getattr(self, f"scale_{stream}", None)
+        scale = dict(self.scales)[stream] if trained is None else trained[...]
+        return getattr(self, f"a_{stream}")[...], getattr(self, f"b_{stream}")[...] * scale
+
+    def shared_change(self, x: jax.Array, context: Context) -> jax.Array:
+        """`scale x A B` with the shared matrices, on every stream of `x`."""
+        a, b = (matrix.astype(context.dtype) for matrix in self.matrices(SHARED))
+        return apply_kernel(apply_kernel(x, a), b)
+
+    def task_changes(self, x: jax.Array, streams: tuple[str, ...], context: Context) -> jax.Array:
+        """`scale_t x_t A_t B_t` of every task, `[T, ..., out]`; one stream serves all."""
+        pairs = [self.matrices(stream) for stream in self.owners]
+        rank = max(a.shape[1] for a, _ in pairs)
+        # Tasks of a smaller rank are padded with zeros, so that all of them make one product.
+        a = jnp.stack([jnp.pad(a, ((0, 0), (0, rank - a.shape[1]))) for a, _ in pairs]).astype(context.dtype)
+        b = jnp.stack([jnp.pad(b, ((0, rank - b.shape[0]), (0, 0))) for _, b in pairs]).astype(context.dtype)
+        return apply_kernel(apply_kernel(pick_streams(x, streams, self.owners), a), b)
+
+    def __call__(self, linear: Linear, x: jax.Array, streams: tuple[str, ...], context: Context) -> jax.Array:
+        dropped = drop_shared(x, self.dropout_rate, context, self.path, streams)
+        kernel = linear.kernel[...].astype(context.dtype)
+        if not self.owners:
+            return apply_kernel(x, kernel) + self.shared_change(dropped, context)
+        base = apply_kernel(x[:1], kernel)
+        shared = self.shared_change(dropped[:1], context) if self.has_shared else None
+        tasks = base + self.task_changes(dropped, streams, context)
+        if self.adds_shared and shared is not None:
+            tasks = tasks + shared
+        if SHARED not in self.streams:
+            return tasks
+        return jnp.concatenate([base if shared is None else base + shared, tasks])
+
+    def merged_kernel(self, linear: Linear, prepared: None) -> jax.Array:
+        """What each stream's own input is multiplied by; see `merged_shared_kernel` for the rest."""
+        product = lambda stream: self._product(stream)
+        if not self.owners:
+            return linear.kernel[...] + product(SHARED)
+        nothing = jnp.zeros(linear.kernel[...].shape, jnp.float32)
+        own = [product(stream) for stream in self.owners]
+        if SHARED in self.streams:
+            own.insert(0, product(SHARED) if self.has_shared and not self.adds_shared else nothing)
+        return jnp.stack(own)
+
+    def merged_shared_kernel(self, linear: Linear, prepared: None) -> jax.Array | None:
+        """What the shared input is multiplied by on every stream's behalf."""
+        if not self.owners:
+            return None
+        return linear.kernel[...] + (self._product(SHARED) if self.adds_shared and self.has_shared else 0)
+
+    def _product(self, stream: str) -> jax.Array:
+        a, b = self.matrices(stream)
+        return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)

@@ -1,0 +1,72 @@
+"""What `wrap` did to a model, as plain texts: enough to describe an adapter file and to recognise its backbone."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from ditask_jax.adapters.registry import Method, method_class
+from ditask_jax.errors import WeightsError
+from ditask_jax.model import MultiTaskModel
+from ditask_jax.nn.state import flatten
+from ditask_jax.weight_files import checksum
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapted:
+    """The record of a wrapped model.
+
+    Attributes:
+      method: name of the method.
+      options: its options, as JSON text (a record must be hashable, and options may hold a mapping).
+      backbone_hash: of the backbone's weights as they were before; see `backbone_hash`.
+      examples: images per step that the plan was made for.
+    """
+
+    method: str
+    options: str
+    backbone_hash: str
+    examples: int = 1
+
+
+def method_options(method: Method) -> dict[str, Any]:
+    """A method's options as plain data.
+
+    >>> from ditask_jax.adapters.whole import Full
+    >>> method_options(Full())
+    {}
+    """
+    return json.loads(json.dumps(dataclasses.asdict(method), default=list))
+
+
+def method_from(record: Adapted) -> Method:
+    """The method that a model was wrapped with."""
+    return build_method(record.method, json.loads(record.options))
+
+
+def build_method(name: str, options: Mapping[str, Any]) -> Method:
+    """A method from plain data.
+
+    Raises:
+      WeightsError: it has no such options.
+    """
+    cls = method_class(name)
+    known = {field.name for field in dataclasses.fields(cls)}
+    if strange := sorted(set(options) - known):
+        raise WeightsError(f"method '{name}' has no option {' '.join(strange)}. Known: {' '.join(sorted(known))}")
+    as_tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    return cls(**as_tuples)
+
+
+def backbone_hash(model: MultiTaskModel) -> str:
+    """SHA-256 of a backbone's weights, without those that depend on the image size.
+
+    Call it on a model without adapters: these replace some weights by their factors, whose last bits depend on the
+    machine.
+    """
+    sized = set(model.backbone.grid_rows())
+    weights = flatten(nnx.to_pure_dict(nnx.state(model.backbone, nnx.Param)))
+    return checksum({path: np.asarray(value) for path, value in weights.items() if path not in sized})

@@ -1,0 +1,113 @@
+"""What methods share that move singular values and keep singular vectors: three equal ways to form the product."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+
+from ditask_jax.adapters.execution import choose_execution
+from ditask_jax.adapters.plan import LayerPlan
+from ditask_jax.adapters.site import FanOut, Site
+from ditask_jax.linalg import Factors
+from ditask_jax.nn.context import Context
+from ditask_jax.nn.linear import SHARED, Adapter, Linear, apply_kernel
+from ditask_jax.nn.stochastic import drop_shared
+from ditask_jax.nn.variables import Frozen
+
+
+class SpectralAdapter(Adapter):
+    """Replaces a frozen kernel by `U diag(sigma + change) V`, with a change for every stream that has its own.
+
+    A subclass defines `prepare`, which gives the changes `[S, P, R]` of the singular values.
+
+    Attributes:
+      prefix: a stream's parameter is called `{prefix}_{stream}`.
+      streams: streams that leave the layer, empty for "those that enter".
+      names: for each of `streams` the name of its parameter, or "" for the unchanged spectrum. With empty `streams`
+        one entry serves all.
+      left, singular_values, right: frozen factors `[P, in, R]`, `[P, R]`, `[P, R, out/P]`.
+    """
+
+    prefix = "theta"
+
+    def __init__(self, plan: LayerPlan, dropout: float, parameters: Mapping[str, jax.Array], factors: Factors):
+        self.path = plan.info.path
+        self.streams = plan.streams
+        self.execution = plan.execution
+        self.dropout_rate = dropout
+        shared = f"{self.prefix}_{SHARED}" if f"{self.prefix}_{SHARED}" in plan.parameters else ""
+        own = [f"{self.prefix}_{stream}" for stream in plan.streams or (SHARED,)]
+        self.names = tuple(name if name in plan.parameters else shared for name in own)
+        self.left = Frozen(jnp.asarray(factors.left))
+        self.singular_values = Frozen(jnp.asarray(factors.singular_values))
+        self.right = Frozen(jnp.asarray(factors.right))
+        for name, value in parameters.items():
+            setattr(self, name, nnx.Param(value))
+
+    def streams_out(self, streams: tuple[str, ...]) -> tuple[str, ...]:
+        return self.streams or streams
+
+    def __call__(self, linear: Linear, x: jax.Array, streams: tuple[str, ...], context: Context) -> jax.Array:
+        # As upstream, dropout falls on the shared stream only: a task's own input is never dropped.
+        x = drop_shared(x, self.dropout_rate, context, self.path, streams)
+        change = context.prepared[self.path]
+        if self.execution == "materialised":
+            return apply_kernel(x, self.merged_kernel(linear, change).astype(context.dtype))
+        scale = (self.singular_values[...][None] + change).astype(context.dtype)
+        left, right = self.left[...].astype(context.dtype), self.right[...].astype(context.dtype)
+        coordinates = jnp.einsum("s...i,pir->s...pr", x, left)
+        # A single input fans out here, behind the shared projection on the left singular vectors.
+        scale = scale.reshape(scale.shape[:1] + (1,) * (x.ndim - 2) + scale.shape[1:])
+        return rearrange(jnp.einsum("s...pr,pro->s...po", coordinates * scale, right), "... p o -> ... (p o)")
+
+    def base_kernel(self, linear: Linear) -> jax.Array:
+        """The kernel itself, or where the factors took its place their product."""
+        if hasattr(linear, "kernel"):
+            return linear.kernel[...]
+        kernel = jnp.einsum("pir,pr,pro->ipo", self.left[...], self.singular_values[...], self.right[...])
+        return rearrange(kernel, "i p o -> i (p o)")
+
+    def merged_kernel(self, linear: Linear, prepared: jax.Array) -> jax.Array:
+        """`W + U diag(change) V`: exactly `W` where nothing changes. `[in, out]`, or `[S, in, out]`."""
+        kept = hasattr(linear, "kernel")
+        scale = prepared if kept else self.singular_values[...][None] + prepared
+        kernel = jnp.einsum("spir,pro->sipo", self.left[...][None] * scale[:, :, None, :], self.right[...])
+        kernel = rearrange(kernel, "s i p o -> s i (p o)")
+        if kept:
+            kernel = linear.kernel[...][None] + kernel
+        return kernel if self.streams else kernel[0]
+
+    def per_stream(self, changes: Mapping[str, jax.Array]) -> jax.Array:
+        """Changes by parameter name, in the order of `names`: `[P, R]` each to `[S, P, R]`."""
+        still = jnp.zeros_like(self.singular_values[...])
+        return jnp.stack([changes[name] if name else still for name in self.names])
+
+
+def stream_parameters(site: Site, fan: FanOut, shared: bool, prefix: str) -> tuple[tuple[str, ...], list[str]]:
+    """Streams that leave a layer and the names of their parameters, each once.
+
+    Args:
+      site: the layer.
+      fan: where streams split.
+      shared: whether streams without a parameter of their own use a shared one.
+      prefix: of the names.
+    """
+    streams = fan.streams(site)
+    names = [f"{prefix}_{stream}" for stream in streams if stream != SHARED]
+    if shared and (not streams or SHARED in streams):
+        names.insert(0, f"{prefix}_{SHARED}")
+    return streams, names
+
+
+def spectral_plan(
+    site: Site, fan: FanOut, streams: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]], asked: str
+) -> LayerPlan:
+    """The plan of a layer whose singular values move, with the cheapest way to form the product."""
+    inputs, outputs = site.shape
+    streams_in = 1 if not streams or fan.splits(site) else len(streams)
+    rank = min(inputs, outputs // site.info.parts)
+    rows = site.info.tokens * site.examples
+    way = choose_execution(asked, site.shape, site.info.parts, rank, streams_in, len(streams) or 1, rows)
+    return LayerPlan(site.info, site.shape, streams, shapes, way)

@@ -1,0 +1,272 @@
+"""Adapters on disk: what a method trained, without the backbone it was trained on.
+
+An adapter is a folder with two files: `adapter.safetensors`, the arrays with a hash each, and `adapter.json`, which
+says what they belong to: method and options, model, backbone (by hash), versions. Loading is strict: whatever is
+missing, unexpected, damaged or of another method, model or backbone is an error that names it.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from ditask_jax.adapters.plan import parameter_group
+from ditask_jax.errors import WeightsError, check_known, did_you_mean
+from ditask_jax.files import atomic_write_json
+from ditask_jax.model import MultiTaskModel
+from ditask_jax.nn.filling import filled
+from ditask_jax.nn.state import ModelState, flatten, split_state, unflatten
+from ditask_jax.weight_files import read_weights, some, write_weights
+
+FORMAT = "ditask_jax/adapter/1"
+ARRAYS, DESCRIPTION = "adapter.safetensors", "adapter.json"
+STATISTICS = "statistics"
+# Several groups under one name.
+_ALIASES = {"adapters": ("adapter shared", "adapter task")}
+# Options that change how a method trains or computes, but no result.
+_FREE_OPTIONS = frozenset({"execution", "init", "dropout"})
+_PACKAGES = ("jax", "flax", "numpy")
+# What loading reads of a description.
+_FIELDS = {
+    "method.name": str,
+    "method.options": dict,
+    "model.backbone": str,
+    "model.tasks": dict,
+    "model.head": str,
+    "model.widths": list,
+    "backbone.sha256": str,
+    "backbone.file": str | None,
+    "groups": dict,
+    "arrays.checksum": str,
+}
+# What loading reads of a description.
+_FIELDS = {
+    "method.name": str,
+    "method.options": dict,
+    "model.backbone": str,
+    "model.tasks": dict,
+    "model.head": str,
+    "model.widths": list,
+    "backbone.sha256": str,
+    "backbone.file": str | None,
+    "groups": dict,
+    "arrays.checksum": str,
+}
+
+
+def adapter_groups(model: MultiTaskModel) -> dict[str, int]:
+    """What an adapter file of a model can hold: numbers by group, in the order of the model.
+
+    >>> from ditask_jax.tasks import tasks
+    >>> from ditask_jax.model import create_model
+    >>> from ditask_jax.adapters import Frozen, wrap
+    >>> model = create_model("swin_test", tasks("sal", "scenes"), 32, widths=(4, 4, 4, 4))
+    >>> plan = wrap(model, Frozen())
+    >>> adapter_groups(model)
+    {'heads': 1281, 'necks': 704, 'statistics': 128}
+    """
+    counts: dict[str, int] = {}
+    for path, value in _storable(split_state(model)).items():
+        counts[_group(path)] = counts.get(_group(path), 0) + int(np.prod(value.shape))
+    return counts
+
+
+def save_adapter(
+    path: Path | str, model: MultiTaskModel, state: Any = None, groups: str | Iterable[str] = "all"
+) -> Path:
+    """Writes what trains, and the running statistics, to the folder `path`.
+
+    Args:
+      path: the folder; it is made, and files of an older adapter in it are replaced.
+      model: a wrapped model, not merged.
+      state: the values, as `Trainer.fit` returns them; None: the model's own.
+      groups: "all", which restores outputs exactly, or names of `adapter_groups(model)` ("adapters" stands for the
+        method's own arrays): the rest then stays what the model has when the file is loaded.
+
+    Raises:
+      WeightsError: the model is not wrapped or already merged, or a group is unknown.
+      CheckpointError: the state belongs to another model.
+    """
+    path = Path(path).expanduser()
+    if path.exists() and not path.is_dir():
+        raise WeightsError(f"adapter: '{path}' is a file; give a folder")
+    record = _record(model)
+    arrays = _storable(split_state(filled(model, state)))
+    known = dict.fromkeys(map(_group, arrays))
+    chosen = list(known) if groups == "all" else _chosen(groups, known)
+    kept = {name: np.asarray(value) for name, value in arrays.items() if _group(name) in chosen}
+    write_weights(path / ARRAYS, kept, kind=FORMAT)
+    checksum = read_weights(path / ARRAYS)[1]["checksum"]
+    body = {
+        "format": FORMAT,
+        "method": {"name": record.method, "options": json.loads(record.options)},
+        "model": _model(model),
+        "backbone": {"sha256": record.backbone_hash, "file": model.pretrained and Path(model.pretrained.path).name},
+        "groups": {group: _count(kept, group) for group in chosen},
+        "arrays": {"count": len(kept), "checksum": checksum},
+        "versions": {"ditask_jax": _version()} | {name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+    # Written last: an interrupted save leaves a description of other arrays, which loading notices.
+    atomic_write_json(path / DESCRIPTION, body | {"sha256": _hash(body)})
+    return path
+
+
+def load_adapter(path: Path | str, model: MultiTaskModel) -> ModelState:
+    """Fills a wrapped model from an adapter's folder, all or nothing.
+
+    Args:
+      path: the folder.
+      model: wrapped with the same method on the same backbone, for the same tasks.
+
+    Returns:
+      The model taken apart. Shapes and types are those of every other adapter of the model, so a function compiled for
+      one serves all: hand it `.trainable` and `.stats`.
+
+    Raises:
+      WeightsError: files missing or damaged, or made for another method, model or backbone; everything is named.
+    """
+    path = Path(path).expanduser()
+    body = read_description(path)
+    record = _record(model)
+    problems = _differences(body, model, record)
+    arrays, metadata = read_weights(_plain_file(path / ARRAYS))
+    if metadata.get("checksum") != body["arrays"]["checksum"]:
+        problems.append(f"{ARRAYS} is not the file that {DESCRIPTION} describes")
+    known = {name: value for name, value in _storable(split_state(model)).items() if _group(name) in body["groups"]}
+    problems += some("missing", sorted(set(known) - set(arrays))) + some("unexpected", sorted(set(arrays) - set(known)))
+    problems += some(
+        "of another shape or type",
+        [
+            f"{name} {array.dtype}{list(array.shape)} (expected {known[name].dtype}{list(known[name].shape)})"
+            for name, array in arrays.items()
+            if name in known and (array.shape != tuple(known[name].shape) or array.dtype != known[name].dtype)
+        ],
+    )
+    if problems:
+        raise WeightsError(f"adapter: '{path}' does not fit the model: {'; '.join(problems)}")
+    _fill(model, arrays)
+    return split_state(model)
+
+
+def read_description(path: Path | str) -> dict[str, Any]:
+    """The description of an adapter's folder, checked against its own hash.
+
+    Raises:
+      WeightsError: missing, damaged, or of another format.
+    """
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        near = sorted(p.name for p in path.parent.iterdir() if p.is_dir()) if path.parent.is_dir() else []
+        raise WeightsError(f"adapter: '{path}' is no folder. {did_you_mean(path.name, near[:20])}")
+    file = _plain_file(path / DESCRIPTION)
+    try:
+        body = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(f"adapter: '{file}' cannot be read ({' '.join(str(error).split())[:160]})") from None
+    if not isinstance(body, dict) or body.pop("sha256", None) != _hash(body):
+        raise WeightsError(f"adapter: '{file}' is damaged: it does not match its own hash; fetch it again")
+    if body.get("format") != FORMAT:
+        raise WeightsError(f"adapter: '{file}' has format '{body.get('format')}', this version reads '{FORMAT}'")
+    for name, kind in _FIELDS.items():
+        group, _, field = name.partition(".")
+        inner = body.get(group)
+        if not isinstance(inner, dict) or (field and not isinstance(inner.get(field), kind)):
+            raise WeightsError(f"adapter: '{file}' has no usable '{name}'; it was not written by this package")
+    return body
+
+
+def _record(model: MultiTaskModel):
+    if model.adapted is None or model.recipe is None:
+        raise WeightsError("adapter: the model is not wrapped, or merged already; take one from create_model and wrap")
+    return model.adapted
+
+
+def _storable(parts: ModelState) -> dict[str, Any]:
+    return flatten(parts.trainable) | {f"{STATISTICS}/{path}": value for path, value in flatten(parts.stats).items()}
+
+
+def _group(path: str) -> str:
+    return STATISTICS if path.startswith(f"{STATISTICS}/") else parameter_group(path)
+
+
+def _count(arrays: Mapping[str, np.ndarray], group: str) -> dict[str, int]:
+    inside = [array for path, array in arrays.items() if _group(path) == group]
+    return {"arrays": len(inside), "numbers": sum(array.size for array in inside)}
+
+
+def _chosen(groups: str | Iterable[str], known: Iterable[str]) -> list[str]:
+    known, chosen = list(known), []
+    for name in [groups] if isinstance(groups, str) else groups:
+        check_known("adapter: groups", name, [*known, *_ALIASES, "all"], WeightsError)
+        chosen += [group for group in _ALIASES.get(name, (name,)) if group in known and group not in chosen]
+    if not chosen:
+        raise WeightsError(f"adapter: groups: nothing of that trains here. Known: {' '.join(known)}")
+    return chosen
+
+
+def _model(model: MultiTaskModel) -> dict[str, Any]:
+    recipe = model.recipe
+    return {
+        "backbone": recipe.backbone,
+        "tasks": dict(recipe.tasks),
+        "image_size": list(recipe.image_size),
+        "head": recipe.head,
+        "widths": list(recipe.widths),
+    }
+
+
+def _differences(body: Mapping[str, Any], model: MultiTaskModel, record) -> list[str]:
+    """What the file says of method, model and backbone and the model has otherwise."""
+    problems = []
+    if body["method"]["name"] != record.method:
+        problems.append(f"method: '{body['method']['name']}' in the file, '{record.method}' in the model")
+    else:
+        theirs, ours = body["method"]["options"], json.loads(record.options)
+        for name in sorted((theirs.keys() | ours.keys()) - _FREE_OPTIONS):
+            if theirs.get(name) != ours.get(name):
+                problems.append(f"{name}: {theirs.get(name)} in the file, {ours.get(name)} in the model")
+    here = _model(model)
+    for name in ("backbone", "tasks", "head", "widths"):
+        if body["model"][name] != here[name]:
+            problems.append(f"{name}: {body['model'][name]} in the file, {here[name]} in the model")
+    if body["backbone"]["sha256"] != record.backbone_hash:
+        file = body["backbone"]["file"] or "random weights of another seed"
+        problems.append(
+            f"backbone: made on {file} (hash {body['backbone']['sha256'][:12]}), the model has other weights "
+            f"({record.backbone_hash[:12]}): load that file before wrapping"
+        )
+    return problems
+
+
+def _fill(model: MultiTaskModel, arrays: Mapping[str, np.ndarray]) -> None:
+    state = nnx.state(model)
+    pure = nnx.to_pure_dict(state)
+    values = flatten(pure)
+    new = {name.removeprefix(f"{STATISTICS}/"): jax.numpy.asarray(array) for name, array in arrays.items()}
+    nnx.replace_by_pure_dict(state, unflatten(values | new, pure))
+    nnx.update(model, state)
+
+
+def _plain_file(path: Path) -> Path:
+    """The file itself; a link may lead anywhere, and an adapter is a thing that people hand on."""
+    if path.is_symlink():
+        raise WeightsError(f"adapter: '{path}' is a symbolic link; an adapter's files lie in its folder themselves")
+    if not path.is_file():
+        raise WeightsError(f"adapter: no file '{path}'; an adapter is a folder with {ARRAYS} and {DESCRIPTION}")
+    return path
+
+
+def _hash(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _version() -> str:
+    import ditask_jax
+
+    return ditask_jax.__version__

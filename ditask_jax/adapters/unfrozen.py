@@ -1,0 +1,26 @@
+"""Backbone weights that train beside the adapters: the originals' rule, and parts of it for ablations."""
+
+from collections.abc import Sequence
+
+from ditask_jax.adapters.plan import parameter_group
+from ditask_jax.errors import check_known
+
+# DiTASK's, LoRA's and MTLoRA's trainable set without adapters, by the groups of the plan.
+PUBLISHED = ("patch_embed", "norms", "relative_position_bias_table", "reduction")
+
+
+def is_unfrozen(path: str, groups: Sequence[str]) -> bool:
+    """Whether a backbone parameter (its `/`-joined path) is in one of these groups.
+
+    >>> is_unfrozen("backbone/stages/0/blocks/1/norm2/bias", PUBLISHED)
+    True
+    >>> is_unfrozen("backbone/stages/0/blocks/1/mlp/fc1/bias", PUBLISHED)
+    False
+    """
+    return parameter_group(path) in groups
+
+
+def check_unfrozen(groups: Sequence[str]) -> None:
+    """Raises ConfigError for a group that there is not."""
+    for group in groups:
+        check_known("config: method.unfrozen", group, PUBLISHED)

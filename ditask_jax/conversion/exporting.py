@@ -1,0 +1,162 @@
+"""Our weights for other code bases: adapters merged, names and layouts theirs."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ditask_jax.adapters.merging import merge
+from ditask_jax.backbones import backbone_entry
+from ditask_jax.conversion.registry import ONE_STREAM, layout_of
+from ditask_jax.conversion.streams_layout import stream_tensors
+from ditask_jax.errors import WeightsError, check_known
+from ditask_jax.files import atomic_write_bytes
+from ditask_jax.model import MultiTaskModel
+from ditask_jax.nn.linear import linears
+from ditask_jax.nn.state import flatten, split_state
+from ditask_jax.tensors import encode_tensors
+from ditask_jax.weight_files import read_weights
+
+STREAMS = "ditask"
+EXPORTS = (*ONE_STREAM, STREAMS)
+_TRAINED = ("backbone/", "necks/", "heads/")
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """What was written.
+
+    Attributes:
+      path: the file.
+      layout: whose names it has.
+      tensors: how many.
+      untouched: how many of those are the source file's own, bit for bit.
+      notes: what a reader has to know, one sentence each.
+    """
+
+    path: Path
+    layout: str
+    tensors: int
+    untouched: int
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        line = f"{self.layout} layout: {self.tensors} tensors, {self.untouched} of them the source's own: {self.path}"
+        return "\n".join([line, *self.notes])
+
+
+def export_weights(
+    path: Path | str, model: MultiTaskModel, layout: str = STREAMS, state: Any = None, source: Path | str | None = None
+) -> Export:
+    """Writes a model's merged weights as a safetensors file for PyTorch.
+
+    Args:
+      path: the file; an older one is replaced.
+      model: wrapped or merged.
+      layout: "timm", "official" or "huggingface": the backbone, with the final norm and classifier of the weight file
+        that it was loaded from; for models whose tasks share one stream. "ditask": everything, one kernel per stream
+        where streams differ, necks, heads and their statistics.
+      state: values in place of the model's own, as `Trainer.fit` returns them.
+      source: the weight file the backbone was loaded from, where it has moved since.
+
+    Raises:
+      WeightsError: the layout cannot hold the model; a source that is missing or not the one it was.
+    """
+    path = Path(path).expanduser()
+    check_known("export: --layout", layout, EXPORTS, WeightsError)
+    if model.recipe is None:
+        raise WeightsError("export: the model does not come from create_model, so that its architecture has no name")
+    # What cannot be written is found before anything is computed.
+    _check_kernels(model)
+    if layout == STREAMS:
+        tensors, metadata = stream_tensors(merge(model, state))
+        kept, notes = 0, []
+    else:
+        _check_one_stream(model, layout)
+        layout_of(layout, model.recipe.backbone)
+        found = _source(model, source)
+        tensors, kept, notes = _one_stream(merge(model, state), layout, found)
+        metadata = {"format": "pt", "architecture": model.recipe.backbone, "layout": layout}
+    atomic_write_bytes(path, encode_tensors(tensors, metadata))
+    return Export(path, layout, len(tensors), kept, tuple(notes))
+
+
+def _check_kernels(model: MultiTaskModel) -> None:
+    stuck = [layer.info.path for layer in linears(model.backbone) if layer.adapter and not layer.adapter.mergeable]
+    if stuck:
+        raise WeightsError(
+            f"export: no kernel can stand for the adapters of {len(stuck)} layers, such as '{stuck[0]}' (there is a "
+            "nonlinearity inside); save_adapter writes them, and export --program the whole computation"
+        )
+
+
+def _check_one_stream(model: MultiTaskModel, layout: str) -> None:
+    leaving = lambda layer: layer.adapter.streams_out(()) if layer.adapter is not None else layer.merged_streams
+    fanned = {layer.info.path: leaving(layer) for layer in linears(model.backbone) if leaving(layer)}
+    if fanned:
+        streams = " ".join(dict.fromkeys(name for names in fanned.values() for name in names))
+        raise WeightsError(
+            f"export: layout '{layout}' holds one kernel per layer, but {len(fanned)} layers of this model, such as "
+            f"'{next(iter(fanned))}', have one for each of {streams}. Use --layout ditask, or train with adapters "
+            "shared by all tasks: --config.method.task_layers=()"
+        )
+
+
+def _source(model: MultiTaskModel, path: Path | str | None) -> tuple[dict[str, np.ndarray], dict[str, str]] | None:
+    """Arrays and description of the weight file behind a model; None where it started from random weights."""
+    if model.pretrained is None:
+        if path is not None:
+            raise WeightsError(f"export: '{path}': the model did not start from a weight file")
+        return None
+    file = Path(path or model.pretrained.path)
+    if not file.is_file():
+        raise WeightsError(
+            f"export: '{file}', which the backbone was loaded from, is not there; it holds the final norm and the "
+            "classifier. Put it back, or name it with --weights FILE"
+        )
+    arrays, metadata = read_weights(file)
+    if metadata["checksum"] != model.pretrained.checksum:
+        raise WeightsError(f"export: '{file}' is not the file that the backbone was loaded from; name that one")
+    return arrays, metadata
+
+
+def _one_stream(merged: MultiTaskModel, name: str, source) -> tuple[dict[str, np.ndarray], int, list[str]]:
+    """Tensors of a one-stream layout, how many are the source's own, and notes."""
+    architecture = merged.recipe.backbone
+    layout = layout_of(name, architecture)
+    arrays, metadata = source or ({}, {})
+    values, kept = {}, set()
+    for path, value in backbone_arrays(merged).items():
+        values[path] = value
+        # The file's own array where training has not changed it: its type, and so every bit of it, comes back.
+        if path in arrays and _equal(arrays[path], value):
+            values[path] = arrays[path]
+            kept.add(path)
+    carried = {path: array for path, array in arrays.items() if not path.startswith(_TRAINED)}
+    kept |= carried.keys()
+    prefixed = metadata.get("prefixed") == "yes" if metadata.get("layout") == name else "head/kernel" in carried
+    tensors, homeless = layout.write(values | carried, prefixed)
+    lost = [path for path in homeless if path in values]
+    if lost:
+        raise WeightsError(f"export: layout '{name}' has no name for {' '.join(lost[:4])} of '{architecture}'")
+    notes = [f"left out: {path}: the layout has no place for it" for path in homeless]
+    if not carried:
+        notes.append("without final norm and classifier (the backbone was not loaded from a file that has them)")
+    if layout.buffers is not None:
+        tensors |= layout.buffers(backbone_entry(architecture).config, merged.recipe.image_size)
+    return tensors, len(kept - set(homeless)), notes
+
+
+def backbone_arrays(merged: MultiTaskModel) -> dict[str, np.ndarray]:
+    """Everything in a merged backbone, by path."""
+    parts = split_state(merged)
+    trees = (parts.trainable, parts.frozen, parts.stats)
+    flat: Mapping[str, Any] = {path: value for tree in trees for path, value in flatten(tree).items()}
+    return {path: np.asarray(value) for path, value in sorted(flat.items()) if path.startswith("backbone/")}
+
+
+def _equal(stored: np.ndarray, value: np.ndarray) -> bool:
+    """Whether a model's array is what its file holds, rounded to the model's type."""
+    return stored.shape == value.shape and np.array_equal(stored.astype(value.dtype), value)

@@ -1,0 +1,64 @@
+"""All layouts, and which one a file is of."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ditask_jax.backbones import backbone_entry
+from ditask_jax.conversion import (
+    multitask,
+    pyramid,
+    pyramid_huggingface,
+    swin,
+    swin_huggingface,
+    swin_timm,
+    vit_layouts,
+)
+from ditask_jax.conversion.layouts import Layout
+from ditask_jax.errors import WeightsError, check_known
+
+LAYOUTS: tuple[Layout, ...] = (
+    swin.OFFICIAL,
+    swin_timm.TIMM,
+    swin_huggingface.HUGGINGFACE,
+    multitask.DITASK,
+    multitask.MTLORA,
+    pyramid.PVT_OFFICIAL,
+    pyramid_huggingface.PVT_HUGGINGFACE,
+    pyramid.PVT_V2_OFFICIAL,
+    pyramid.PVT_V2_TIMM,
+    pyramid_huggingface.PVT_V2_HUGGINGFACE,
+    vit_layouts.TIMM,
+    vit_layouts.HUGGINGFACE,
+)
+# What `export` can be asked for; "ditask" is a file format of its own, for every backbone.
+ONE_STREAM = ("timm", "official", "huggingface")
+
+
+def recognise(arrays: Mapping[str, np.ndarray], where: str) -> Layout:
+    """The layout of a file, from the names of its tensors.
+
+    Raises:
+      WeightsError: none fits.
+    """
+    names = list(arrays)
+    for layout in LAYOUTS:
+        if layout.fits(names):
+            return layout
+    titles = dict.fromkeys(layout.title for layout in LAYOUTS)
+    raise WeightsError(
+        f"{where} is of no layout that is known here: its {len(names)} tensors begin with "
+        f"{' '.join(sorted(names)[:4])}. Known: {', '.join(titles)}"
+    )
+
+
+def layout_of(name: str, architecture: str) -> Layout:
+    """The layout of a name for a backbone.
+
+    Raises:
+      WeightsError: the family has no layout of that name.
+    """
+    config = backbone_entry(architecture).config
+    fitting = {l.name: l for l in LAYOUTS if isinstance(config, l.family.config_class) and l.name in ONE_STREAM}
+    check_known(f"export: layout of '{architecture}'", name, fitting, WeightsError)
+    return fitting[name]

@@ -1,0 +1,45 @@
+"""`python -m ditask_jax.convert`: a foreign checkpoint becomes a weight file of this package."""
+
+from ditask_jax import cli
+
+
+def main(argv: list[str]) -> int:
+    """Converts one file and prints what was taken and what was left out."""
+    parser = cli.Parser(
+        "ditask_jax.convert",
+        "Turns weights of Swin, PVT, PVT v2 or ViT (official, timm, Hugging Face, DiTASK or MTLoRA training "
+        "checkpoints) into a weight file, numbers untouched.",
+        [
+            "swin_tiny_patch4_window7_224.pth swin_tiny.safetensors",
+            "model.safetensors vit_base.safetensors --architecture=vit_base_patch16",
+        ],
+        config=None,
+    )
+    parser.add_option("source", metavar="SOURCE", help="a .safetensors file, or a PyTorch file (.pth .pt .bin)")
+    parser.add_option("out", metavar="OUT", help="the file to write, ending in .safetensors")
+    parser.add_option("--architecture", metavar="NAME", help="the backbone; default: told from the shapes")
+    note = "side, or HEIGHT,WIDTH, of the images the weights were trained on; needed for oblong position embeddings"
+    parser.add_option("--image-size", metavar="PIXELS", help=note)
+    statistics = "of the images the weights were trained on, in [0, 1]; default: the usual ones of the architecture"
+    parser.add_option("--mean", metavar="R,G,B", help=f"mean {statistics}")
+    parser.add_option("--std", metavar="R,G,B", help=f"standard deviation {statistics}")
+    args = parser.parse(argv)
+
+    from ditask_jax.conversion.importing import convert_weights
+    from ditask_jax.conversion.options import channels, image_size, output_path
+
+    out = output_path(args.out, "convert", source=args.source)
+    conversion = convert_weights(
+        args.source,
+        args.architecture,
+        image_size(args.image_size, "convert"),
+        channels(args.mean, "--mean"),
+        channels(args.std, "--std", positive=True),
+    )
+    conversion.write(out)
+    print(f"{conversion.summary()}\nwritten: {out}")
+    return cli.OK
+
+
+if __name__ == "__main__":
+    cli.run(main)

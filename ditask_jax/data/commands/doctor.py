@@ -1,0 +1,129 @@
+"""`python -m ditask_jax.data doctor`: checks a data set before a GPU is paid for."""
+
+from ditask_jax import cli
+from ditask_jax.data.commands.bar import progress_bar
+from ditask_jax.data.commands.options import add_tree_options, folder, parse_tasks
+from ditask_jax.data.trees import TREES
+from ditask_jax.errors import ConfigError, DataError, check_known
+
+EXAMPLES = (
+    "pascal --root PASCAL_MT",
+    "nyud --root NYUD_MT --tasks semseg+depth --all",
+    "cityscapes --root cityscapes --depth-unit metres",
+    "folder --root my_images --semseg-classes 5",
+    "pascal --root prepared",
+)
+NAMES = (*TREES, "folder")
+UNHEALTHY = 1
+_SHOWN = 5
+
+
+def add_arguments(parser) -> None:
+    """Adds the options of this command to a `cli.Parser`."""
+    add_tree_options(parser, NAMES)
+    parser.add_option("--samples", type=int, default=16, metavar="N", help="examples to decode per split (default 16)")
+    parser.add_option("--all", action="store_true", help="decode every example, and name every bad file")
+    parser.add_option("--human-parts-classes", type=int, metavar="N", help="folder: classes of human_parts")
+    parser.add_option("--val-fraction", type=float, metavar="F", help="folder: share of train/ for validation")
+
+
+def run(args) -> int:
+    """Prints what was found; 0 if training would find everything it needs, 1 if not."""
+    check_known("command line: NAME", args.name, NAMES)
+    if args.samples < 1:
+        raise ConfigError(f"command line: --samples: got {args.samples}, expected at least 1")
+    try:
+        with progress_bar("reading") as update:
+            report = _examine(args, None if args.all else args.samples, update)
+    except DataError as error:
+        print(f"{args.name} in {args.root}\nbroken:\n  {error}\nverdict: training would fail")
+        return UNHEALTHY
+    print(report_text(report, args.all))
+    return UNHEALTHY if report.fatal() else cli.OK
+
+
+def _examine(args, samples, on_example):
+    from ditask_jax.data import doctor
+
+    tasks = parse_tasks(args.tasks)
+    root = folder(args.root)
+    if args.name != "folder":
+        return doctor.examine_multitask(
+            args.name, root, tasks, samples, on_example, args.layout, args.depth_unit, args.semseg_classes
+        )
+    from ditask_jax.data.folder import READERS, SPLITS, FolderSource
+
+    if tasks is None:
+        tasks = tuple(task for task in READERS if (root / "train" / task).is_dir())
+    asked = {"semseg": args.semseg_classes, "human_parts": args.human_parts_classes}
+    classes = {task: count for task, count in asked.items() if count is not None}
+    options = {"num_classes": classes, "val_fraction": args.val_fraction}
+    sources = {split: (lambda split=split: FolderSource(root, split, tasks, **options)) for split in SPLITS}
+    return doctor.examine_sources(f"folder in {root}", sources, tasks, classes, samples, on_example)
+
+
+def report_text(report, every_file: bool = False) -> str:
+    """A report as lines of text.
+
+    Args:
+      report: a `doctor.Report`.
+      every_file: name every bad file rather than the first few of each kind.
+    """
+    lines = [report.title]
+    for split, (count, published) in report.counts.items():
+        if published is None:
+            lines.append(f"  {split}: {count} examples")
+        elif count == published:
+            lines.append(f"  {split}: {count} examples, as published")
+        else:
+            lines.append(f"  {split}: {count} examples; {published} were published")
+    lines += [f"  {note}" for note in report.notes]
+    lines.append(f"{report.read} examples decoded:")
+    width = max(len(what) for what in report.statistics)
+    lines += [f"  {what:<{width}}  {statistics.text()}" for what, statistics in report.statistics.items()]
+    lines += problem_lines(report.problems, every_file)
+    lines.append(_verdict(report))
+    return "\n".join(lines)
+
+
+def problem_lines(problems, every_file: bool = False) -> list[str]:
+    """What is missing, by archive and label, then what is broken; the first few of each kind."""
+    files: dict = {}
+    for problem in problems:
+        if problem.archive is not None:
+            files.setdefault((problem.split, problem.archive, problem.found), []).append(problem.what)
+    missing: dict = {}
+    for (split, archive, path), whats in files.items():
+        missing.setdefault((split, archive, " ".join(whats)), []).append(str(path))
+    broken: dict = {}
+    for problem in problems:
+        if problem.archive is None:
+            broken.setdefault((problem.split, problem.what), []).append(problem.found)
+    lines = []
+    for (split, archive, whats), paths in missing.items():
+        number = "1 file" if len(paths) == 1 else f"{len(paths)} files"
+        lines.append(f"missing: {split} {whats}: {number} of {archive}:")
+        lines += _first(paths, every_file)
+    for (split, what), texts in broken.items():
+        lines.append(f"broken: {split} {what}:".replace("  ", " "))
+        lines += _first(texts, every_file)
+    return lines
+
+
+def _first(entries: list[str], every_file: bool) -> list[str]:
+    shown = entries if every_file else entries[:_SHOWN]
+    rest = len(entries) - len(shown)
+    return [f"  {entry}" for entry in shown] + ([f"  ... and {rest} more; --all names each"] if rest else [])
+
+
+def _verdict(report) -> str:
+    fatal = report.fatal()
+    labels = "+".join(report.needed) or "no labels"
+    others = {problem.what for problem in report.problems} - {problem.what for problem in fatal}
+    if fatal:
+        number = "1 bad file" if len(fatal) == 1 else f"{len(fatal)} bad files"
+        return f"verdict: training on {labels} would fail: {number} (data.on_bad_file=skip passes over bad examples)"
+    usable = [task for task in report.optional if task not in others]
+    more = f"; also usable: {' '.join(usable)}" if usable else ""
+    unusable = f"; not usable: {' '.join(sorted(others))}" if others else ""
+    return f"verdict: ready for training on {labels}{more}{unusable}"

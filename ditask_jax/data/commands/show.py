@@ -1,0 +1,129 @@
+"""`python -m ditask_jax.data show`: one example with all its labels, as stored, as evaluated and as augmented."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ditask_jax import cli
+from ditask_jax.data.augmentation import PRESETS, Augmentation, Draw, sample
+from ditask_jax.data.commands.options import add_tree_options, folder, parse_tasks
+from ditask_jax.data.sources import OPENERS, open_source
+from ditask_jax.data.transforms import transform
+from ditask_jax.data.trees import TREES
+from ditask_jax.data.vtab_tasks import vtab_task
+from ditask_jax.errors import ConfigError, check_known
+
+EXAMPLES = (
+    "pascal --root PASCAL_MT --index 7 --out example.png",
+    "scenes --index 3 --out example.png --draws 4",
+    "vtab --task cifar100 --root vtab-1k --index 0 --out example.png",
+)
+_USUAL = {
+    "pascal": ("semseg", "human_parts", "sal", "normals"),
+    "nyud": ("semseg", "depth", "normals"),
+    "cityscapes": ("semseg", "depth"),
+    "scenes": ("semseg", "human_parts", "sal", "normals", "depth", "edge"),
+    "vtab": ("classification",),
+}
+
+
+def add_arguments(parser) -> None:
+    """Adds the options of this command to a `cli.Parser`."""
+    add_tree_options(parser, OPENERS, root_required=False)
+    parser.add_option("--index", type=int, default=0, metavar="K", help="number of the example (default 0)")
+    parser.add_option("--out", required=True, metavar="FILE", help="PNG file to write")
+    parser.add_option("--split", default="train", metavar="NAME", help="train (default) or val")
+    parser.add_option("--size", type=int, default=448, metavar="N", help="side of the network's input (default 448)")
+    parser.add_option("--draws", type=int, default=3, metavar="N", help="augmented versions to draw (default 3)")
+    parser.add_option("--seed", type=int, default=0, metavar="N", help="of the augmentation")
+    parser.add_option("--task", metavar="NAME", help="vtab: which of its 19 tasks")
+
+
+def run(args) -> int:
+    """Reads the example, augments it and writes the picture."""
+    check_known("command line: NAME", args.name, OPENERS)
+    for name, lowest in (("index", 0), ("size", 1), ("draws", 0), ("seed", 0)):
+        if getattr(args, name) < lowest:
+            raise ConfigError(f"command line: --{name}: got {getattr(args, name)}, expected {lowest} or more")
+    names = parse_tasks(args.tasks) or _usual_tasks(args)
+    source = _open(args, names)
+    if args.index >= len(source):
+        raise ConfigError(f"command line: --index: got {args.index}, expected 0 to {len(source) - 1}")
+    example = source[args.index]
+    tasks = _tasks(args, names, example, source)
+    title = f"{args.name}, {args.split} {args.index} of {len(source)}: {example.get('id', '?')}"
+
+    from ditask_jax.data.commands.picture import draw_example
+
+    rows = _rows(example, tasks, args)
+    path = draw_example(Path(args.out).expanduser(), rows, tasks, title)
+    print(f"wrote {path}")
+    return cli.OK
+
+
+def _usual_tasks(args) -> tuple[str, ...]:
+    if args.name in _USUAL:
+        return _USUAL[args.name]
+    if args.root is None:
+        raise ConfigError("command line: --root: missing; give the folder that holds train/images")
+    known = _USUAL["scenes"]
+    found = tuple(name for name in known if (folder(args.root) / "train" / name).is_dir())
+    if not found:
+        raise ConfigError(f"command line: --tasks: missing; none of {' '.join(known)} is in {args.root}/train")
+    return found
+
+
+def _open(args, names: tuple[str, ...]):
+    options = {}
+    if args.name in TREES:
+        options = {"layout": args.layout, "depth_unit": args.depth_unit, "semseg_classes": args.semseg_classes}
+        options["check"] = False  # one example is read, the others need not be there
+    if args.name == "vtab":
+        options = {"task": vtab_task(args.task).name}
+    root = None if args.root is None else folder(args.root)
+    return open_source(args.name, args.split, names, root, args.size, **options)
+
+
+def _tasks(args, names: tuple[str, ...], example: dict, source):
+    from ditask_jax.tasks import tasks
+
+    counts = {}
+    if args.name == "vtab":
+        counts = {"classification": vtab_task(args.task).num_classes}
+    elif args.name == "folder":
+        for name in {"semseg", "human_parts"} & set(names):
+            known = example[name][example[name] != 255]
+            counts[name] = max(int(known.max(initial=1)) + 1, 2)
+    elif args.semseg_classes is not None:
+        counts = {"semseg": args.semseg_classes}
+    return tasks(names, args.name, counts, getattr(source, "depth_unit", None))
+
+
+def _rows(example: dict, tasks, args) -> list[tuple[str, np.ndarray, dict]]:
+    """(description, picture, labels by task) of every row of the drawing."""
+    height, width = example["image"].shape[:2]
+    labels = {task.name: example[task.name] for task in tasks}
+    rows = [(f"as stored\n{height}x{width}", example["image"], labels)]
+    specs, size = [task.label_spec for task in tasks], (args.size, args.size)
+    augmentation = PRESETS[args.name]
+    evaluated = transform(example, specs, size, None, augmentation)
+    rows.append((f"in evaluation\n{args.size}x{args.size}", evaluated["image"], evaluated["labels"]))
+    for number in range(args.draws if augmentation.is_random else 0):
+        draw = sample(augmentation, np.random.default_rng((args.seed, args.index, number)))
+        done = transform(example, specs, size, draw, augmentation)
+        rows.append((f"in training\n{_words(draw, augmentation)}", done["image"], done["labels"]))
+    return rows
+
+
+def _words(draw: Draw, augmentation: Augmentation) -> str:
+    """What was drawn, for a person.
+
+    >>> _words(Draw(True, -7.25, 1.1), Augmentation())
+    'flipped, -7.2°, x1.10'
+    """
+    parts = ["flipped" if draw.flip else "not flipped"]
+    if augmentation.rotation:
+        parts.append(f"{draw.angle:+.1f}°")
+    if augmentation.scale != (1.0, 1.0):
+        parts.append(f"x{draw.scale:.2f}")
+    return ", ".join(parts)

@@ -1,0 +1,133 @@
+"""What is in the labels of a few examples, in one line per label: class shares, ranges, how much is labelled."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ditask_jax.labels import IGNORE
+
+_SHOWN_CLASSES = 8
+
+
+class LabelStatistics:
+    """Gathers one kind of label over examples.
+
+    Args:
+      num_classes: of a class map; None for continuous maps.
+
+    >>> statistics = LabelStatistics(3)
+    >>> statistics.add(np.array([[0, 0], [1, 255]], np.uint8))
+    >>> statistics.text()
+    'classes 0: 50.0 %, 1: 25.0 %, ignored: 25.0 %; not seen: 2'
+    """
+
+    def __init__(self, num_classes: int | None = None, unit: str = "") -> None:
+        self._num_classes = num_classes
+        self._unit = unit
+        self._counts = np.zeros(256, np.int64)
+        self._pixels = self._labelled = self._maps = self._empty = 0
+        self._range = [np.inf, -np.inf]
+        self._sum = np.zeros(3)
+        self._lengths = [np.inf, -np.inf]
+        self._directions = False
+
+    def add(self, label: np.ndarray) -> None:
+        """Takes in one label: uint8 [H, W], float32 [H, W] or float32 [H, W, 3]."""
+        self._maps += 1
+        self._pixels += label.shape[0] * label.shape[1]
+        if label.ndim == 3:
+            self._add_directions(label)
+        elif label.dtype == np.uint8:
+            self._counts += np.bincount(label.reshape(-1), minlength=256)
+            self._empty += not ((label != 0) & (label != IGNORE)).any()
+        else:
+            known = label[label != 0]
+            self._labelled += known.size
+            if known.size:
+                self._range = [min(self._range[0], known.min()), max(self._range[1], known.max())]
+
+    def _add_directions(self, label: np.ndarray) -> None:
+        self._directions = True
+        known = label[label.any(-1)]
+        self._labelled += len(known)
+        if len(known):
+            lengths = np.linalg.norm(known, axis=-1)
+            self._lengths = [min(self._lengths[0], lengths.min()), max(self._lengths[1], lengths.max())]
+            self._sum += (known / lengths[:, None]).sum(0)
+
+    def text(self) -> str:
+        """One line."""
+        if not self._maps:
+            return "nothing read"
+        if self._directions:
+            return self._directions_text()
+        if self._counts.any():
+            return self._classes_text()
+        if not self._labelled:
+            return "nothing labelled"
+        low, high = self._range
+        return f"{low:.4g} to {high:.4g} {self._unit}".rstrip() + f", {self._share(self._labelled)} labelled"
+
+    def _directions_text(self) -> str:
+        if not self._labelled:
+            return "nothing labelled"
+        mean = " ".join(f"{value:+.2f}" for value in self._sum / self._labelled)
+        low, high = self._lengths
+        return f"length {low:.2f} to {high:.2f}, mean direction ({mean}), {self._share(self._labelled)} labelled"
+
+    def _classes_text(self) -> str:
+        seen = np.flatnonzero(self._counts[:IGNORE])
+        order = seen[np.argsort(-self._counts[seen], kind="stable")]
+        parts = [f"{number}: {self._share(self._counts[number])}" for number in order[:_SHOWN_CLASSES]]
+        rest = order[_SHOWN_CLASSES:]
+        if len(rest):
+            parts.append(f"{len(rest)} more: {self._share(self._counts[rest].sum())}")
+        if self._counts[IGNORE]:
+            parts.append(f"ignored: {self._share(self._counts[IGNORE])}")
+        text = "classes " + ", ".join(parts)
+        absent = [str(k) for k in range(self._num_classes or 0) if not self._counts[k]]
+        if absent:
+            text += f"; not seen: {' '.join(absent)}"
+        if self._empty:
+            text += f"; {self._empty} of {self._maps} maps hold class 0 or nothing only"
+        return text
+
+    def _share(self, count: int) -> str:
+        return f"{100 * count / self._pixels:.1f} %"
+
+
+class ImageStatistics:
+    """Gathers sizes and values of pictures.
+
+    >>> statistics = ImageStatistics()
+    >>> statistics.add(np.full((4, 6, 3), 128, np.uint8))
+    >>> statistics.text()
+    '4x6 (height x width), mean colour 128 128 128'
+    """
+
+    def __init__(self) -> None:
+        self._sizes: list[tuple[int, int]] = []
+        self._sum = np.zeros(3)
+
+    def add(self, image: np.ndarray) -> None:
+        """Takes in one picture, uint8 [H, W, 3]."""
+        self._sizes.append(image.shape[:2])
+        self._sum += image.reshape(-1, 3).mean(0)
+
+    def text(self) -> str:
+        """One line."""
+        if not self._sizes:
+            return "nothing read"
+        low, high = np.min(self._sizes, axis=0), np.max(self._sizes, axis=0)
+        size = f"{low[0]}x{low[1]}" + ("" if (low == high).all() else f" to {high[0]}x{high[1]}")
+        mean = " ".join(f"{value:.0f}" for value in self._sum / len(self._sizes))
+        return f"{size} (height x width), mean colour {mean}"
+
+
+def gather(class_counts: Mapping[str, int], tasks, depth_unit: str) -> dict:
+    """Empty statistics for pictures and each label."""
+    units = {"metres": "m", "pixels": "px", "inverse": "(inverse)"}
+    return {
+        "image": ImageStatistics(),
+        **{task: LabelStatistics(class_counts.get(task), units.get(depth_unit, "")) for task in tasks},
+    }

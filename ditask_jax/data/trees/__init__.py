@@ -1,0 +1,46 @@
+"""Data sets as their archives unpack: one file each, and what they share."""
+
+from pathlib import Path
+
+from ditask_jax.data.trees.cityscapes import open_cityscapes
+from ditask_jax.data.trees.nyud import open_nyud
+from ditask_jax.data.trees.pascal import open_pascal
+from ditask_jax.data.trees.source import TreeSource, missing_text
+from ditask_jax.data.trees.tree import SPLITS, Tree
+from ditask_jax.errors import check_known
+
+__all__ = ["SPLITS", "TREES", "Tree", "TreeSource", "missing_text", "open_tree"]
+
+TREES = {"pascal": open_pascal, "nyud": open_nyud, "cityscapes": open_cityscapes}
+
+
+def open_tree(
+    name: str,
+    root: str | Path,
+    layout: str | None = None,
+    depth_unit: str | None = None,
+    semseg_classes: int | None = None,
+) -> Tree:
+    """Finds the tree of a data set in a folder.
+
+    Args:
+      name: a key of `TREES`.
+      root: the folder, or the one above it.
+      layout: which package of the data set; None: found from the files.
+      depth_unit: unit of depth: nyud metres or millimetres (of the files; None: found), cityscapes pixels or metres.
+      semseg_classes: cityscapes only: 7 or 19 classes of the MTAN package.
+
+    Raises:
+      ConfigError: a choice that the data set does not have.
+      DataError: no tree there.
+
+    >>> open_tree("pascal", "/nowhere")
+    Traceback (most recent call last):
+    ...
+    ditask_jax.errors.DataError: pascal: /nowhere is not a folder; \
+unpack PASCAL_MT.tgz and give the folder with JPEGImages and ImageSets in it
+    """
+    check_known("data set", name, TREES)
+    # The others have one set of classes, against which the tasks are checked.
+    options = {"semseg_classes": semseg_classes} if name == "cityscapes" else {}
+    return TREES[name](Path(root).expanduser(), layout=layout, depth_unit=depth_unit, **options)

@@ -1,0 +1,211 @@
+"""What every data set's tree of files says about itself: splits, ids, the files of each label, how they are decoded."""
+
+import abc
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ditask_jax.data import files
+from ditask_jax.data.trees.record import Record
+from ditask_jax.errors import ConfigError, DataError, check_known
+
+SPLITS = ("train", "val")
+Exists = Callable[[Path], bool]
+
+
+class File(NamedTuple):
+    """A file that an example needs, and the archive it comes in."""
+
+    path: Path
+    archive: str
+
+
+class Missing(NamedTuple):
+    """A file that is not there: of which example, for what ("image" or a task)."""
+
+    name: str
+    what: str
+    file: File
+
+
+class Tree(abc.ABC):
+    """One data set as its archives unpack.
+
+    Attributes:
+      name: of the data set.
+      layout: which of its packages this is.
+      root: folder of the tree.
+      tasks: labels it can give; `usual_tasks`: those of its default configuration.
+      forms: per task, how its label is stored (`trees.record`).
+      class_counts: per class map, number of classes.
+      expected: published lengths of the splits.
+      depth_unit: of the depth that comes out: "metres", "pixels" (of disparity) or "inverse".
+      resizes_labels: labels of another size than their picture are resized.
+      notes: what was detected rather than told, one line each.
+    """
+
+    name: str
+    layout: str
+    usual_tasks: tuple[str, ...]
+    forms: Mapping[str, str]
+    class_counts: Mapping[str, int]
+    expected: Mapping[str, int]
+    depth_unit: str = "metres"
+    resizes_labels: bool = False
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.notes: list[str] = []
+        self._ids: dict[str, tuple[str, ...]] = {}
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(self.forms)
+
+    @abc.abstractmethod
+    def _find_ids(self, split: str) -> Sequence[str]:
+        """Ids of a split, in order."""
+
+    @abc.abstractmethod
+    def files(self, split: str, name: str, what: str, exists: Exists = Path.exists) -> tuple[File, ...]:
+        """The files that hold the picture (`what="image"`) or one label of an example."""
+
+    @abc.abstractmethod
+    def _read(self, task: str, paths: Sequence[Path], size: tuple[int, int]) -> np.ndarray:
+        """One label in stored form; `size` is that of the picture."""
+
+    def _read_image(self, path: Path) -> tuple[np.ndarray, int, bytes | None]:
+        """The picture as stored, its EXIF orientation, and its content if that can be kept as it is."""
+        content = files.read_bytes(path)
+        image, orientation, plain = files.decode_image(content, path)
+        return image, orientation, content if plain and orientation == 1 else None
+
+    def _constants(self, split: str, name: str, tasks: Sequence[str]) -> dict[str, float]:
+        """Numbers of an example that its labels depend on."""
+        return {}
+
+    def ids(self, split: str) -> tuple[str, ...]:
+        """Ids of a split, in order.
+
+        Raises:
+          DataError: the list is missing or empty, or names an example twice.
+        """
+        check_known(f"{self.name}: split", split, SPLITS)
+        if split not in self._ids:
+            found = tuple(self._find_ids(split))
+            if not found:
+                raise DataError(f"{self.name}: the {split} split in {self.root} is empty")
+            if len(set(found)) < len(found):
+                twice = next(name for k, name in enumerate(found) if name in found[:k])
+                raise DataError(f"{self.name}: the {split} split in {self.root} names '{twice}' twice")
+            self._ids[split] = found
+        return self._ids[split]
+
+    def check_tasks(self, tasks: Sequence[str]) -> None:
+        """Raises ConfigError unless the tree has these labels."""
+        for task in tasks:
+            check_known(f"{self.name}: task", task, self.tasks)
+
+    def missing(self, split: str, tasks: Sequence[str], names: Sequence[str] | None = None) -> list[Missing]:
+        """Every file of a split that is not there, found by listing folders rather than asking file by file."""
+        exists = _folder_lister()
+        return [
+            Missing(name, what, file)
+            for name in (self.ids(split) if names is None else names)
+            for what in ("image", *tasks)
+            for file in self.files(split, name, what, exists)
+            if not exists(file.path)
+        ]
+
+    def record(self, split: str, name: str, tasks: Sequence[str]) -> Record:
+        """Reads one example.
+
+        A picture with an EXIF rotation is taken as its labels were drawn: turned upright if only that gives it the
+        size of its labels, else as it is stored, which is how the loaders these data sets were made with read it.
+
+        Raises:
+          DataError: a file is missing (with its archive), damaged, or holds what it must not.
+        """
+        (picture,) = self._present(split, name, "image")
+        image, orientation, content = self._read_image(picture)
+        values, origins = {}, {"image": picture}
+        for task in tasks:
+            paths = self._present(split, name, task)
+            values[task] = self._read(task, paths, image.shape[:2])
+            origins[task] = paths[0]
+        if orientation != 1:
+            upright = files.turn_upright(image, orientation)
+            sizes = {value.shape[:2] for value in values.values()}
+            if sizes == {upright.shape[:2]} and upright.shape != image.shape:
+                image = upright
+        return Record(name, image, content, values, self._constants(split, name, tasks), origins)
+
+    def _present(self, split: str, name: str, what: str) -> list[Path]:
+        found = self.files(split, name, what)
+        for file in found:
+            if not file.path.is_file():
+                raise DataError(f"{self.name}: {file.path} is missing; it comes with {file.archive}")
+        return [file.path for file in found]
+
+
+def read_id_list(path: Path, data_set: str, archive: str) -> list[str]:
+    """The ids of a text file, one per line.
+
+    Raises:
+      DataError: missing or not text.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError as error:
+        raise DataError(f"{data_set}: {path} is missing; it comes with {archive}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{data_set}: {path} is not a text file with one id per line") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def find_root(root: Path, data_set: str, markers: Sequence[str], folders: Sequence[str], advice: str) -> Path:
+    """The folder of a tree: `root`, or the one inside it that the archive makes.
+
+    Args:
+      root: what the user gave.
+      data_set: for messages.
+      markers: folders or files of which the tree holds at least one.
+      folders: names that archives give the tree.
+      advice: what to unpack, for the message.
+
+    Raises:
+      DataError: no tree there.
+    """
+    if not root.is_dir():
+        raise DataError(f"{data_set}: {root} is not a folder; {advice}")
+    for folder in (root, *(root / name for name in folders)):
+        if any((folder / marker).exists() for marker in markers):
+            return folder
+    raise DataError(f"{data_set}: {root} holds none of {' '.join(markers)}; {advice}")
+
+
+def check_choice(data_set: str, field: str, value: str | None, known: Sequence[str]) -> None:
+    """Raises ConfigError unless `value` is None or one of `known`."""
+    if value is not None:
+        if not known:
+            raise ConfigError(f"{data_set}: {field}: got '{value}', but there is nothing to choose; leave it out")
+        check_known(f"{data_set}: {field}", value, known)
+
+
+def _folder_lister() -> Exists:
+    """Like `Path.exists`, with one listing per folder: thousands of questions to a network file system take minutes."""
+    listings: dict[str, frozenset[str]] = {}
+
+    def exists(path: Path) -> bool:
+        folder, name = os.path.split(path)
+        if folder not in listings:
+            try:
+                listings[folder] = frozenset(os.listdir(folder))
+            except (FileNotFoundError, NotADirectoryError):
+                listings[folder] = frozenset()
+        return name in listings[folder]
+
+    return exists

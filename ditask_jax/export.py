@@ -1,0 +1,53 @@
+"""`python -m ditask_jax.export`: a trained model for other code bases, or as a program."""
+
+from ditask_jax import cli
+
+
+def main(argv: list[str]) -> int:
+    """Restores a run, merges its adapters and writes one file."""
+    parser = cli.Parser(
+        "ditask_jax.export",
+        "Writes the newest checkpoint of a run, adapters merged: weights under the names of timm, of the official code "
+        "or of Hugging Face (tasks sharing one stream), everything (ditask), or a StableHLO program.",
+        [
+            "--workdir=runs/shared --layout=timm --out=swin.safetensors",
+            "--workdir=runs/scenes --layout=ditask --out=scenes.safetensors",
+            "--workdir=runs/scenes --program --out=scenes.stablehlo",
+        ],
+        config=None,
+    )
+    parser.add_option("--workdir", required=True, metavar="DIR", help="folder of the run")
+    parser.add_option("--out", required=True, metavar="FILE", help="the file to write")
+    parser.add_option("--layout", metavar="NAME", help="timm, official, huggingface or ditask")
+    parser.add_option("--program", action="store_true", help="write a StableHLO program in place of weights")
+    parser.add_option("--weights", metavar="FILE", help="the weight file the run started from, where it has moved")
+    args = parser.parse(argv)
+
+    from ditask_jax.conversion.options import output_path
+    from ditask_jax.errors import ConfigError
+
+    if (args.layout is None) != args.program:
+        raise ConfigError("export: give either --layout NAME or --program")
+    out = output_path(args.out, "export", ".stablehlo" if args.program else ".safetensors")
+
+    from ditask_jax.conversion.exporting import EXPORTS, export_weights
+    from ditask_jax.conversion.program import export_program
+    from ditask_jax.errors import check_known
+    from ditask_jax.training.restoring import restore_run
+
+    if args.layout is not None:
+        check_known("export: --layout", args.layout, EXPORTS)
+    run = restore_run(args.workdir)
+    for step, reason in run.rejected:
+        print(f"passed over the checkpoint of step {step}: {reason}")
+    print(f"step {run.step}")
+    model = run.experiment.model
+    if args.program:
+        print(f"program: {export_program(out, model, run.state)}")
+    else:
+        print(export_weights(out, model, args.layout, run.state, args.weights))
+    return cli.OK
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,102 @@
+"""Safetensors files as NumPy arrays, every floating type included, without PyTorch."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import safetensors
+from safetensors import SafetensorError
+
+from ditask_jax.errors import WeightsError
+
+DTYPES: dict[str, np.dtype] = {
+    name: np.dtype(kind)
+    for name, kind in {
+        "F64": np.float64,
+        "F32": np.float32,
+        "F16": np.float16,
+        "BF16": ml_dtypes.bfloat16,
+        "I64": np.int64,
+        "I32": np.int32,
+        "I16": np.int16,
+        "I8": np.int8,
+        "U64": np.uint64,
+        "U32": np.uint32,
+        "U16": np.uint16,
+        "U8": np.uint8,
+        "BOOL": np.bool_,
+    }.items()
+}
+_NAMES = {kind: name for name, kind in DTYPES.items()}
+_HEADER_SIZE = 8
+
+
+def decode_tensors(content: bytes, where: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Arrays and metadata of a safetensors file's content.
+
+    The library checks the header: its size, the ranges of all tensors, and that they fill the file exactly.
+
+    Args:
+      content: the whole file.
+      where: the file's name, for errors.
+
+    Returns:
+      Read-only arrays by name, and the text entries of the header.
+
+    Raises:
+      WeightsError: truncated, damaged, or with numbers of a type that NumPy cannot hold.
+    """
+    try:
+        entries = safetensors.deserialize(content)
+        size = int.from_bytes(content[:_HEADER_SIZE], "little")
+        header = json.loads(content[_HEADER_SIZE : _HEADER_SIZE + size])
+    except (SafetensorError, ValueError, TypeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise WeightsError(f"{where} is damaged or no safetensors file ({reason}); fetch it again") from None
+    strange = [f"{name} ({entry['dtype']})" for name, entry in entries if entry["dtype"] not in DTYPES]
+    if strange:
+        raise WeightsError(
+            f"{where} holds {len(strange)} tensors of types that are not read: {', '.join(sorted(strange)[:4])}. "
+            f"Known: {' '.join(DTYPES)}"
+        )
+    arrays = {}
+    for name, entry in entries:
+        arrays[name] = np.frombuffer(bytes(entry["data"]), DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    return arrays, header.get("__metadata__") or {}
+
+
+def read_tensors(path: Path, where: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Arrays and metadata of a safetensors file; see `decode_tensors`."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{where} cannot be read ({error.strerror or error})") from None
+    return decode_tensors(content, where)
+
+
+def encode_tensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """The content of a safetensors file.
+
+    >>> content = encode_tensors({"a": np.arange(3, dtype=ml_dtypes.bfloat16)}, {"note": "x"})
+    >>> arrays, metadata = decode_tensors(content, "it")
+    >>> arrays["a"].tolist(), metadata
+    ([0.0, 1.0, 2.0], {'note': 'x'})
+    """
+    header: dict = {"__metadata__": dict(metadata)} if metadata else {}
+    pieces, start = [], 0
+    # Wide types first, so that every tensor starts where its type may: readers map the file into memory.
+    for name in sorted(arrays, key=lambda name: (-np.asarray(arrays[name]).dtype.itemsize, name)):
+        array = np.ascontiguousarray(arrays[name])
+        if array.dtype not in _NAMES:
+            raise TypeError(f"tensor '{name}' is {array.dtype}, which a safetensors file cannot hold")
+        end = start + array.nbytes
+        # The shape is taken before `ascontiguousarray`, which makes a vector of a single number.
+        shape = list(np.shape(arrays[name]))
+        header[name] = {"dtype": _NAMES[array.dtype], "shape": shape, "data_offsets": [start, end]}
+        pieces.append(array.tobytes())
+        start = end
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _HEADER_SIZE)
+    return b"".join([len(text).to_bytes(_HEADER_SIZE, "little"), text, *pieces])

@@ -1,0 +1,249 @@
+"""Laws of every method in the registry and of its variants, for one and for three tasks; none is listed by hand.
+
+They run operation by operation on a model of three blocks: operations of one shape compile once for all methods.
+"""
+
+import dataclasses
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ditask_jax.adapters import detach, make_plan, merge, method_class, method_names, registry
+from ditask_jax.nn import Context, flatten, linears, split_state
+from tests.adapters.cases import largest_difference
+from tests.adapters.micro import Micro, features, method_of, plain_model
+
+# What a method's options change beyond numbers; the plain method comes first.
+VARIANTS = {
+    "ditask": ["domain=index init=upstream", "task_blocks=2 headroom=1.5", "shared_layers=", "task_layers="],
+    "mtlora": ["mode=matrixv2 task_blocks=2 train_scales=true", "mode=addition", "task_layers=proj,fc1"],
+    "svf": ["task_layers=fc2 task_blocks=2"],
+    "lora": ["train_scales=true unfrozen="],
+}
+CASES = [(name, variant) for name in method_names() for variant in ("", *VARIANTS.get(name, ()))]
+TASKS = {1: ("depth",), 3: ("semseg", "depth", "sal")}
+
+
+def chosen(name: str, variant: str):
+    return method_of(name, *(f"method.{text}" for text in variant.split()))
+
+
+def weights_like(x: jax.Array) -> np.ndarray:
+    """Weights by position and channel, so that no symmetry cancels a gradient."""
+    return np.random.default_rng(x.size).standard_normal(x.shape).astype(np.float32)
+
+
+def loss_of(maps) -> jax.Array:
+    return sum(jnp.mean(weights_like(x) * x**2) for x in jax.tree.leaves(maps))
+
+
+def check_only_declared_parameters_train(method, micro: Micro) -> None:
+    """What trains is what the method names and the plan lists; every other weight is frozen, with its old value."""
+    plain = flatten(split_state(plain_model(*micro.model.task_names)).trainable)
+    trainable, frozen = flatten(micro.parts.trainable), flatten(micro.parts.frozen)
+    declared = {
+        f"{p.info.path}/adapter/{name}": shape for p in micro.plan.layers for name, shape in p.parameters.items()
+    }
+    kept = {path for path in plain if not path.startswith("backbone/") or method.trains(path)}
+    assert set(trainable) == kept | set(declared)
+    assert all(trainable[path].shape == shape for path, shape in declared.items())
+    assert micro.plan.trainable_total == sum(value.size for value in trainable.values())
+    for path, value in plain.items():
+        where = trainable if path in kept else frozen
+        # A kernel whose factors took its place is gone; `detach` gives it back.
+        if path in where:
+            np.testing.assert_array_equal(where[path], value, err_msg=path)
+        else:
+            assert path.endswith("/kernel"), path
+            assert f"{path.removesuffix('kernel')}adapter/left" in frozen, path
+
+
+def check_start(method, micro: Micro, plain) -> None:
+    difference = largest_difference(plain, features(micro.model))
+    assert (difference < 1e-5) == method.identity_at_start, difference
+
+
+def check_gradients(micro: Micro) -> None:
+    """Every declared parameter gets a gradient; a stop-gradient on what a loss does not read changes none."""
+    first, *others = micro.model.task_names
+    moved = micro.moved()
+    maps, backward = jax.vjp(lambda t: features(micro.built(t)), moved)
+    weighted = {name: [weights_like(x) * 2 * x / x.size for x in taps] for name, taps in maps.items()}
+    norms = {path: float(np.abs(g).max()) for path, g in flatten(backward(weighted)[0]).items()}
+    norms = {path: norm for path, norm in norms.items() if path.startswith("backbone/")}
+    typical = sorted(norms.values())[len(norms) // 2] if norms else 0.0
+    assert [path for path, norm in norms.items() if norm < 1e-6 * typical] == []
+    if not others:
+        return
+
+    def one(trainable):
+        found = features(micro.built(trainable))
+        return loss_of(found[first]) + loss_of(jax.lax.stop_gradient({name: found[name] for name in others}))
+
+    nothing = {name: jax.tree.map(jnp.zeros_like, maps[name]) for name in others}
+    alone, stopped = flatten(backward(weighted | nothing)[0]), flatten(jax.grad(one)(moved))
+    assert largest_difference(alone, stopped) < 1e-5
+    if couples_tasks(micro):
+        return
+    for path, gradient in alone.items():
+        if "/adapter/" in path and path.rsplit("_", 1)[-1] in others:
+            assert not np.any(gradient), f"{path} feels the loss of {first}"
+
+
+def couples_tasks(micro: Micro) -> bool:
+    """Whether the shared stream is made from the tasks' own (MTLoRA's addition)."""
+    return any("norm_scale_shared" in plan.parameters for plan in micro.plan.layers)
+
+
+def check_merging(micro: Micro) -> None:
+    model = micro.built(micro.moved())
+    with jax.disable_jit():
+        once = merge(model)
+        twice = merge(once)
+    forward, merged = features(model), features(once)
+    assert largest_difference(forward, merged) < 2e-5
+    assert largest_difference(merged, features(twice)) == 0
+    assert all(layer.adapter is None or not layer.adapter.mergeable for layer in linears(once.backbone))
+    half = Context(train=False, dtype=jnp.bfloat16)
+    rounded = largest_difference(forward, features(model, half))
+    assert largest_difference(forward, features(once, half)) < 2 * rounded + 1e-2
+    assert rounded < 0.1
+
+
+def check_detaching(micro: Micro, plain) -> None:
+    """Without its adapters, however they have moved, the model is what it was."""
+    bare = detach(micro.built(micro.moved(only="/adapter/")))
+    assert largest_difference(plain, features(bare)) < 1e-5
+    assert all(layer.adapter is None for layer in linears(bare.backbone))
+
+
+def check_another_task(method, micro: Micro) -> None:
+    """It changes no random number and no starting value of the others, and their features by rounding only."""
+    names = micro.model.task_names
+    noisy = dataclasses.replace(method, dropout=0.3) if hasattr(method, "dropout") else method
+    few, many = (Micro(noisy, *tasks, drop_path_rate=0.4) for tasks in (names, ("normals", *names)))
+    more = flatten(many.parts.trainable)
+    for path, value in flatten(few.parts.trainable).items():
+        np.testing.assert_array_equal(value, more[path], err_msg=path)
+    if couples_tasks(few):
+        return  # the shared stream is a sum over all tasks by definition
+    context = Context(train=True, key=jax.random.key(3))
+    left, right = (features(m.built(m.moved()), context) for m in (few, many))
+    assert largest_difference(left, {name: right[name] for name in names}) < 1e-5
+
+
+def check_execution_modes(method, micro: Micro) -> None:
+    if not hasattr(method, "execution"):
+        return
+    results = []
+    for way in ("materialised", "factored"):
+        other = Micro(dataclasses.replace(method, execution=way), *micro.model.task_names)
+        assert {plan.execution for plan in other.plan.layers} <= {way}
+        gradient = jax.grad(lambda t, m=other: loss_of(features(m.built(t))))(other.moved())
+        results.append((features(other.built(other.moved())), gradient))
+    (left, left_gradient), (right, right_gradient) = results
+    assert largest_difference(left, right) < 1e-5
+    assert largest_difference(left_gradient, right_gradient) < 1e-4
+
+
+def check_all(method, tasks: tuple[str, ...]) -> None:
+    micro = Micro(method, *tasks)
+    plain = features(plain_model(*tasks))
+    check_only_declared_parameters_train(method, micro)
+    check_start(method, micro, plain)
+    check_gradients(micro)
+    check_another_task(method, micro)
+    check_detaching(micro, plain)
+    if micro.plan.layers:
+        check_merging(micro)
+    check_execution_modes(method, micro)
+
+
+every_case = pytest.mark.parametrize(("name", "variant"), CASES, ids=lambda text: text.replace(" ", ",") or "plain")
+
+
+@every_case
+@pytest.mark.parametrize("count", TASKS)
+def test_start_and_what_is_declared(name, variant, count):
+    method, tasks = chosen(name, variant), TASKS[count]
+    micro = Micro(method, *tasks)
+    check_only_declared_parameters_train(method, micro)
+    check_start(method, micro, features(plain_model(*tasks)))
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_every_law(name):
+    check_all(chosen(name, ""), TASKS[3])
+
+
+@pytest.mark.slow
+@every_case
+@pytest.mark.parametrize("count", TASKS)
+def test_every_law_for_variants_and_other_counts(name, variant, count):
+    if variant or count != 3:
+        check_all(chosen(name, variant), TASKS[count])
+
+
+def test_every_method_and_variant_is_checked():
+    assert {name for name, _ in CASES} == set(method_names()) >= set(VARIANTS)
+    starts = {method.identity_at_start for method in (chosen(*case) for case in CASES)}
+    assert starts == {True, False}
+
+
+ONE_FILE = '''
+"""Output scaling: one factor for every output of every dense layer, shared by all tasks."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from flax import nnx
+
+from ditask_jax.adapters.plan import LayerPlan
+from ditask_jax.adapters.registry import Method
+from ditask_jax.nn.linear import Adapter, apply_kernel
+
+
+class ScalingAdapter(Adapter):
+    def __init__(self, outputs):
+        self.factor_shared = nnx.Param(jnp.ones(outputs, jnp.float32))
+
+    def __call__(self, linear, x, streams, context):
+        return apply_kernel(x, self.merged_kernel(linear, None).astype(context.dtype))
+
+    def merged_kernel(self, linear, prepared):
+        return linear.kernel[...] * self.factor_shared[...][None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaling(Method):
+    """Scales outputs."""
+
+    name = "scaling_for_tests"
+
+    def trains(self, path):
+        return path.split("/")[-1] == "scale"
+
+    def plan_layer(self, site):
+        return LayerPlan(site.info, site.shape, (), {"factor_shared": site.shape[1:]}, "beside")
+
+    def attach(self, linear, plan, factors, seed):
+        return ScalingAdapter(plan.shape[1])
+'''
+
+
+def test_a_method_in_one_file_of_its_own_passes(tmp_path):
+    path = tmp_path / "scaling.py"
+    path.write_text(ONE_FILE)
+    spec = importlib.util.spec_from_file_location("scaling_for_tests", path)
+    try:
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        assert "scaling_for_tests" in method_names()
+        method = method_class("scaling_for_tests")()
+        check_all(method, TASKS[3])
+        plan = make_plan(plain_model("depth"), method)
+        assert {layer.info.role for layer in plan.layers} == {"qkv", "proj", "fc1", "fc2", "reduction"}
+    finally:
+        registry._METHODS.pop("scaling_for_tests", None)

@@ -1,0 +1,147 @@
+"""Options of methods from configurations: per stage, per task, and what is wrong with them in one line."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ditask_jax.adapters import DiTASK, LoRA, MTLoRA, make_plan, method_names
+from ditask_jax.adapters.record import build_method, method_options
+from ditask_jax.config import from_json, load_config, to_json
+from ditask_jax.errors import ConfigError
+from ditask_jax.nn import Context
+from ditask_jax.nn.linear import Linear, pick_streams
+from ditask_jax.training.build import build_method as method_of_config
+from ditask_jax.training.optimizer import decay_mask
+from tests.adapters.micro import Micro, method_of, plain_model
+
+SMOKE = "configs/smoke.py"
+
+
+def loaded(*overrides: str):
+    return load_config(SMOKE, list(overrides))
+
+
+def test_options_by_stage_and_task_come_through_configuration_and_json():
+    config = loaded("method.shared_cells=3,4,5,6", "method.task_cells={'semseg': 4, 'depth': (2, 3, 4, 5)}")
+    for again in (config, from_json(to_json(config))):
+        method = method_of_config(again)
+        assert method == DiTASK(
+            shared_cells=(3, 4, 5, 6), task_cells={"semseg": 4, "depth": (2, 3, 4, 5)}, dropout=method.dropout
+        )
+    assert method.cells("theta_shared", 1) == 4
+    assert [method.cells("theta_depth", stage) for stage in range(4)] == [2, 3, 4, 5]
+    low = method_of_config(loaded("method.name=mtlora", "method.task_rank={'semseg': 1, 'depth': 2}"))
+    assert (low.rank("semseg", 3), low.rank("depth", 0), low.rank("shared", 0)) == (1, 2, 64)
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_options_survive_as_plain_data(name):
+    """What an adapter file stores builds the same plan again, though JSON knows no tuples."""
+    method = method_of(name, "method.shared_cells=(3,4)", "method.task_cells={'depth': (2,3)}")
+    again = build_method(name, method_options(method))
+    assert make_plan(plain_model("depth"), again) == make_plan(plain_model("depth"), method)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("method.task_cells={'semseg': 1}", "method.task_cells: got {'semseg': 1}, expected an integer from 2 up"),
+        ("method.task_cells={}", "method.task_cells: got {}, expected an integer from 2 up"),
+        ("method.shared_cells={'semseg': 4}", "method.shared_cells: got {'semseg': 4}, expected an integer from 2 up"),
+        ("method.shared_cells=3,1", "method.shared_cells: got (3, 1), expected an integer from 2 up, one per stage"),
+        ("method.shared_rank=0", "method.shared_rank: got 0, expected an integer from 1 up"),
+        ("method.task_scale=big", "method.task_scale: got 'big', expected a number"),
+        ("method.bottleneck=2.5", "method.bottleneck: got 2.5, expected an integer from 1 up"),
+        ("method.task_blocks=0", "method.task_blocks: got 0, expected an integer from 1 up"),
+        ("method.mode=matrix2", "method.mode: unknown name 'matrix2'. Did you mean 'matrixv2'?"),
+        ("method.unfrozen=norms,norms", "method.unfrozen: got ('norms', 'norms'), expected each group once"),
+        ("optimizer.surgery=pcgrat", "optimizer.surgery: unknown name 'pcgrat'. Did you mean 'pcgrad'?"),
+    ],
+)
+def test_wrong_values_are_named(override, message):
+    with pytest.raises(ConfigError) as caught:
+        loaded(override)
+    assert str(caught.value).startswith(f"config: {message}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (DiTASK(shared_cells=(3, 4, 5)), r"shared_cells: got 3 values, expected one, or one per stage \(2\)"),
+        (DiTASK(task_cells={"sal": 4}), "task_cells: no entry for depth; give every task a value"),
+        (DiTASK(unfrozen=("norm",)), "method.unfrozen: unknown name 'norm'. Did you mean 'norms'"),
+        (DiTASK(task_blocks=0), "task_blocks: got 0, expected a whole number of blocks >= 1"),
+        (MTLoRA(task_rank={"depth": (1, 0)}), "task_rank: got 0, expected a whole number >= 1"),
+        (MTLoRA(task_layers=("qkv",)), "method.task_layers: unknown name 'qkv'"),
+        (LoRA(scale=float("nan")), "shared_scale: got nan, expected a finite number"),
+        (LoRA(layers=("fc3",)), "method.shared_layers: unknown name 'fc3'"),
+    ],
+)
+def test_options_that_do_not_fit_the_model_are_named(method, message):
+    with pytest.raises(ConfigError, match=message):
+        make_plan(plain_model("depth"), method)
+
+
+def test_streams_persist_and_end_where_nothing_reads_them():
+    """The shared stream reaches MTLoRA's last reader, and ends with DiTASK's first task layer of the last stage."""
+    tasks = ("semseg", "depth")
+    both = ("shared", *tasks)
+    leaving = lambda method: {
+        plan.info.path.removeprefix("backbone/stages/"): plan.streams
+        for plan in make_plan(plain_model(*tasks), method).layers
+        if plan.streams
+    }
+    ditask = leaving(method_of("ditask", "method.task_blocks=2"))
+    assert {path for path in ditask if path.startswith("0/")} == {
+        "0/blocks/0/attn/proj",
+        "0/blocks/0/mlp/fc1",
+        "0/blocks/0/mlp/fc2",
+    }
+    assert all(streams == (both if path.startswith("0/") else tasks) for path, streams in ditask.items())
+    assert len(ditask) == 3 + 2 * 3
+    mtlora = leaving(method_of("mtlora", "method.task_blocks=2"))
+    assert mtlora.pop("1/blocks/1/mlp/fc2") == tasks
+    assert set(mtlora.values()) == {both}
+    last = [p for p in make_plan(plain_model(*tasks), method_of("mtlora")).layers if p.info.last_in_model][-1]
+    assert set(last.parameters) == {"a_semseg", "b_semseg", "a_depth", "b_depth"}
+
+
+def test_streams_that_leave_are_picked_by_name():
+    x = np.arange(3.0).reshape(3, 1)
+    names = ("shared", "a", "b")
+    assert pick_streams(x, names, names) is x
+    assert pick_streams(x, names, ("a", "b")).tolist() == [[1.0], [2.0]]
+    assert pick_streams(x, names, ("b", "shared")).tolist() == [[2.0], [0.0]]
+    assert pick_streams(x[:1], ("shared",), ("a", "b")).shape == (1, 1)
+
+
+def test_weight_decay_spares_vectors_and_follows_the_switch_for_spectra():
+    for name, decayed in (("svf", "gain"), ("ditask", "theta")):
+        trainable = Micro(method_of(name), "depth").parts.trainable
+        for switch in (True, False):
+            flat = jax.tree_util.tree_leaves_with_path(decay_mask(trainable, decay_thetas=switch))
+            found = {mask for path, mask in flat if f"'{decayed}_" in jax.tree_util.keystr(path)}
+            assert found == {switch}
+    flat = jax.tree_util.tree_leaves_with_path(decay_mask(Micro(method_of("dora"), "depth").parts.trainable))
+    masks = {jax.tree_util.keystr(path[-1:], simple=True): mask for path, mask in flat if "adapter" in str(path)}
+    assert masks == {"a_shared": True, "b_shared": True, "magnitude_shared": False}
+
+
+def test_dropout_of_low_rank_methods_spares_the_frozen_product_and_task_inputs():
+    """At the start, where `b` is zero, dropout can only show in what is added: nothing."""
+    micro = Micro(method_of("lora", "method.dropout=0.5"), "depth")
+    layer: Linear = next(l for _, l in _linears(micro))
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 4, layer.inputs)), jnp.float32)
+    draws = [layer(x, ("shared",), Context(train=True, key=jax.random.key(seed))) for seed in (0, 1)]
+    np.testing.assert_array_equal(draws[0], draws[1])
+    layer.adapter.b_shared[...] = layer.adapter.b_shared[...] + 1
+    draws = [layer(x, ("shared",), Context(train=True, key=jax.random.key(seed))) for seed in (0, 1)]
+    assert np.abs(np.asarray(draws[0] - draws[1])).max() > 1e-2
+
+
+def _linears(micro: Micro):
+    from ditask_jax.nn import linears
+
+    return ((layer.info.path, layer) for layer in linears(micro.model.backbone) if layer.adapter is not None)

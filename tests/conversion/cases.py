@@ -1,0 +1,45 @@
+"""Small foreign files of every layout, made from our random models and the layouts' own names."""
+
+import ml_dtypes
+import numpy as np
+
+from ditask_jax.backbones import backbone_entry, create_backbone
+from ditask_jax.conversion.layouts import Layout
+from ditask_jax.conversion.registry import LAYOUTS, ONE_STREAM
+from ditask_jax.nn import Scope, flatten, split_state
+from ditask_jax.tensors import encode_tensors
+
+CLASSES = 5
+SIZE = 64
+TEST_MODELS = {"Swin": "swin_test", "PVT": "pvt_test", "PVT v2": "pvt_v2_test", "ViT": "vit_test"}
+ONE_STREAM_LAYOUTS = [layout for layout in LAYOUTS if layout.name in ONE_STREAM]
+DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float64": np.float64}
+
+
+def our_arrays(layout: Layout, seed: int = 0, dtype=np.float32) -> dict[str, np.ndarray]:
+    """Random arrays of a test-size backbone, with what travels along, under our paths."""
+    name = TEST_MODELS[layout.family.name]
+    parts = split_state(create_backbone(name, SIZE, 0.0, Scope(path="backbone", abstract=True)))
+    shapes = {}
+    for tree in (parts.trainable, parts.frozen, parts.stats):
+        shapes |= {f"backbone/{path}": tuple(value.shape) for path, value in flatten(tree).items()}
+    channels = backbone_entry(name).config.feature_channels[-1]
+    if layout.family.name != "PVT v2":
+        shapes |= {"norm/scale": (channels,), "norm/bias": (channels,)}
+    shapes |= {"head/kernel": (channels, CLASSES), "head/bias": (CLASSES,)}
+    rng = np.random.default_rng(seed)
+    return {path: rng.standard_normal(shape).astype(dtype) for path, shape in shapes.items()}
+
+
+def foreign(layout: Layout, seed: int = 0, dtype=np.float32) -> dict[str, np.ndarray]:
+    """The same under the layout's names, buffers included."""
+    tensors, unknown = layout.write(our_arrays(layout, seed, dtype), prefixed=True)
+    assert not unknown
+    if layout.buffers is not None:
+        tensors |= layout.buffers(backbone_entry(TEST_MODELS[layout.family.name]).config, (SIZE, SIZE))
+    return tensors
+
+
+def write(path, tensors):
+    path.write_bytes(encode_tensors(tensors, {"format": "pt"}))
+    return path

@@ -1,0 +1,254 @@
+"""Foreign weights in: told by names and shapes, complete, untouched; and everything wrong in one message."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from ditask_jax import cli, convert
+from ditask_jax.adapters import Full, wrap
+from ditask_jax.backbones.registry import REGISTRY, BackboneEntry
+from ditask_jax.backbones.swin import SwinConfig
+from ditask_jax.conversion import registry, swin, swin_huggingface, swin_timm, vit_layouts
+from ditask_jax.conversion.importing import convert_weights
+from ditask_jax.conversion.swin import translate_all
+from ditask_jax.errors import ConfigError, WeightsError
+from ditask_jax.model import create_model
+from ditask_jax.nn import flatten, split_state
+from ditask_jax.tensors import encode_tensors
+from ditask_jax.training.build import load_backbone, load_trained
+from ditask_jax.weight_files import read_weights
+from tests.conversion.cases import DTYPES, ONE_STREAM_LAYOUTS, SIZE, TEST_MODELS, foreign, our_arrays, write
+from tests.parity.golden import Golden, find
+from tests.parity.methods import method_of, translated
+
+TINY = foreign(swin_timm.TIMM)
+
+
+@pytest.mark.parametrize("layout", ONE_STREAM_LAYOUTS, ids=lambda layout: layout.title)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_layout_is_recognised_and_kept(layout, dtype, tmp_path):
+    source = write(tmp_path / "source.safetensors", foreign(layout, dtype=DTYPES[dtype]))
+    conversion = convert_weights(source)
+    assert (conversion.layout, conversion.architecture) == (layout, TEST_MODELS[layout.family.name])
+    conversion.write(tmp_path / "out.safetensors")
+    arrays, metadata = read_weights(tmp_path / "out.safetensors")
+    expected = our_arrays(layout, dtype=DTYPES[dtype])
+    assert arrays.keys() == expected.keys()
+    for path, array in expected.items():
+        assert arrays[path].dtype == array.dtype
+        assert arrays[path].tobytes() == array.tobytes(), path
+    assert metadata["source"] == "source.safetensors"
+    assert len(metadata["source_sha256"]) == 64
+    assert len(json.loads(metadata["mean"])) == 3
+    used = len(arrays) + sum(json.loads(metadata["ignored"]).values())
+    joined = sum(len(rule.parts) - 1 for p in arrays if (rule := layout.table.theirs_of(p)[1]).parts)
+    assert used + joined == len(foreign(layout))
+
+
+def test_wrappers_of_pytorch_are_taken_off(tmp_path):
+    source = write(tmp_path / "x.safetensors", {f"module.{name}": array for name, array in TINY.items()})
+    assert convert_weights(source).layout is swin_timm.TIMM
+
+
+def test_a_base_model_has_no_prefix(tmp_path):
+    layout = swin_huggingface.HUGGINGFACE
+    tensors = {n.removeprefix("swin."): a for n, a in foreign(layout).items() if not n.startswith("classifier")}
+    conversion = convert_weights(write(tmp_path / "x.safetensors", tensors))
+    assert conversion.metadata["prefixed"] == "no"
+    assert "classes" not in conversion.metadata
+
+
+def test_a_name_with_and_without_the_prefix(tmp_path):
+    layout = swin_huggingface.HUGGINGFACE
+    tensors = foreign(layout)
+    tensors["layernorm.weight"] = tensors["swin.layernorm.weight"]
+    with pytest.raises(WeightsError, match=r"'layernorm.weight' is there with and without 'swin.'"):
+        convert_weights(write(tmp_path / "x.safetensors", tensors))
+
+
+def test_files_without_blocks_are_told(tmp_path):
+    """Enough to be recognised, not enough to tell a size."""
+    kept = ("layers.0.blocks.0.attn.qkv.weight", "layers.1.downsample.reduction.weight", "patch_embed.proj.weight")
+    for names in (kept, kept[:2]):
+        source = write(tmp_path / "x.safetensors", {name: TINY[name] for name in names})
+        with pytest.raises(WeightsError, match="the architecture cannot be told: there is no tensor for"):
+            convert_weights(source)
+
+
+def _broken(change):
+    tensors = dict(TINY)
+    change(tensors)
+    return tensors
+
+
+def _poison(tensors):
+    tensors["norm.bias"] = np.full_like(tensors["norm.bias"], np.nan)
+
+
+BLOCK = "layers.1.blocks.0"
+PROBLEMS = {
+    "1 missing: layers.1.blocks.0.norm1.weight": lambda t: t.pop(f"{BLOCK}.norm1.weight"),
+    "1 of unknown name: layers.1.blocks.0.extra": lambda t: t.update({f"{BLOCK}.extra": np.zeros(2, np.float32)}),
+    r"patch_embed.proj.bias \(9,\) \(expected \(8,\)\)": lambda t: t.update(
+        {"patch_embed.proj.bias": np.zeros(9, "f")}
+    ),
+    r"1 not floating-point: norm.weight \(int64\)": lambda t: t.update({"norm.weight": np.zeros(64, np.int64)}),
+    "1 with NaN or infinity: norm.bias": _poison,
+}
+
+
+@pytest.mark.parametrize("message", PROBLEMS)
+def test_problems_are_named(message, tmp_path):
+    source = write(tmp_path / "x.safetensors", _broken(PROBLEMS[message]))
+    with pytest.raises(WeightsError, match=message):
+        convert_weights(source)
+
+
+def test_all_problems_are_in_one_report(tmp_path):
+    tensors = dict(TINY)
+    for change in PROBLEMS.values():
+        change(tensors)
+    with pytest.raises(WeightsError) as error:
+        convert_weights(write(tmp_path / "x.safetensors", tensors))
+    text = str(error.value)
+    assert text.count("\n") == 0
+    for word in ("missing", "unknown name", "another shape", "not floating-point", "NaN"):
+        assert word in text
+
+
+def test_an_unknown_size_names_the_nearest(tmp_path):
+    tensors = {n: a for n, a in TINY.items() if not n.startswith("layers.1.blocks.1")}
+    message = (
+        r"'swin_test' is the nearest known architecture; the file has depths \(1, 1, 1, 2\) \(there \(1, 2, 1, 2\)\)"
+    )
+    with pytest.raises(WeightsError, match=message):
+        convert_weights(write(tmp_path / "x.safetensors", tensors))
+
+
+def test_an_architecture_that_was_asked_for(tmp_path):
+    source = write(tmp_path / "x.safetensors", TINY)
+    assert convert_weights(source, "swin_test").architecture == "swin_test"
+    with pytest.raises(WeightsError, match="'swin_test_deep' was asked for, but the file has embed_dim 8"):
+        convert_weights(source, "swin_test_deep")
+    with pytest.raises(WeightsError, match="'vit_test' is no Swin"):
+        convert_weights(source, "vit_test")
+    with pytest.raises(ConfigError, match="Did you mean 'swin_test'"):
+        convert_weights(source, "swin_tst")
+
+
+def test_unknown_layouts_are_refused(tmp_path):
+    source = write(tmp_path / "x.safetensors", {"conv1.weight": np.zeros((2, 2), np.float32)})
+    with pytest.raises(WeightsError, match=r"of no layout that is known here.* conv1.weight.*official Swin, timm Swin"):
+        convert_weights(source)
+
+
+def test_oblong_positions_need_the_image_size(tmp_path):
+    tensors = foreign(vit_layouts.TIMM)
+    tensors["pos_embed"] = np.zeros((1, 1 + 4 * 2, 16), np.float32)
+    source = write(tmp_path / "x.safetensors", tensors)
+    with pytest.raises(WeightsError, match="give --image-size HEIGHT,WIDTH"):
+        convert_weights(source)
+    assert json.loads(convert_weights(source, image_size=(64, 32)).metadata["image_size"]) == [64, 32]
+    with pytest.raises(WeightsError, match=r"pos_embed \(9, 16\) \(expected \(17, 16\)\)"):
+        convert_weights(source, image_size=64)
+    assert json.loads(convert_weights(_square(tmp_path)).metadata["image_size"]) == [SIZE, SIZE]
+
+
+def _square(folder):
+    return write(folder / "square.safetensors", foreign(vit_layouts.TIMM))
+
+
+@pytest.mark.parametrize("path", find("swin_plain_*.npz"), ids=lambda p: p.stem)
+def test_recorded_checkpoints_are_recognised(path, tmp_path, monkeypatch):
+    golden = Golden(path)
+    meta = golden.meta
+    config = SwinConfig(meta["embed_dim"], tuple(meta["depths"]), tuple(meta["heads"]), window=meta["window"])
+    monkeypatch.setitem(REGISTRY, "recorded", BackboneEntry(config))
+    tensors = {name: np.ascontiguousarray(array) for name, array in golden.under("param/").items()}
+    conversion = convert_weights(write(tmp_path / "x.safetensors", tensors), "recorded")
+    assert conversion.layout is swin.OFFICIAL
+    expected, unknown = translate_all(tensors)
+    assert not unknown
+    assert conversion.arrays.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(conversion.arrays[name], array)
+
+
+@pytest.mark.parametrize("path", find("ditask_w4_*.npz") + find("mtlora_w4_*.npz"), ids=lambda p: p.stem)
+def test_training_checkpoints(path, tmp_path, monkeypatch):
+    """Recorded models of the originals: converted and loaded, ours gives what theirs gave."""
+    golden = Golden(path)
+    meta = golden.meta
+    config = SwinConfig(meta["embed_dim"], tuple(meta["depths"]), tuple(meta["heads"]), window=meta["window"])
+    monkeypatch.setitem(REGISTRY, "recorded", BackboneEntry(config, (0, 0, 0), (1 / 255, 1 / 255, 1 / 255)))
+    tensors = {name: np.ascontiguousarray(array) for name, array in golden.under("param/").items()}
+    conversion = convert_weights(write(tmp_path / "x.safetensors", tensors), "recorded")
+    assert conversion.layout.name == meta["kind"].split("_")[0]
+    everything = translated(tensors, meta["kind"])
+    # Exactly the parameters that never get a gradient are left out, as far as they belong to the backbone.
+    assert set(conversion.ignored) == {n for n in meta["params_without_grad"] if "lora" in n}
+    dead = set(translated({name: tensors[name] for name in conversion.ignored}, meta["kind"]))
+    assert set(conversion.arrays) == set(everything) - dead
+    conversion.write(tmp_path / "ours.safetensors")
+    entries = [SimpleNamespace(name=name, num_outputs=meta["num_output"][name]) for name in meta["tasks"]]
+    model = create_model("recorded", entries, meta["img"], widths=meta["decoder_channels"])
+    with pytest.raises(WeightsError, match="call load_backbone with this file and wrap"):
+        load_trained(model, tmp_path / "ours.safetensors")
+    load_backbone(model, tmp_path / "ours.safetensors")
+    wrap(model, method_of(meta, "auto"))
+    load_trained(model, tmp_path / "ours.safetensors")
+    compared = 0
+    for name, value in flatten(split_state(model).trainable).items():
+        np.testing.assert_array_equal(np.asarray(value), everything[name].astype(np.float32), err_msg=name)
+        compared += "/adapter/" in name
+    assert compared == sum("/adapter/" in name for name in conversion.arrays) > 0
+    other = create_model("recorded", entries, meta["img"], widths=meta["decoder_channels"])
+    load_backbone(other, tmp_path / "ours.safetensors")
+    wrap(other, Full())
+    with pytest.raises(WeightsError, match=r"was not trained as the model is wrapped: .* without a place in the model"):
+        load_trained(other, tmp_path / "ours.safetensors")
+
+
+def test_layouts_of_a_family():
+    assert registry.layout_of("timm", "swin_test") is swin_timm.TIMM
+    with pytest.raises(WeightsError, match=r"unknown name 'official'. Known: timm huggingface"):
+        registry.layout_of("official", "vit_test")
+
+
+def test_the_command(tmp_path, capsys):
+    source = write(tmp_path / "in.safetensors", TINY)
+    out = tmp_path / "out.safetensors"
+    options = ["--mean=0.5,0.25,1", "--std=1,2,3"]
+    assert cli.execute(convert.main, [str(source), str(out), *options]) == cli.OK
+    printed = capsys.readouterr().out
+    assert "timm Swin weights of swin_test" in printed
+    assert f"written: {out}" in printed
+    metadata = read_weights(out)[1]
+    assert (json.loads(metadata["mean"]), json.loads(metadata["std"])) == ([0.5, 0.25, 1.0], [1.0, 2.0, 3.0])
+    wrong = [
+        ([str(source), str(source)], "is the source itself"),
+        ([str(source), "x.pth"], "expected a file name that ends in .safetensors"),
+        ([str(tmp_path / "no.safetensors"), str(out)], "no such file. Did you mean"),
+        ([str(tmp_path), str(out)], "is a folder; give a file of it: in.safetensors"),
+        ([str(out), str(tmp_path / "again.safetensors")], "is a weight file of this package already"),
+        ([str(source), str(out), "--image-size=0"], "expected a side in pixels"),
+        ([str(source), str(out), "--mean=1,2"], "expected three numbers"),
+        ([str(source), str(out), "--std=1,2,0"], "expected three numbers"),
+        ([str(source), str(out), "--architecture=swin_tst"], "Did you mean 'swin_test'"),
+    ]
+    for arguments, message in wrong:
+        assert cli.execute(convert.main, arguments) == cli.USER_ERROR
+        text = capsys.readouterr().err
+        assert message in text
+        assert text.count("\n") == 1
+
+
+def test_nothing_is_written_on_a_mistake(tmp_path):
+    (tmp_path / "x.safetensors").write_bytes(encode_tensors({"a": np.zeros(2, np.float32)}, {}))
+    before = sorted(tmp_path.iterdir())
+    assert (
+        cli.execute(convert.main, [str(tmp_path / "x.safetensors"), str(tmp_path / "y.safetensors")]) == cli.USER_ERROR
+    )
+    assert sorted(tmp_path.iterdir()) == before

@@ -1,0 +1,65 @@
+"""The methods of golden multi-task files, and what their parameters are called in the originals."""
+
+import functools
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from ditask_jax.adapters import DiTASK, Full, Method, MTLoRA
+from ditask_jax.conversion.multitask_names import DECODERS, DERIVED, low_rank, thetas
+from ditask_jax.conversion.names import Table
+from ditask_jax.conversion.swin import BLOCK, LINEARS, OUR_BLOCK, block_rules, merging_rules
+
+
+def by_task(value, tasks):
+    """A number for all tasks, or one for each."""
+    return value if isinstance(value, int | float) else {name: value[name] for name in tasks}
+
+
+def method_of(meta: dict, execution: str) -> Method:
+    """The originals' method: index warp with any starting theta, low-rank matrices, or full fine-tuning."""
+    tasks = meta["tasks"]
+    if meta["kind"].startswith("ditask"):
+        return DiTASK(
+            shared_cells=meta["r_shared"],
+            task_cells=by_task(meta["r_task"], tasks),
+            domain="index",
+            execution=execution,
+            dropout=meta["dropout"],
+        )
+    if meta["kind"].startswith("mtlora"):
+        scale = meta.get("scale", 1.0)
+        return MTLoRA(
+            shared_rank=meta["r_shared"],
+            task_rank=by_task(meta["r_task"], tasks),
+            shared_scale=meta.get("scale_shared", scale),
+            task_scale=by_task(meta.get("scale_task", scale), tasks),
+            mode=meta.get("mode", "matrix"),
+            dropout=meta["dropout"],
+        )
+    return Full()
+
+
+@functools.cache
+def _table(kind: str) -> Table:
+    adapters = low_rank if kind.startswith("mtlora") else thetas
+    body = [*block_rules(), *block_rules(".linear"), *adapters(BLOCK, OUR_BLOCK, LINEARS), *merging_rules()]
+    return Table([*body, *DECODERS])
+
+
+def translate(name: str, kind: str) -> tuple[str, Callable[[np.ndarray], np.ndarray]]:
+    """Our path of one of their parameters, and how its array turns."""
+    found = _table(kind).ours_of(name.removeprefix("backbone."))
+    assert found is not None, name
+    return found[0], found[2].turn.to_ours
+
+
+def translated(arrays: Mapping[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
+    """All parameters under our paths."""
+    ours = {}
+    for name, array in arrays.items():
+        if DERIVED.search(name):
+            continue
+        path, turn = translate(name, kind)
+        ours[path] = np.ascontiguousarray(turn(array))
+    return ours

@@ -1,0 +1,111 @@
+"""Both generations of PVT against the originals: patch embeddings, blocks, norms, dense features and logits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from einops import rearrange
+
+from ditask_jax.backbones import build_backbone
+from ditask_jax.backbones.pvt import PvtConfig
+from ditask_jax.backbones.pvt_v2 import PvtV2Config
+from ditask_jax.backbones.pyramid import EPSILON, to_map, to_tokens
+from ditask_jax.conversion.pvt import V1, V2
+from ditask_jax.nn import Context, LayerNorm, Scope
+from ditask_jax.nn.linear import SHARED
+from ditask_jax.weights import assign, fit_backbone
+from tests.parity.golden import Golden, find
+
+FILES = find("pvt_v1_*.npz") + find("pvt_v2_*.npz")
+CONTEXT = Context(train=False)
+
+
+class Case:
+    """A golden PVT, ours filled with its weights, with every readout."""
+
+    def __init__(self, path):
+        self.golden = Golden(path)
+        meta = self.meta = self.golden.meta
+        self.first = meta["kind"] == "pvt_v1"
+        found = (V1 if self.first else V2).read(self.golden.under("param/"))
+        assert not found.unknown
+        assert not found.problems
+        sizes = [tuple(meta[name]) for name in ("embed_dims", "depths", "heads", "mlp_ratios", "sr_ratios")]
+        options = {"qkv_bias": meta["qkv_bias"]}
+        if not self.first:
+            options["linear"] = meta.get("linear", False)
+        self.config = (PvtConfig if self.first else PvtV2Config)(*sizes, **options)
+        self.arrays = found.arrays
+        self.images = jnp.asarray(self.golden["in/x"].transpose(0, 2, 3, 1))
+
+    def backbone(self, readout: str):
+        model = build_backbone(self.config, self.images.shape[1:3], 0.0, Scope(), readout)
+        body = {k.removeprefix("backbone/"): v for k, v in self.arrays.items() if k.startswith("backbone/")}
+        assign(model, fit_backbone(model, body), self.golden.path.name)
+        return model
+
+    def forward(self, images):
+        """Everything the golden file holds, in our layout."""
+        model, out = self.backbone("token" if self.first else "map"), {}
+        x = images[None]
+        for number, stage in enumerate(model.stages, 1):
+            x = to_tokens(stage.patch_embed(x, CONTEXT))
+            out[f"patch_embed{number}"] = x[0]
+            x = stage.before(x)
+            for block in stage.blocks:
+                x, _ = block(x, (SHARED,), CONTEXT)
+            out[f"block{number}"] = x[0]
+            x = stage.behind(x)
+            if not self.first:
+                out[f"norm{number}"] = x[0]
+            if number < len(model.stages):
+                x = to_map(x, stage.grid)
+        pooled = self.token(x[0]) if self.first else x[0].mean(1)
+        out["logits"] = pooled @ self.arrays["head/kernel"] + self.arrays["head/bias"].reshape(1, -1)
+        if self.first:
+            taps = self.backbone("map")(images, CONTEXT)
+            out |= {f"dense/stage{i}": rearrange(x[0], "b h w c -> b c h w") for i, (x, _) in enumerate(taps, 1)}
+        return out
+
+    def token(self, tokens):
+        """The class token behind the final norm."""
+        norm = LayerNorm(tokens.shape[-1], Scope(), EPSILON)
+        assign(norm, {name: self.arrays[f"norm/{name}"] for name in ("scale", "bias")})
+        return norm(tokens)[:, 0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_every_output(path):
+    case = Case(path)
+    got = jax.jit(case.forward)(case.images)
+    expected = case.golden.under("out/")
+    assert set(got) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(got[name], value, atol=1e-4, rtol=0, err_msg=name)
+    assert case.meta["ln_eps_blocks"] == EPSILON
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_the_taps_are_the_stages(path):
+    """The call that models use gives the stages checked above, with every readout."""
+    case = Case(path)
+    last = len(case.config.channels)
+    expected = lambda number: case.golden[f"out/{'block' if case.first else 'norm'}{number}"]
+    for readout in case.config.readouts:
+        model = case.backbone(readout)
+        taps = jax.jit(lambda images, model=model: [x for x, _ in model(images, CONTEXT)])(case.images)
+        numbers = range(1, last + 1) if readout == "map" else [last]
+        for number, x in zip(numbers, taps, strict=True):
+            value = expected(number)
+            if case.first and number == last:
+                value = value[:, :1] if readout == "token" else to_rows(case.golden[f"out/dense/stage{number}"])
+            np.testing.assert_allclose(rearrange(x[0], "b h w c -> b (h w) c"), value, atol=1e-4, rtol=0)
+
+
+def to_rows(array):
+    return rearrange(array, "b c h w -> b (h w) c")
+
+
+def test_golden_files_were_found():
+    assert find("pvt_v1_*.npz")
+    assert find("pvt_v2_*.npz")

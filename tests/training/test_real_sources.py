@@ -1,0 +1,85 @@
+"""What `build_source` and `build_tasks` make of the fields of `data` for the benchmarks' own files."""
+
+import pytest
+
+from ditask_jax.config import load_config
+from ditask_jax.data.prepare import Wish, prepare
+from ditask_jax.data.prepared import PreparedSource
+from ditask_jax.data.skipping import SkippingSource
+from ditask_jax.data.trees import TreeSource
+from ditask_jax.errors import ConfigError, DataError
+from ditask_jax.training.build import build_source, build_tasks
+from tests.data import miniature
+
+
+def config_of(name, tasks, root, *overrides):
+    fields = [f"data.name={name}", f"tasks={tasks}", f"data.root={root}", "data.train_examples=none"]
+    return load_config("configs/smoke.py", [*fields, "data.eval_examples=none", *overrides])
+
+
+def test_the_tree_and_the_prepared_set_open_from_the_same_field(tmp_path, capsys):
+    miniature.write_nyud(tmp_path / "tree", millimetres=True)
+    prepare(Wish("nyud"), tmp_path / "tree", tmp_path / "out", say=lambda line: None)
+    for place, kind in (("tree", TreeSource), ("out", PreparedSource)):
+        source = build_source(config_of("nyud", "semseg+depth", tmp_path / place), "train")
+        assert isinstance(source, kind)
+        assert set(source[0]) == {"image", "id", "semseg", "depth"}
+        assert "nyud: depth is in millimetres" in capsys.readouterr().err
+    config = config_of("nyud", "depth", tmp_path / "tree", "data.depth_unit=metres", "data.layout=vandenhende")
+    assert build_source(config, "val")[0]["depth"].max() > 100
+    assert [task.unit for task in build_tasks(config)] == ["metres"]
+
+
+def test_units_and_classes_of_cityscapes(tmp_path):
+    miniature.write_mtan(tmp_path / "mtan")
+    miniature.write_cityscapes(tmp_path / "official")
+    config = config_of("cityscapes", "semseg+depth", tmp_path / "mtan", "data.depth_unit=inverse")
+    assert [task.num_outputs for task in build_tasks(config)] == [19, 1]
+    config.data.semseg_classes = 7
+    semseg, depth = build_tasks(config)
+    assert semseg.class_names == ("flat", "construction", "object", "nature", "sky", "human", "vehicle")
+    assert depth.unit == "inverse"
+    assert build_source(config, "train")[0]["semseg"].max() in (6, 255)
+    wrong = config_of("cityscapes", "depth", tmp_path / "mtan")
+    with pytest.raises(ConfigError, match=r"is in inverse, not in pixels; set --config\.data\.depth_unit=inverse"):
+        build_source(wrong, "train")
+    assert len(build_source(config_of("cityscapes", "semseg", tmp_path / "mtan"), "train")) == 4
+    metres = config_of("cityscapes", "depth", tmp_path / "official", "data.depth_unit=metres")
+    (depth,) = build_tasks(metres)
+    assert (depth.unit, depth.label_spec.scales_inversely) == ("metres", True)
+    assert len(build_source(metres, "val")) == 2
+    (disparity,) = build_tasks(config_of("cityscapes", "depth", tmp_path / "official"))
+    assert (disparity.unit, disparity.label_spec.scales_inversely) == ("pixels", False)
+    with pytest.raises(ConfigError, match="got 8, but 'cityscapes' has 19"):
+        build_tasks(config_of("cityscapes", "semseg", tmp_path / "mtan", "data.semseg_classes=8"))
+
+
+def test_bad_files_stop_or_are_skipped(tmp_path):
+    written = miniature.write_pascal(tmp_path, train=3, val=2)
+    names = list(written["train"])
+    (tmp_path / f"JPEGImages/{names[1]}.jpg").unlink()
+    with pytest.raises(DataError, match=rf"{names[1]}\.jpg is missing"):
+        build_source(config_of("pascal", "sal", tmp_path), "train")
+    source = build_source(config_of("pascal", "sal", tmp_path, "data.on_bad_file=skip"), "train")
+    assert isinstance(source, SkippingSource)
+    assert [source[k]["id"] for k in range(3)] == [names[0], names[2], names[2]]
+    assert f"{names[1]}.jpg is missing" in source.reason(1)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.on_bad_file=ignore", "config: data.on_bad_file: unknown name 'ignore'. Known: stop skip"),
+        ("data.depth_unit=meters", "config: data.depth_unit: unknown name 'meters'. Did you mean 'metres'?"),
+        ("data.layout=offical", "config: data.layout: unknown name 'offical'. Did you mean 'official'?"),
+    ],
+)
+def test_fields_are_checked(override, message):
+    with pytest.raises(ConfigError) as caught:
+        load_config("configs/smoke.py", [override])
+    assert str(caught.value).startswith(message)
+
+
+def test_a_root_is_needed():
+    with pytest.raises(DataError, match=r"data: 'pascal' needs data\.root"):
+        build_source(load_config("configs/smoke.py", ["data.name=pascal", "tasks=sal"]), "train")
