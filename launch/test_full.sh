@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What is slower or needs more than the default checks (launch/test.sh, which this does not repeat):
-# the tests marked slow, and a training run and the numerical tests on every other supported Python that starts here.
+# the tests marked slow, the tests against PyTorch models, and a training run and the numerical tests on every other
+# supported Python that starts here.
 # Further arguments go to the pytest run of the slow tests.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -57,6 +58,7 @@ other_python() {
 
 make_venv .venv requirements-dev.txt || exit
 attempt "slow tests" slow_tests "$@"
+attempt "PyTorch, timm, transformers" bash launch/test_interop.sh
 own="$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
 for version in 3.11 3.12 3.13; do
   if [[ "$version" == "$own" ]]; then

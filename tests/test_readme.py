@@ -106,10 +106,11 @@ def test_scripts_and_links_exist():
 def test_configuration_files_and_their_variants_exist(monkeypatch):
     monkeypatch.chdir(ROOT)
     table = rows(section("Configurations"), "file")
-    assert {cells[0].strip("`") for cells in table} == {f"configs/{path.name}" for path in ROOT.glob("configs/*.py")}
-    for name, text in table:
+    named = {file: text for files, text in table for file in re.findall(r"`([^`]+)`", files)}
+    assert set(named) == {f"configs/{path.name}" for path in ROOT.glob("configs/*.py")}
+    for name, text in named.items():
         for variant in re.findall(r"`:(\w+)`", text):
-            load_config(f"{name.strip('`')}:{variant}")
+            load_config(f"{name}:{variant}")
 
 
 def test_fields_of_the_table_exist():
