@@ -23,9 +23,10 @@ def python_sample() -> str:
 
 
 def commands() -> list[tuple[str, list[str]]]:
-    """Every `python -m ditask_jax.NAME ...` of the README as (module, arguments)."""
+    """Every `python -m ditask_jax.NAME ...` of the README as (module, or module and command of `data`, arguments)."""
     found = re.findall(r"python -m (ditask_jax\.\w+)([^`\n]*)", README)
-    return [(module, shlex.split(rest, comments=True)) for module, rest in found]
+    split = [(module, shlex.split(rest, comments=True)) for module, rest in found]
+    return [(f"{m} {words[0]}", words[1:]) if m == "ditask_jax.data" else (m, words) for m, words in split]
 
 
 def section(title: str) -> str:
@@ -71,7 +72,7 @@ def test_there_are_commands_to_check():
 @pytest.mark.parametrize("module", sorted({module for module, _ in commands()}))
 def test_modules_of_commands_have_help(module):
     done = subprocess.run(
-        [sys.executable, "-m", module, "--help"], capture_output=True, text=True, cwd=ROOT, check=False
+        [sys.executable, "-m", *module.split(), "--help"], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert done.returncode == 0, done.stderr
     for other, arguments in commands():

@@ -179,7 +179,7 @@ class DiTASK(Method):
         return DiffeomorphicAdapter(plan, self, thetas, factors)
 
     def upstream_extra(self, sites: Sequence[Site]) -> dict[str, int]:
-        """Dead thetas: per task in every q, k, v, and the shared ones behind the fan-out of the very last block."""
+        """Dead thetas: per task in every q, k, v and in stages that nothing reads; shared behind the last fan-out."""
         if not self.task_layers or self.task_blocks != 1:
             return {}
         size = lambda site, name: self.cells(name, site.info.stage) - 1
@@ -191,4 +191,14 @@ class DiTASK(Method):
             for site in sites
             if site.info.role in self.shared_layers and self.fan.applies(site) and self.fan.ends_shared(site)
         )
-        return {"theta per task of q, k, v (no reader)": dead_task, "theta shared, last block (no reader)": dead_shared}
+        ends = {site.info.stage: site.info.block for site in sites if site.info.role in self.task_layers}
+        dead_stage = sum(
+            size(site, f"theta_{task}")
+            for site in sites
+            if site.info.role in self.task_layers
+            and site.blocks_behind is None
+            and site.info.block == ends[site.info.stage]
+            for task in site.tasks
+        )
+        extra = {"theta per task of q, k, v (no reader)": dead_task, "theta shared, last block (no reader)": dead_shared}
+        return extra | ({"theta per task of stages without a reader": dead_stage} if dead_stage else {})
