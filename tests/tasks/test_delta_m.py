@@ -60,7 +60,7 @@ def test_references_in_the_package_fit_their_tasks(dataset):
     references = load_references(dataset)
     assert set(references) <= set(DATASETS[dataset].tasks)
     assert (dataset in ("pascal", "nyud")) <= bool(references)
-    num_classes = {"semseg": 5} if dataset == "folder" else None
+    num_classes = {"folder": {"semseg": 5}, "vtab": {"classification": 10}}.get(dataset)
     for task in tasks(list(DATASETS[dataset].tasks), dataset=dataset, num_classes=num_classes):
         if task.unit == "fraction" and task.name in references:
             assert references[task.name] < 1
