@@ -200,5 +200,8 @@ class DiTASK(Method):
             and site.info.block == ends[site.info.stage]
             for task in site.tasks
         )
-        extra = {"theta per task of q, k, v (no reader)": dead_task, "theta shared, last block (no reader)": dead_shared}
+        extra = {
+            "theta per task of q, k, v (no reader)": dead_task,
+            "theta shared, last block (no reader)": dead_shared,
+        }
         return extra | ({"theta per task of stages without a reader": dead_stage} if dead_stage else {})
