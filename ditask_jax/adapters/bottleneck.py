@@ -12,9 +12,8 @@ from flax import nnx
 
 from ditask_jax.adapters.options import PerStage, check_option, is_count, pick, plain
 from ditask_jax.adapters.plan import LayerPlan
-from ditask_jax.adapters.registry import Method
 from ditask_jax.adapters.site import Site
-from ditask_jax.adapters.unfrozen import PUBLISHED, check_unfrozen, is_unfrozen
+from ditask_jax.adapters.unfrozen import PUBLISHED, UnfrozenMethod, check_unfrozen
 from ditask_jax.nn.context import Context
 from ditask_jax.nn.linear import Adapter as LayerAdapter
 from ditask_jax.nn.linear import Linear, apply_kernel
@@ -45,7 +44,7 @@ class BottleneckAdapter(LayerAdapter):
 
 
 @dataclasses.dataclass(frozen=True)
-class Adapter(Method):
+class Adapter(UnfrozenMethod):
     """Options of Houlsby adapters.
 
     Attributes:
@@ -65,9 +64,6 @@ class Adapter(Method):
     def check(self, tasks: Sequence[str], stages: int | None = None) -> None:
         check_option("bottleneck", self.bottleneck, (), stages, is_count(1), "a whole number >= 1")
         check_unfrozen(self.unfrozen)
-
-    def trains(self, path: str) -> bool:
-        return is_unfrozen(path, self.unfrozen)
 
     def plan_layer(self, site: Site) -> LayerPlan | None:
         if site.info.role not in ENDS:

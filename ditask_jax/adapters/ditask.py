@@ -23,10 +23,9 @@ from ditask_jax.adapters.options import (
     plain,
 )
 from ditask_jax.adapters.plan import LayerPlan
-from ditask_jax.adapters.registry import Method
 from ditask_jax.adapters.site import ROLES, FanOut, Site
 from ditask_jax.adapters.spectral import SpectralAdapter, spectral_plan, stream_parameters
-from ditask_jax.adapters.unfrozen import PUBLISHED, check_unfrozen, is_unfrozen
+from ditask_jax.adapters.unfrozen import PUBLISHED, UnfrozenMethod, check_unfrozen
 from ditask_jax.errors import ConfigError, check_known
 from ditask_jax.linalg import Factors
 from ditask_jax.nn.linear import Linear
@@ -72,7 +71,7 @@ class DiffeomorphicAdapter(SpectralAdapter):
 
 
 @dataclasses.dataclass(frozen=True)
-class DiTASK(Method):
+class DiTASK(UnfrozenMethod):
     """Options of DiTASK.
 
     Attributes:
@@ -156,9 +155,6 @@ class DiTASK(Method):
 
     def needs_factors(self) -> bool:
         return True
-
-    def trains(self, path: str) -> bool:
-        return is_unfrozen(path, self.unfrozen)
 
     def plan_layer(self, site: Site) -> LayerPlan | None:
         role = site.info.role

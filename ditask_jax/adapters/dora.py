@@ -4,27 +4,16 @@ References: Liu et al., "DoRA: Weight-Decomposed Low-Rank Adaptation", ICML 2024
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ditask_jax.adapters.low_rank import LowRankAdapter, low_rank_shapes, low_rank_start
-from ditask_jax.adapters.options import (
-    PerStage,
-    check_dropout,
-    check_layers,
-    check_option,
-    is_count,
-    is_scale,
-    pick,
-    plain,
-)
+from ditask_jax.adapters.low_rank import LowRankAdapter, SharedLowRank, low_rank_start
+from ditask_jax.adapters.options import PerStage, plain
 from ditask_jax.adapters.plan import LayerPlan
-from ditask_jax.adapters.registry import Method
 from ditask_jax.adapters.site import ROLES, Site
-from ditask_jax.adapters.unfrozen import PUBLISHED, check_unfrozen, is_unfrozen
+from ditask_jax.adapters.unfrozen import PUBLISHED
 from ditask_jax.nn.context import Context
 from ditask_jax.nn.linear import SHARED, Linear
 
@@ -61,7 +50,7 @@ def column_lengths(kernel: jax.Array) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class DoRA(Method):
+class DoRA(SharedLowRank):
     """Options of DoRA.
 
     Attributes:
@@ -90,24 +79,11 @@ class DoRA(Method):
             unfrozen=tuple(config.unfrozen),
         )
 
-    def check(self, tasks: Sequence[str], stages: int | None = None) -> None:
-        check_layers(self.layers, (), 1)
-        check_option("shared_rank", self.rank, (), stages, is_count(1), "a whole number >= 1")
-        check_option("shared_scale", self.scale, (), stages, is_scale, "a finite number")
-        check_dropout(self.dropout)
-        check_unfrozen(self.unfrozen)
-
-    def trains(self, path: str) -> bool:
-        return is_unfrozen(path, self.unfrozen)
-
     def plan_layer(self, site: Site) -> LayerPlan | None:
-        if site.info.role not in self.layers:
-            return None
-        shapes = low_rank_shapes(site.shape, SHARED, pick(self.rank, site.info.stage), False)
-        return LayerPlan(site.info, site.shape, (), shapes | {"magnitude_shared": site.shape[1:]}, "beside")
+        return self.plan_beside(site, scale_trains=False, magnitude_shared=site.shape[1:])
 
     def attach(self, linear: Linear, plan: LayerPlan, factors, seed: int) -> MagnitudeAdapter:
-        scales = {SHARED: float(pick(self.scale, plan.info.stage))}
+        scales = self.scales(plan)
         adapter = MagnitudeAdapter(plan, low_rank_start(plan, scales, seed), scales, self.dropout)
         adapter.magnitude_shared = nnx.Param(column_lengths(linear.kernel[...]))
         return adapter

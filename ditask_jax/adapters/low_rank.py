@@ -1,13 +1,16 @@
-"""What LoRA and MTLoRA share: products of two thin matrices beside a frozen kernel, for the shared and task streams."""
+"""What LoRA, DoRA and MTLoRA share: products of two thin matrices beside a frozen kernel, by stream."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ditask_jax.adapters.options import PerStage, check_dropout, check_layers, check_option, is_count, is_scale, pick
 from ditask_jax.adapters.plan import LayerPlan
+from ditask_jax.adapters.site import Site
+from ditask_jax.adapters.unfrozen import UnfrozenMethod, check_unfrozen
 from ditask_jax.nn.context import Context
 from ditask_jax.nn.linear import SHARED, Adapter, Linear, apply_kernel, pick_streams
 from ditask_jax.nn.scope import Scope
@@ -111,13 +114,12 @@ class LowRankAdapter(Adapter):
 
     def merged_kernel(self, linear: Linear, prepared: None) -> jax.Array:
         """What each stream's own input is multiplied by; see `merged_shared_kernel` for the rest."""
-        product = lambda stream: self._product(stream)
         if not self.owners:
-            return linear.kernel[...] + product(SHARED)
+            return linear.kernel[...] + self._product(SHARED)
         nothing = jnp.zeros(linear.kernel[...].shape, jnp.float32)
-        own = [product(stream) for stream in self.owners]
+        own = [self._product(stream) for stream in self.owners]
         if SHARED in self.streams:
-            own.insert(0, product(SHARED) if self.has_shared and not self.adds_shared else nothing)
+            own.insert(0, self._product(SHARED) if self.has_shared and not self.adds_shared else nothing)
         return jnp.stack(own)
 
     def merged_shared_kernel(self, linear: Linear, prepared: None) -> jax.Array | None:
@@ -129,3 +131,30 @@ class LowRankAdapter(Adapter):
     def _product(self, stream: str) -> jax.Array:
         a, b = self.matrices(stream)
         return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+class SharedLowRank(UnfrozenMethod):
+    """A method with one product of thin matrices per layer, shared by all tasks. A subclass lists the fields."""
+
+    rank: PerStage
+    scale: PerStage
+    layers: tuple[str, ...]
+    dropout: float
+
+    def check(self, tasks: Sequence[str], stages: int | None = None) -> None:
+        check_layers(self.layers, (), 1)
+        check_option("shared_rank", self.rank, (), stages, is_count(1), "a whole number >= 1")
+        check_option("shared_scale", self.scale, (), stages, is_scale, "a finite number")
+        check_dropout(self.dropout)
+        check_unfrozen(self.unfrozen)
+
+    def plan_beside(self, site: Site, scale_trains: bool, **more: tuple[int, ...]) -> LayerPlan | None:
+        """The plan of a layer: its matrices, and shapes of `more` parameters by name."""
+        if site.info.role not in self.layers:
+            return None
+        shapes = low_rank_shapes(site.shape, SHARED, pick(self.rank, site.info.stage), scale_trains)
+        return LayerPlan(site.info, site.shape, (), shapes | more, "beside")
+
+    def scales(self, plan: LayerPlan) -> dict[str, float]:
+        """The factor of a planned layer's product, by stream."""
+        return {SHARED: float(pick(self.scale, plan.info.stage))}

@@ -4,7 +4,7 @@ References: Agiza et al., "MTLoRA: A Low-Rank Adaptation Approach for Efficient 
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +23,8 @@ from ditask_jax.adapters.options import (
     plain,
 )
 from ditask_jax.adapters.plan import LayerPlan
-from ditask_jax.adapters.registry import Method
 from ditask_jax.adapters.site import ROLES, FanOut, Site
-from ditask_jax.adapters.unfrozen import PUBLISHED, check_unfrozen, is_unfrozen
+from ditask_jax.adapters.unfrozen import PUBLISHED, UnfrozenMethod, check_unfrozen
 from ditask_jax.errors import check_known
 from ditask_jax.nn.context import Context
 from ditask_jax.nn.linear import SHARED, Linear, apply_kernel
@@ -44,9 +43,6 @@ class AdditionAdapter(LowRankAdapter):
 
     mergeable = False
 
-    def __init__(self, plan: LayerPlan, parameters: Mapping[str, jax.Array], scales: Mapping[str, float], dropout):
-        super().__init__(plan, parameters, scales, dropout)
-
     def __call__(self, linear: Linear, x: jax.Array, streams: tuple[str, ...], context: Context) -> jax.Array:
         dropped = drop_shared(x, self.dropout_rate, context, self.path, streams)
         base = apply_kernel(x[:1], linear.kernel[...].astype(context.dtype))
@@ -61,7 +57,7 @@ class AdditionAdapter(LowRankAdapter):
 
 
 @dataclasses.dataclass(frozen=True)
-class MTLoRA(Method):
+class MTLoRA(UnfrozenMethod):
     """Options of MTLoRA.
 
     Attributes:
@@ -138,9 +134,6 @@ class MTLoRA(Method):
             check_option(field, getattr(self, field), names, stages, is_scale, "a finite number")
         check_dropout(self.dropout)
         check_unfrozen(self.unfrozen)
-
-    def trains(self, path: str) -> bool:
-        return is_unfrozen(path, self.unfrozen)
 
     def plan_layer(self, site: Site) -> LayerPlan | None:
         role, stage = site.info.role, site.info.stage

@@ -45,19 +45,6 @@ _FIELDS = {
     "groups": dict,
     "arrays.checksum": str,
 }
-# What loading reads of a description.
-_FIELDS = {
-    "method.name": str,
-    "method.options": dict,
-    "model.backbone": str,
-    "model.tasks": dict,
-    "model.head": str,
-    "model.widths": list,
-    "backbone.sha256": str,
-    "backbone.file": str | None,
-    "groups": dict,
-    "arrays.checksum": str,
-}
 
 
 def adapter_groups(model: MultiTaskModel) -> dict[str, int]:

@@ -12,10 +12,9 @@ import jax
 from ditask_jax.adapters.execution import EXECUTIONS
 from ditask_jax.adapters.options import check_dropout, check_layers
 from ditask_jax.adapters.plan import LayerPlan
-from ditask_jax.adapters.registry import Method
 from ditask_jax.adapters.site import ROLES, FanOut, Site
 from ditask_jax.adapters.spectral import SpectralAdapter, spectral_plan, stream_parameters
-from ditask_jax.adapters.unfrozen import PUBLISHED, check_unfrozen, is_unfrozen
+from ditask_jax.adapters.unfrozen import PUBLISHED, UnfrozenMethod, check_unfrozen
 from ditask_jax.errors import check_known
 from ditask_jax.linalg import Factors
 from ditask_jax.nn.linear import Linear
@@ -34,7 +33,7 @@ class FreeAdapter(SpectralAdapter):
 
 
 @dataclasses.dataclass(frozen=True)
-class SVF(Method):
+class SVF(UnfrozenMethod):
     """Options of SVF. Nothing keeps the singular values in order, positive, or together.
 
     Attributes:
@@ -79,9 +78,6 @@ class SVF(Method):
 
     def needs_factors(self) -> bool:
         return True
-
-    def trains(self, path: str) -> bool:
-        return is_unfrozen(path, self.unfrozen)
 
     def plan_layer(self, site: Site) -> LayerPlan | None:
         role, parts = site.info.role, site.info.parts

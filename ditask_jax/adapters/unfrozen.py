@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from ditask_jax.adapters.plan import parameter_group
+from ditask_jax.adapters.registry import Method
 from ditask_jax.errors import check_known
 
 # DiTASK's, LoRA's and MTLoRA's trainable set without adapters, by the groups of the plan.
@@ -24,3 +25,12 @@ def check_unfrozen(groups: Sequence[str]) -> None:
     """Raises ConfigError for a group that there is not."""
     for group in groups:
         check_known("config: method.unfrozen", group, PUBLISHED)
+
+
+class UnfrozenMethod(Method):
+    """A method that trains groups of backbone weights, its field `unfrozen`, beside its adapters."""
+
+    unfrozen: tuple[str, ...]
+
+    def trains(self, path: str) -> bool:
+        return is_unfrozen(path, self.unfrozen)
