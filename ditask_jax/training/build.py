@@ -4,6 +4,7 @@ import dataclasses
 import importlib.resources
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +103,16 @@ def load_backbone(model: MultiTaskModel, path: Path | str) -> None:
             f"{where}: the model has adapters already, made for the weights it had; load first, then wrap"
         )
     _check_heads(model, architecture, where)
-    size = as_size(json.loads(metadata["image_size"])) if "image_size" in metadata else None
-    assign(model, fit_backbone(model, body, size), where, prefix="backbone/")
+    assign(model, fit_backbone(model, body, _image_size(metadata)), where, prefix="backbone/")
     model.pretrained = Pretrained(str(Path(path).expanduser().absolute()), metadata["checksum"])
     for name in ("mean", "std"):
         if name in metadata:
             setattr(model, name, tuple(json.loads(metadata[name])))
+
+
+def _image_size(metadata: Mapping[str, str]) -> tuple[int, int] | None:
+    """The image size that a weight file was made for, where it says so."""
+    return as_size(json.loads(metadata["image_size"])) if "image_size" in metadata else None
 
 
 def load_trained(model: MultiTaskModel, path: Path | str) -> None:
@@ -124,8 +129,9 @@ def load_trained(model: MultiTaskModel, path: Path | str) -> None:
         raise WeightsError(f"{where}: call load_backbone with this file and wrap before load_trained")
     parts = split_state(model)
     wanted = flatten(parts.trainable) | flatten(parts.stats)
-    size = as_size(json.loads(metadata["image_size"])) if "image_size" in metadata else None
-    found = {name: array for name, array in fit_backbone(model, arrays, size).items() if name in wanted}
+    found = {
+        name: array for name, array in fit_backbone(model, arrays, _image_size(metadata)).items() if name in wanted
+    }
     absent = sorted(set(wanted) - set(found))
     idle = sorted(name for name in arrays if name not in wanted and _trains_only(name))
     problems = some("missing", absent) + some("without a place in the model", idle)

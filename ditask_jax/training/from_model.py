@@ -38,7 +38,14 @@ def experiment_from(model: MultiTaskModel, tasks: Sequence[Task], config: Config
         )
     recipe = model.recipe
     empty = create_model(
-        recipe.backbone, tasks, recipe.image_size, recipe.head, recipe.widths, recipe.drop_path_rate, abstract=True
+        recipe.backbone,
+        tasks,
+        recipe.image_size,
+        recipe.head,
+        recipe.widths,
+        recipe.drop_path_rate,
+        abstract=True,
+        taps=recipe.taps,
     )
     method = method_from(model.adapted)
     plan = make_plan(empty, method, model.adapted.examples)
@@ -62,6 +69,7 @@ def _describe(model: MultiTaskModel, config: ConfigDict) -> ConfigDict:
         config.backbone.name = recipe.backbone
         config.backbone.weights = model.pretrained.path if model.pretrained else None
         config.backbone.drop_path_rate = recipe.drop_path_rate
+        config.backbone.taps = recipe.taps
         config.head.name = recipe.head
         config.head.widths = tuple(recipe.widths)
         config.method.name = model.adapted.method

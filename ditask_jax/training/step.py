@@ -17,27 +17,36 @@ from ditask_jax.training.resolution import resize_to_own
 from ditask_jax.training.surgery import SURGERIES, pcgrad
 
 
-def make_loss(parts: ModelState, tasks: Sequence[Task], dtype) -> Callable:
-    """`loss(trainable, frozen, stats, batch, key) -> total, (losses by task, new statistics)` in training mode."""
+def _make_forward(parts: ModelState, tasks: Sequence[Task], dtype) -> Callable:
+    """`forward(trainable, frozen, stats, batch, key) -> total, losses by task, new statistics` in training mode."""
 
-    def loss(trainable, frozen, stats, batch, key):
+    def forward(trainable, frozen, stats, batch, key):
         model = parts.merge(trainable, frozen, stats)
         logits = model(batch["image"], Context(train=True, key=key, dtype=dtype))
         total, losses = multi_task_loss(tuple(tasks), logits, batch["labels"], batch["valid"])
-        return total, (losses, statistics(model))
+        return total, losses, statistics(model)
+
+    return forward
+
+
+def make_loss(parts: ModelState, tasks: Sequence[Task], dtype) -> Callable:
+    """`loss(trainable, frozen, stats, batch, key) -> total, (losses by task, new statistics)` in training mode."""
+    forward = _make_forward(parts, tasks, dtype)
+
+    def loss(*arguments):
+        total, losses, stats = forward(*arguments)
+        return total, (losses, stats)
 
     return loss
 
 
 def make_terms(parts: ModelState, tasks: Sequence[Task], dtype) -> Callable:
     """As `make_loss`, but with the tasks' weighted losses one by one, `[T]`, in place of their sum."""
+    forward = _make_forward(parts, tasks, dtype)
 
-    def terms(trainable, frozen, stats, batch, key):
-        model = parts.merge(trainable, frozen, stats)
-        logits = model(batch["image"], Context(train=True, key=key, dtype=dtype))
-        _, losses = multi_task_loss(tuple(tasks), logits, batch["labels"], batch["valid"])
-        weighted = jnp.stack([task.loss_weight * losses[task.name] for task in tasks])
-        return weighted, (losses, statistics(model))
+    def terms(*arguments):
+        _, losses, stats = forward(*arguments)
+        return jnp.stack([task.loss_weight * losses[task.name] for task in tasks]), (losses, stats)
 
     return terms
 

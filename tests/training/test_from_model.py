@@ -132,3 +132,12 @@ def test_weights_of_other_heads_are_refused(tmp_path):
     write_weights(tmp_path / "x.safetensors", body, architecture="vit_tiny_patch16", mean=json.dumps([0, 0, 0]))
     with pytest.raises(dj.WeightsError, match="with 3 attention heads, the model has 2"):
         dj.load_backbone(model, tmp_path / "x.safetensors")
+
+
+def test_chosen_taps_stay_chosen():
+    tasks = dj.tasks("depth", dataset="scenes")
+    model = dj.create_model("vit_test", tasks, 32, widths=(4, 4), taps=(1, 4))
+    plan = dj.wrap(model, dj.DiTASK(shared_cells=8, task_cells=4), examples=8)
+    trainer = dj.Trainer(model, tasks, dj.load_config("configs/smoke.py", ["mesh.data=1"]))
+    assert trainer.config.backbone.taps == (1, 4)
+    assert trainer.experiment.plan.to_json() == plan.to_json()
