@@ -15,6 +15,7 @@ from ditask_jax.adapters.plan import LayerPlan
 from ditask_jax.adapters.site import Site
 from ditask_jax.adapters.unfrozen import PUBLISHED, UnfrozenMethod, check_unfrozen
 from ditask_jax.nn.context import Context
+from ditask_jax.nn.gelu import gelu
 from ditask_jax.nn.linear import Adapter as LayerAdapter
 from ditask_jax.nn.linear import Linear, apply_kernel
 from ditask_jax.nn.scope import Scope
@@ -39,7 +40,7 @@ class BottleneckAdapter(LayerAdapter):
         # The layer adds its own bias behind the adapter, which has to see it.
         seen = y + wide(linear.bias, y) if hasattr(linear, "bias") else y
         hidden = apply_kernel(seen, cast(self.down_shared))
-        hidden = jax.nn.gelu(hidden + wide(self.down_bias_shared, hidden), approximate=False)
+        hidden = gelu(hidden + wide(self.down_bias_shared, hidden))
         return y + apply_kernel(hidden, cast(self.up_shared)) + wide(self.up_bias_shared, y)
 
 

@@ -8,6 +8,7 @@ import jax
 from flax import nnx
 
 from ditask_jax.nn.context import Context
+from ditask_jax.nn.gelu import gelu
 from ditask_jax.nn.grid_rows import Gridded
 from ditask_jax.nn.linear import SHARED, LayerInfo, Linear, pick_streams
 from ditask_jax.nn.norm import LayerNorm
@@ -84,7 +85,7 @@ class Mlp(nnx.Module):
 
     def activate(self, x: jax.Array, context: Context) -> jax.Array:
         """What stands between the dense layers."""
-        return jax.nn.gelu(x, approximate=False)
+        return gelu(x)
 
     def __call__(self, x: jax.Array, streams: Streams, context: Context) -> tuple[jax.Array, Streams]:
         x = self.fc1(x, streams, context)

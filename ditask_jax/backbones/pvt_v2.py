@@ -20,6 +20,7 @@ from ditask_jax.backbones.pyramid import (
 )
 from ditask_jax.nn.context import Context
 from ditask_jax.nn.conv import Conv, DepthwiseConv
+from ditask_jax.nn.gelu import gelu
 from ditask_jax.nn.norm import LayerNorm
 from ditask_jax.nn.resize import adaptive_mean
 from ditask_jax.nn.scope import Scope
@@ -56,7 +57,7 @@ class LinearAttention(ShrinkingAttention):
         return True
 
     def reduce(self, grid_map: jax.Array, context: Context) -> jax.Array:
-        return jax.nn.gelu(super().reduce(adaptive_mean(grid_map, POOLED), context), approximate=False)
+        return gelu(super().reduce(adaptive_mean(grid_map, POOLED), context))
 
 
 class ConvMlp(Mlp):

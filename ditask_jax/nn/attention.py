@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from ditask_jax.nn.context import widened
+
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """`softmax(q k^T / sqrt(D) + bias) v`, heads joined; the softmax in float32.
@@ -18,7 +20,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = No
     streams = max(q.shape[0], k.shape[0])
     q, k, v = (jnp.broadcast_to(part, (streams, *part.shape[1:])) for part in (q, k, v))
     scale = jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
-    logits = jnp.einsum("sbnqd,sbnkd->sbnqk", q * scale, k).astype(jnp.float32)
+    logits = widened(jnp.einsum("sbnqd,sbnkd->sbnqk", q * scale, k))
     if bias is not None:
         logits = logits + bias
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)

@@ -9,6 +9,15 @@ import jax
 import jax.numpy as jnp
 
 
+def widened(x: jax.Array) -> jax.Array:
+    """At least float32: statistics, softmax and losses are taken in this, whatever dtype flows through.
+
+    >>> widened(jnp.ones(1, jnp.bfloat16)).dtype.name
+    'float32'
+    """
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def name_hash(name: str) -> int:
     """A stable 32-bit number for a name, to fold into random keys.
 
@@ -30,6 +39,9 @@ class Context:
       key: random key of this step; needed only when `train` and a rate is positive.
       dtype: dtype of the matrix products; parameters, norms, softmax and spectra stay float32.
       prepared: what `prepare_adapters` computed, by layer path.
+      rows: the examples' places in the whole batch, int32 `[B]`, where this pass sees a part of it: every part then
+        draws what the whole batch would have drawn. None: it is the whole batch.
+      remat: what the backward pass computes again instead of keeping it; see `ditask_jax.nn.remat`.
 
     >>> Context(train=False).dtype
     <class 'jax.numpy.float32'>
@@ -39,6 +51,8 @@ class Context:
     key: jax.Array | None = None
     dtype: Any = jnp.float32
     prepared: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    rows: jax.Array | None = None
+    remat: str = "none"
 
     def key_for(self, purpose: str, stream: str = "") -> jax.Array:
         """Two uint32 for one purpose (a layer path and what it draws) on one stream, for `random_bits`."""

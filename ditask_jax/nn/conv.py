@@ -6,7 +6,7 @@ from einops import rearrange
 from flax import nnx
 from jax import lax
 
-from ditask_jax.nn.context import Context
+from ditask_jax.nn.context import Context, widened
 from ditask_jax.nn.norm import LayerNorm
 from ditask_jax.nn.scope import Scope
 
@@ -92,5 +92,5 @@ class DepthwiseConv(nnx.Module):
         for i in range(size):
             for j in range(size):
                 window = padded[..., i : i + height, j : j + width, :]
-                out = out + window.astype(jnp.float32) * per_channel(kernel[i, j, 0])
+                out = out + widened(window) * per_channel(kernel[i, j, 0])
         return out.astype(context.dtype)

@@ -1,5 +1,7 @@
 """LayerNorm and BatchNorm with float32 statistics, whatever dtype flows through."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -13,17 +15,52 @@ def _per_channel(vector: jax.Array, ndim: int) -> jax.Array:
     return vector.reshape((1,) * (ndim - 1) + (-1,))
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def normalise(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float = 1e-5) -> jax.Array:
-    """Layer normalisation of the last axis: statistics in float32, the result in the dtype of `x`.
+    """Layer normalisation of the last axis: statistics in float32 or wider, the result in the dtype of `x`.
+
+    Its backward pass is written out: it keeps `x` and two numbers per row, and reads each array once.
 
     >>> [round(float(v), 3) for v in normalise(jnp.array([1.0, 3.0]), jnp.ones(2), jnp.zeros(2))]
     [-1.0, 1.0]
     """
-    wide = x.astype(jnp.float32)
-    centred = wide - wide.mean(-1, keepdims=True)
-    variance = jnp.mean(centred * centred, -1, keepdims=True)
-    normed = centred * jax.lax.rsqrt(variance + epsilon)
-    return (normed * _per_channel(scale, x.ndim) + _per_channel(bias, x.ndim)).astype(x.dtype)
+    return _normalise(x, scale, bias, epsilon)[0]
+
+
+def _normalise(x, scale, bias, epsilon):
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    mean = wide.mean(-1, keepdims=True)
+    centred = wide - mean
+    spread = jax.lax.rsqrt(jnp.mean(centred * centred, -1, keepdims=True) + epsilon)
+    out = centred * spread * _per_channel(scale, x.ndim) + _per_channel(bias, x.ndim)
+    return out.astype(x.dtype), (x, mean, spread, scale)
+
+
+def _normalise_backward(epsilon, kept, gradient):
+    x, mean, spread, scale = kept
+    normed = (x.astype(mean.dtype) - mean) * spread
+    gradient = gradient.astype(mean.dtype)
+    rows = tuple(range(x.ndim - 1))
+    scaled = gradient * _per_channel(scale, x.ndim)
+    towards_x = spread * (scaled - _row_means(scaled) - normed * _row_means(scaled * normed))
+    return towards_x.astype(x.dtype), jnp.sum(gradient * normed, rows), jnp.sum(gradient, rows)
+
+
+normalise.defvjp(_normalise, _normalise_backward)
+
+
+def _row_means(x: jax.Array) -> jax.Array:
+    """Means over the last axis, kept as an axis of 1.
+
+    On CPUs as a product with a column of ones: between the other passes of this backward rule, XLA's reductions there
+    take twice as long as the whole rule does so.
+    """
+
+    def product(x):
+        ones = jnp.full((x.shape[-1], 1), 1 / x.shape[-1], x.dtype)
+        return (x.reshape(-1, x.shape[-1]) @ ones).reshape(*x.shape[:-1], 1)
+
+    return jax.lax.platform_dependent(x, cpu=product, default=lambda x: x.mean(-1, keepdims=True))
 
 
 class LayerNorm(nnx.Module):

@@ -19,22 +19,35 @@ def _mix(x: jax.Array) -> jax.Array:
     return x ^ (x >> 16)
 
 
-def random_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def random_bits(key: jax.Array, shape: tuple[int, ...], rows: jax.Array | None = None, axis: int = 0) -> jax.Array:
     """Random uint32 of a shape from a key of two uint32.
+
+    With `rows`, int32 `[B]`, the axis holds B examples side by side (of one or several positions each) that stand at
+    these places of a larger array: they get what they would have got there.
 
     >>> bits = random_bits(jnp.array([1, 2], jnp.uint32), (4,))
     >>> bits.dtype.name, len(set(bits.tolist()))
     ('uint32', 4)
+    >>> part = random_bits(jnp.array([1, 2], jnp.uint32), (2,), jnp.array([1, 3]))
+    >>> part.tolist() == bits[1::2].tolist()
+    True
     """
     position, stride = jnp.zeros(shape, jnp.uint32), 1
-    for axis in reversed(range(len(shape))):
-        position = position + lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride % 2**32)
-        stride *= shape[axis]
+    for here in reversed(range(len(shape))):
+        if rows is None or here != axis:
+            place = lax.broadcasted_iota(jnp.uint32, shape, here)
+        else:
+            each = shape[here] // rows.size
+            places = rows.astype(jnp.uint32).reshape(-1, 1) * each + jnp.arange(each, dtype=jnp.uint32).reshape(1, -1)
+            place = lax.broadcast_in_dim(places.reshape(-1), shape, (here,))
+        position = position + place * jnp.uint32(stride % 2**32)
+        stride *= shape[here]
     return _mix(_mix(position ^ key[0]) + key[1])
 
 
-def _kept(context: Context, purpose: str, stream: str, rate: float, shape: tuple[int, ...]) -> jax.Array:
-    return random_bits(context.key_for(purpose, stream), shape) >= jnp.uint32(round(rate * 2**32))
+def _kept(context: Context, purpose: str, stream: str, rate: float, shape: tuple[int, ...], axis: int) -> jax.Array:
+    bits = random_bits(context.key_for(purpose, stream), shape, context.rows, axis)
+    return bits >= jnp.uint32(round(rate * 2**32))
 
 
 def dropout(x: jax.Array, rate: float, context: Context, purpose: str, stream: str = "shared") -> jax.Array:
@@ -44,7 +57,7 @@ def dropout(x: jax.Array, rate: float, context: Context, purpose: str, stream: s
     """
     if not context.train or rate == 0.0:
         return x
-    keep = _kept(context, f"{purpose}/dropout", stream, rate, x.shape)
+    keep = _kept(context, f"{purpose}/dropout", stream, rate, x.shape, 1)
     return jnp.where(keep, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros_like(x))
 
 
@@ -71,6 +84,6 @@ def drop_path(x: jax.Array, rate: float, context: Context, purpose: str, streams
     if not context.train or rate == 0.0:
         return x
     examples = x.shape[1]
-    keep = jnp.stack([_kept(context, f"{purpose}/drop_path", stream, rate, (examples,)) for stream in streams])
+    keep = jnp.stack([_kept(context, f"{purpose}/drop_path", stream, rate, (examples,), 0) for stream in streams])
     keep = keep.reshape((len(streams), examples) + (1,) * (x.ndim - 2))
     return x * (keep.astype(x.dtype) / jnp.asarray(1 - rate, x.dtype))
