@@ -12,6 +12,7 @@ from ditask_jax.nn.gelu import gelu
 from ditask_jax.nn.grid_rows import Gridded
 from ditask_jax.nn.linear import SHARED, LayerInfo, Linear, pick_streams
 from ditask_jax.nn.norm import LayerNorm
+from ditask_jax.nn.remat import rematerialised
 from ditask_jax.nn.scope import Scope
 from ditask_jax.nn.stochastic import drop_path
 
@@ -112,6 +113,9 @@ class Block(nnx.Module):
         self.mlp = mlp
 
     def __call__(self, x: jax.Array, streams: Streams, context: Context) -> tuple[jax.Array, Streams]:
+        return rematerialised(self._compute, x, streams, context)
+
+    def _compute(self, x: jax.Array, streams: Streams, context: Context) -> tuple[jax.Array, Streams]:
         branch, leaving = self.attn(self.norm1(x), streams, context)
         branch = drop_path(branch, self.drop_rate, context, f"{self.path}/attn", leaving)
         x, streams = pick_streams(x, streams, leaving) + branch, leaving

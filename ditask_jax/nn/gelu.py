@@ -5,6 +5,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from ditask_jax.nn.context import widened
+
 _ROOT_HALF = 2**-0.5
 _DENSITY = (2 * math.pi) ** -0.5
 
@@ -19,12 +21,8 @@ def gelu(x: jax.Array) -> jax.Array:
     >>> [round(float(v), 4) for v in gelu(jnp.array([-1.0, 0.0, 1.0]))]
     [-0.1587, 0.0, 0.8413]
     """
-    wide = _wide(x)
+    wide = widened(x)
     return (wide * _phi(wide)).astype(x.dtype)
-
-
-def _wide(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _phi(x: jax.Array) -> jax.Array:
@@ -36,9 +34,9 @@ def _forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
-    wide = _wide(x)
+    wide = widened(x)
     slope = _phi(wide) + wide * _DENSITY * jnp.exp(-0.5 * wide * wide)
-    return ((_wide(gradient) * slope).astype(x.dtype),)
+    return ((widened(gradient) * slope).astype(x.dtype),)
 
 
 gelu.defvjp(_forward, _backward)

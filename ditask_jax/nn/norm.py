@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ditask_jax.nn.context import Context
+from ditask_jax.nn.context import Context, widened
 from ditask_jax.nn.scope import Scope
 from ditask_jax.nn.variables import Statistic
 
@@ -28,7 +28,7 @@ def normalise(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float = 
 
 
 def _normalise(x, scale, bias, epsilon):
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = widened(x)
     mean = wide.mean(-1, keepdims=True)
     centred = wide - mean
     spread = jax.lax.rsqrt(jnp.mean(centred * centred, -1, keepdims=True) + epsilon)
@@ -93,7 +93,7 @@ class BatchNorm(nnx.Module):
         self.variance = Statistic(scope.ones((channels,)))
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        wide = x.astype(jnp.float32)
+        wide = widened(x)
         if context.train:
             axes = tuple(range(x.ndim - 1))
             mean = wide.mean(axes)

@@ -105,7 +105,9 @@ def pretrain(settings: PretrainSettings, report: Callable[[str], None] = print) 
     progress.end_line()
     scores = _evaluate(parts, trainable, entry, settings)
     report(f"held-out regions classified right: {scores['accuracy']:.3f} over {scores['examples']} pictures")
-    return {name: np.asarray(value) for name, value in flatten(trainable).items()}, scores
+    # PVT's class token, which regions do not read, belongs to a whole set of weights too.
+    arrays = flatten(trainable) | flatten(parts.frozen)
+    return {name: np.asarray(value) for name, value in arrays.items()}, scores
 
 
 def _hits(logits: jax.Array, shares: jax.Array) -> jax.Array:
