@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse(argv)
 
     from ditask_jax.conversion.importing import convert_weights
-    from ditask_jax.conversion.options import channels, image_size, output_path
+    from ditask_jax.conversion.options import channels, image_size, output_path, printable
 
     out = output_path(args.out, "convert", source=args.source)
     conversion = convert_weights(
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
         channels(args.std, "--std", positive=True),
     )
     conversion.write(out)
-    print(f"{conversion.summary()}\nwritten: {out}")
+    print(f"{conversion.summary()}\nwritten: {printable(str(out))}")
     return cli.OK
 
 

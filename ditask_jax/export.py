@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
     parser.add_option("--weights", metavar="FILE", help="the weight file the run started from, where it has moved")
     args = parser.parse(argv)
 
-    from ditask_jax.conversion.options import output_path
+    from ditask_jax.conversion.options import output_path, printable
     from ditask_jax.errors import ConfigError
 
     if (args.layout is None) != args.program:
@@ -33,19 +33,21 @@ def main(argv: list[str]) -> int:
     from ditask_jax.conversion.exporting import EXPORTS, export_weights
     from ditask_jax.conversion.program import export_program
     from ditask_jax.errors import check_known
+    from ditask_jax.reports.model_card import write_model_card
     from ditask_jax.training.restoring import restore_run
 
     if args.layout is not None:
         check_known("export: --layout", args.layout, EXPORTS)
-    run = restore_run(args.workdir)
+    run = restore_run(args.workdir, args.weights)
     for step, reason in run.rejected:
         print(f"passed over the checkpoint of step {step}: {reason}")
     print(f"step {run.step}")
     model = run.experiment.model
     if args.program:
-        print(f"program: {export_program(out, model, run.state)}")
+        print(f"program: {printable(str(export_program(out, model, run.state)))}")
     else:
         print(export_weights(out, model, args.layout, run.state, args.weights))
+    print(f"model card: {write_model_card(args.workdir, out, run.step)}")
     return cli.OK
 
 

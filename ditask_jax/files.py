@@ -39,6 +39,15 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> p
     return path
 
 
+def user_path(path: str | os.PathLike) -> pathlib.Path:
+    """A path with `~` as the home folder; the `~name` of a user who does not exist is a name like any other.
+
+    >>> user_path("~nobody-of-that-name/x").as_posix()
+    '~nobody-of-that-name/x'
+    """
+    return pathlib.Path(os.path.expanduser(path))
+
+
 def atomic_write_bytes(path: str | os.PathLike, content: bytes) -> pathlib.Path:
     """Writes bytes atomically; see `atomic_write`."""
     return atomic_write(path, lambda file: file.write(content))

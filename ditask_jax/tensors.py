@@ -62,7 +62,8 @@ def decode_tensors(content: bytes, where: str) -> tuple[dict[str, np.ndarray], d
             f"Known: {' '.join(DTYPES)}"
         )
     arrays = {}
-    for name, entry in entries:
+    # The library gives them in another order each time.
+    for name, entry in sorted(entries, key=lambda pair: pair[0]):
         arrays[name] = np.frombuffer(bytes(entry["data"]), DTYPES[entry["dtype"]]).reshape(entry["shape"])
     return arrays, header.get("__metadata__") or {}
 

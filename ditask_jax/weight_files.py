@@ -97,7 +97,10 @@ def _verify(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str], where
     described = {name: text for name, text in metadata.items() if name != "checksum"}
     if metadata.get("checksum") != _describe(described):
         raise WeightsError(f"{where} is damaged: its description does not match its checksum; fetch it again")
-    hashes = json.loads(metadata["hashes"])
+    try:
+        hashes = dict(json.loads(metadata["hashes"]).items())
+    except (KeyError, ValueError, AttributeError, RecursionError):
+        raise WeightsError(f"{where} has no usable list of hashes; it was not written by this package") from None
     missing, unexpected = sorted(set(hashes) - set(arrays)), sorted(set(arrays) - set(hashes))
     damaged = [name for name in sorted(set(hashes) & set(arrays)) if tensor_hash(name, arrays[name]) != hashes[name]]
     problems = some("missing", missing) + some("unexpected", unexpected) + some("with other numbers", damaged)

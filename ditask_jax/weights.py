@@ -1,5 +1,7 @@
 """Filling models from weight files, strictly; tables are resized where a model has other windows or grids."""
 
+import json
+import math
 from collections.abc import Mapping
 
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ from ditask_jax.nn.grid_rows import Gridded, GridRows, fit_rows
 from ditask_jax.nn.state import flatten, unflatten
 from ditask_jax.weight_files import checksum, read_weights, some, write_weights
 
-__all__ = ["assign", "checksum", "fit_backbone", "read_weights", "write_weights"]
+__all__ = ["assign", "checksum", "described_images", "fit_backbone", "read_weights", "write_weights"]
 
 
 def assign(module: nnx.Module, arrays: Mapping[str, np.ndarray], what: str = "weights", prefix: str = "") -> None:
@@ -42,6 +44,37 @@ def assign(module: nnx.Module, arrays: Mapping[str, np.ndarray], what: str = "we
     new = {path: jnp.asarray(arrays[path], known[path].dtype) if path in arrays else known[path] for path in known}
     nnx.replace_by_pure_dict(state, unflatten(new, pure))
     nnx.update(module, state)
+
+
+def described_images(
+    metadata: Mapping[str, str], where: str
+) -> tuple[tuple[int, int] | None, dict[str, tuple[float, ...]]]:
+    """What a weight file says of the images it was trained on: (height, width) or None, and "mean" and "std".
+
+    Raises:
+      WeightsError: it says something that is neither.
+
+    >>> described_images({"image_size": "224", "mean": "[0.5, 0.5, 0.5]"}, "it")
+    ((224, 224), {'mean': (0.5, 0.5, 0.5)})
+    """
+    size = _numbers(metadata, "image_size", 2, where)
+    statistics = {name: _numbers(metadata, name, 3, where) for name in ("mean", "std") if name in metadata}
+    return size and (int(size[0]), int(size[1])), statistics
+
+
+def _numbers(metadata: Mapping[str, str], name: str, count: int, where: str) -> tuple[float, ...] | None:
+    """`count` finite numbers of a description, above 0 but for the mean; None where it has none of that name."""
+    if name not in metadata:
+        return None
+    try:
+        value = json.loads(metadata[name])
+        numbers = tuple(value) if isinstance(value, list) else (value,) * count
+        usable = all(type(n) in (int, float) and math.isfinite(n) and (n > 0 or name == "mean") for n in numbers)
+    except (ValueError, OverflowError, RecursionError):
+        usable, numbers = False, ()
+    if not usable or len(numbers) != count:
+        raise WeightsError(f"{where}: its description has {name} {metadata[name][:40]!r}, which cannot be used")
+    return numbers
 
 
 def _grid_rows(backbone: Gridded, image_size: tuple[int, int] | None) -> dict[str, GridRows]:

@@ -26,7 +26,7 @@ from ditask_jax.adapters.plan import LayerPlan
 from ditask_jax.adapters.site import ROLES, FanOut, Site
 from ditask_jax.adapters.unfrozen import PUBLISHED, UnfrozenMethod, check_unfrozen
 from ditask_jax.errors import check_known
-from ditask_jax.nn.context import Context
+from ditask_jax.nn.context import Context, widened
 from ditask_jax.nn.linear import SHARED, Linear, apply_kernel
 from ditask_jax.nn.norm import normalise
 from ditask_jax.nn.stochastic import drop_shared
@@ -49,7 +49,7 @@ class AdditionAdapter(LowRankAdapter):
         tasks = base + self.task_changes(dropped, streams, context)
         if SHARED not in self.streams:
             return tasks
-        total = tasks.astype(jnp.float32).sum(0, keepdims=True)
+        total = widened(tasks).sum(0, keepdims=True)
         if hasattr(linear, "bias"):
             total = total + len(self.owners) * linear.bias[...].reshape((1,) * (total.ndim - 1) + (-1,))
         normed = normalise(total, self.norm_scale_shared[...], self.norm_bias_shared[...])

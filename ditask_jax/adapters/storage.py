@@ -1,7 +1,8 @@
 """Adapters on disk: what a method trained, without the backbone it was trained on.
 
 An adapter is a folder with two files: `adapter.safetensors`, the arrays with a hash each, and `adapter.json`, which
-says what they belong to: method and options, model, backbone (by hash), versions. Loading is strict: whatever is
+says what they belong to: method and options, model, backbone (by hash), versions. The arrays inside adapters are
+small and many, so those of one kind lie together in one tensor (`stacking`). Loading is strict: whatever is
 missing, unexpected, damaged or of another method, model or backbone is an error that names it.
 """
 
@@ -17,14 +18,17 @@ import numpy as np
 from flax import nnx
 
 from ditask_jax.adapters.plan import parameter_group
+from ditask_jax.adapters.stacking import stacked, unstacked
 from ditask_jax.errors import WeightsError, check_known, did_you_mean
-from ditask_jax.files import atomic_write_json
+from ditask_jax.files import atomic_write_json, user_path
 from ditask_jax.model import MultiTaskModel
 from ditask_jax.nn.filling import filled
 from ditask_jax.nn.state import ModelState, flatten, split_state, unflatten
 from ditask_jax.weight_files import read_weights, some, write_weights
 
-FORMAT = "ditask_jax/adapter/1"
+FORMAT = "ditask_jax/adapter/2"
+# Every array a tensor of its own.
+FIRST_FORMAT = "ditask_jax/adapter/1"
 ARRAYS, DESCRIPTION = "adapter.safetensors", "adapter.json"
 STATISTICS = "statistics"
 # Several groups under one name.
@@ -80,7 +84,7 @@ def save_adapter(
       WeightsError: the model is not wrapped or already merged, or a group is unknown.
       CheckpointError: the state belongs to another model.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     if path.exists() and not path.is_dir():
         raise WeightsError(f"adapter: '{path}' is a file; give a folder")
     record = _record(model)
@@ -88,7 +92,8 @@ def save_adapter(
     known = dict.fromkeys(map(_group, arrays))
     chosen = list(known) if groups == "all" else _chosen(groups, known)
     kept = {name: np.asarray(value) for name, value in arrays.items() if _group(name) in chosen}
-    write_weights(path / ARRAYS, kept, kind=FORMAT)
+    tensors, rows = stacked(kept)
+    write_weights(path / ARRAYS, tensors, kind=FORMAT, rows=rows)
     checksum = read_weights(path / ARRAYS)[1]["checksum"]
     body = {
         "format": FORMAT,
@@ -118,11 +123,13 @@ def load_adapter(path: Path | str, model: MultiTaskModel) -> ModelState:
     Raises:
       WeightsError: files missing or damaged, or made for another method, model or backbone; everything is named.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     body = read_description(path)
     record = _record(model)
     problems = _differences(body, model, record)
-    arrays, metadata = read_weights(_plain_file(path / ARRAYS))
+    tensors, metadata = read_weights(_plain_file(path / ARRAYS))
+    first = body["format"] == FIRST_FORMAT
+    arrays = tensors if first else unstacked(tensors, metadata.get("rows", ""), f"adapter: '{path / ARRAYS}'")
     if metadata.get("checksum") != body["arrays"]["checksum"]:
         problems.append(f"{ARRAYS} is not the file that {DESCRIPTION} describes")
     known = {name: value for name, value in _storable(split_state(model)).items() if _group(name) in body["groups"]}
@@ -147,7 +154,7 @@ def read_description(path: Path | str) -> dict[str, Any]:
     Raises:
       WeightsError: missing, damaged, or of another format.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     if not path.is_dir():
         near = sorted(p.name for p in path.parent.iterdir() if p.is_dir()) if path.parent.is_dir() else []
         raise WeightsError(f"adapter: '{path}' is no folder. {did_you_mean(path.name, near[:20])}")
@@ -158,7 +165,7 @@ def read_description(path: Path | str) -> dict[str, Any]:
         raise WeightsError(f"adapter: '{file}' cannot be read ({' '.join(str(error).split())[:160]})") from None
     if not isinstance(body, dict) or body.pop("sha256", None) != _hash(body):
         raise WeightsError(f"adapter: '{file}' is damaged: it does not match its own hash; fetch it again")
-    if body.get("format") != FORMAT:
+    if body.get("format") not in (FORMAT, FIRST_FORMAT):
         raise WeightsError(f"adapter: '{file}' has format '{body.get('format')}', this version reads '{FORMAT}'")
     for name, kind in _FIELDS.items():
         group, _, field = name.partition(".")

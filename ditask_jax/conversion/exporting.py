@@ -9,10 +9,11 @@ import numpy as np
 
 from ditask_jax.adapters.merging import merge
 from ditask_jax.backbones import backbone_entry
+from ditask_jax.conversion.options import printable
 from ditask_jax.conversion.registry import ONE_STREAM, layout_of
 from ditask_jax.conversion.streams_layout import stream_tensors
 from ditask_jax.errors import WeightsError, check_known
-from ditask_jax.files import atomic_write_bytes
+from ditask_jax.files import atomic_write_bytes, user_path
 from ditask_jax.model import MultiTaskModel
 from ditask_jax.nn.linear import linears
 from ditask_jax.nn.state import flatten, split_state
@@ -43,8 +44,8 @@ class Export:
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
-        line = f"{self.layout} layout: {self.tensors} tensors, {self.untouched} of them the source's own: {self.path}"
-        return "\n".join([line, *self.notes])
+        numbers = f"{self.tensors} tensors, {self.untouched} of them the source's own"
+        return "\n".join([f"{self.layout} layout: {numbers}: {printable(str(self.path))}", *self.notes])
 
 
 def export_weights(
@@ -62,13 +63,18 @@ def export_weights(
       source: the weight file the backbone was loaded from, where it has moved since.
 
     Raises:
-      WeightsError: the layout cannot hold the model; a source that is missing or not the one it was.
+      WeightsError: the layout cannot hold the model; a source that is missing, not the one it was, or the target.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     check_known("export: --layout", layout, EXPORTS, WeightsError)
     if model.recipe is None:
         raise WeightsError("export: the model does not come from create_model, so that its architecture has no name")
     # What cannot be written is found before anything is computed.
+    for start in (source, model.pretrained and model.pretrained.path):
+        if start and path.exists() and user_path(start).exists() and path.samefile(user_path(start)):
+            raise WeightsError(
+                f"export: '{path}' is the weight file that the model started from; write to another file"
+            )
     _check_kernels(model)
     if layout == STREAMS:
         tensors, metadata = stream_tensors(merge(model, state))
@@ -110,7 +116,7 @@ def _source(model: MultiTaskModel, path: Path | str | None) -> tuple[dict[str, n
         if path is not None:
             raise WeightsError(f"export: '{path}': the model did not start from a weight file")
         return None
-    file = Path(path or model.pretrained.path)
+    file = user_path(path or model.pretrained.path)
     if not file.is_file():
         raise WeightsError(
             f"export: '{file}', which the backbone was loaded from, is not there; it holds the final norm and the "

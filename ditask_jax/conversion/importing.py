@@ -13,9 +13,11 @@ import numpy as np
 from ditask_jax.backbones import backbone_entry, create_backbone, list_models
 from ditask_jax.conversion.layouts import Layout, Size
 from ditask_jax.conversion.names import Found
+from ditask_jax.conversion.options import printable
 from ditask_jax.conversion.registry import recognise
 from ditask_jax.conversion.sources import Source, read_source
 from ditask_jax.errors import ConfigError, WeightsError, check_known
+from ditask_jax.files import user_path
 from ditask_jax.nn.scope import Scope
 from ditask_jax.nn.state import flatten, split_state
 from ditask_jax.weight_files import some, write_weights
@@ -46,7 +48,7 @@ class Conversion:
 
     def write(self, path: Path | str) -> None:
         """Writes the weight file."""
-        write_weights(path, self.arrays, **self.metadata)
+        write_weights(user_path(path), self.arrays, **self.metadata)
 
     def summary(self) -> str:
         """What was taken and what was not, in a few lines."""
@@ -89,7 +91,7 @@ def convert_weights(
     found, left_out, prefixed = layout.read(source.arrays)
     fields = _inferred(layout, found, source)
     name = _architecture(layout, fields, architecture, source)
-    size = _size(layout, fields, found, image_size)
+    size = _size(layout, fields, found, image_size, source)
     # A size that was asked for must fit; one that was told from the arrays says nothing about those loading resizes.
     resized = layout.family.resized if image_size is None else r"$^"
     _check(found, _expected(name, size, source), layout, source, name, resized)
@@ -133,10 +135,13 @@ def _architecture(layout: Layout, fields: Mapping[str, Any], asked: str | None, 
     return shown
 
 
-def _size(layout: Layout, fields: dict[str, Any], found: Found, asked: int | Size | None) -> Size:
-    if asked is None:
+def _size(layout: Layout, fields: dict[str, Any], found: Found, asked: int | Size | None, source: Source) -> Size:
+    if asked is not None:
+        return (asked, asked) if isinstance(asked, int) else (int(asked[0]), int(asked[1]))
+    try:
         return layout.family.native_size(fields, found.arrays)
-    return (asked, asked) if isinstance(asked, int) else (int(asked[0]), int(asked[1]))
+    except WeightsError as error:
+        raise WeightsError(f"{source.where} ({layout.title}): {str(error).removeprefix('source: ')}") from None
 
 
 def _expected(name: str, size: Size, source: Source) -> dict[str, tuple[int, ...]]:
@@ -201,7 +206,7 @@ def _describe(
         "architecture": name,
         "layout": layout.name,
         "prefixed": "yes" if prefixed else "no",
-        "source": source.path.name,
+        "source": printable(source.path.name),
         "source_sha256": source.sha256,
         "mean": json.dumps(entry.mean),
         "std": json.dumps(entry.std),

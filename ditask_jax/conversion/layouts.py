@@ -68,11 +68,14 @@ class Layout:
         """Both names, as in messages."""
         return f"{self.name} {self.family.name}"
 
-    def fits(self, names: list[str]) -> bool:
-        """Whether the names of a file are of this layout."""
-        text = "\n".join(name.removeprefix(self.prefix) for name in names)
-        found = lambda pattern: re.search(rf"^(?:{pattern})", text, re.MULTILINE) is not None
-        return all(map(found, self.marks)) and not any(map(found, self.strangers))
+    def resembles(self, names: list[str]) -> bool:
+        """Whether a file has the names that tell this layout."""
+        short = [name.removeprefix(self.prefix) for name in names]
+        return all(any(re.match(mark, name) for name in short) for mark in self.marks)
+
+    def strange(self, names: list[str]) -> list[str]:
+        """Names of a file that the layout never has, though it may resemble it otherwise."""
+        return [n for n in names if any(re.match(pattern, n.removeprefix(self.prefix)) for pattern in self.strangers)]
 
     def read(self, arrays: Mapping[str, np.ndarray]) -> tuple[Found, dict[str, str], bool]:
         """Arrays under our paths, (name, reason) of ignored ones, and whether names carried the prefix."""

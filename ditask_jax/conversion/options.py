@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 from ditask_jax.errors import ConfigError
+from ditask_jax.files import user_path
 
 SUFFIX = ".safetensors"
 
@@ -22,14 +23,23 @@ def image_size(text: str | None, command: str) -> tuple[int, int] | None:
     return int(sides[0]), int(sides[-1])
 
 
+def printable(text: str) -> str:
+    r"""A name out of a foreign file, fit to be shown and stored: line breaks, escapes and the like are spelled out.
+
+    >>> print(printable("layers.0"), printable("a\nb"))
+    layers.0 a\nb
+    """
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
 def output_path(text: str, command: str, suffix: str = SUFFIX, source: str | None = None) -> Path:
     """The file to write, its suffix checked; it may not be the source, nor a folder."""
-    path = Path(text).expanduser()
+    path = user_path(text)
     if path.suffix != suffix:
         raise ConfigError(f"{command}: '{text}': expected a file name that ends in {suffix}")
     if path.is_dir():
         raise ConfigError(f"{command}: '{text}' is a folder; give a file name in it")
-    origin = None if source is None else Path(source).expanduser()
+    origin = None if source is None else user_path(source)
     if origin is not None and path.exists() and origin.exists() and path.samefile(origin):
         raise ConfigError(f"{command}: '{text}' is the source itself; write to another file")
     return path

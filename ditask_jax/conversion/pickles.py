@@ -7,7 +7,8 @@ are not imported; their names stand for inert stand-ins below. Every other name 
 import collections
 import re
 import warnings
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,10 @@ STAND_INS: dict[str, type] = {
     "numpy.core.multiarray.scalar": Inert,
     "numpy._core.multiarray.scalar": Inert,
 }
+# How a zip archive begins; PyTorch looks at the same bytes.
+_ARCHIVE = b"PK\x03\x04"
+# Entries of a configuration that are kept.
+MOST_ENTRIES = 10_000
 _FORBIDDEN = re.compile(r"(?:GLOBAL|global:?)\s+(?:GLOBAL\s+)?`?([\w.]+)")
 
 
@@ -53,6 +58,7 @@ def load_pickle(path: Path, where: str) -> Any:
     Raises:
       WeightsError: PyTorch is not installed, the file is damaged, or it asks for something besides tensors.
     """
+    _check_unpacked_size(path, where)
     try:
         import torch
     except ImportError:
@@ -74,6 +80,21 @@ def load_pickle(path: Path, where: str) -> Any:
                 "Take a .safetensors file, or one that holds the state dict alone"
             ) from None
         raise WeightsError(f"{where} is damaged or no PyTorch file ({type(error).__name__}: {text[:160]})") from None
+
+
+def _check_unpacked_size(path: Path, where: str) -> None:
+    """Refuses archives that grow when they are unpacked; PyTorch itself compresses nothing."""
+    with path.open("rb") as file:
+        if file.read(len(_ARCHIVE)) != _ARCHIVE:
+            return  # PyTorch's older format, or something else, which PyTorch says itself
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except Exception as error:
+        # Besides BadZipFile it lets through what its parts raise: struct.error, OSError, UnicodeDecodeError ...
+        raise WeightsError(f"{where} is damaged or no PyTorch file ({type(error).__name__})") from None
+    if unpacked > path.stat().st_size:
+        raise WeightsError(f"{where} unpacks to {unpacked:,} bytes from {path.stat().st_size:,}: no file of PyTorch")
 
 
 def is_tensor(value: Any) -> bool:
@@ -103,12 +124,19 @@ def to_numpy(name: str, tensor: Any, where: str) -> np.ndarray:
         raise WeightsError(f"{where}: tensor '{name}' is {tensor.dtype}, which is not read") from None
 
 
-def plain_text(value: Any, depth: int = 0) -> Any:
-    """A configuration as plain data: groups, numbers and texts; anything else as its type's name."""
-    if depth > 8:
+def plain_text(value: Any) -> Any:
+    """A configuration as plain data: groups, numbers and texts; anything else as its type's name.
+
+    A group may hold itself, so depth and number of entries are bounded; what lies beyond becomes "...".
+    """
+    return _plain(value, 0, iter(range(MOST_ENTRIES)))
+
+
+def _plain(value: Any, depth: int, places: Iterator[int]) -> Any:
+    if next(places, None) is None or depth > 8:
         return "..."
     if isinstance(value, Mapping):
-        return {str(key): plain_text(item, depth + 1) for key, item in value.items()}
+        return {str(key): _plain(item, depth + 1, places) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain_text(item, depth + 1) for item in value]
+        return [_plain(item, depth + 1, places) for item in value]
     return value if value is None or isinstance(value, str | bool | int | float) else type(value).__name__

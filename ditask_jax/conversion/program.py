@@ -9,7 +9,7 @@ from jax import export
 
 from ditask_jax.adapters.merging import merge
 from ditask_jax.errors import WeightsError
-from ditask_jax.files import atomic_write_bytes
+from ditask_jax.files import atomic_write_bytes, user_path
 from ditask_jax.model import MultiTaskModel
 from ditask_jax.nn.context import Context
 
@@ -52,7 +52,7 @@ def export_program(path: Path | str, model: MultiTaskModel, state: Any = None) -
         ) from None
     except (ValueError, OverflowError) as error:
         raise WeightsError(f"export: the program could not be written ({' '.join(str(error).split())[:200]})") from None
-    return atomic_write_bytes(Path(path).expanduser(), content)
+    return atomic_write_bytes(user_path(path), content)
 
 
 def load_program(path: Path | str):

@@ -42,10 +42,16 @@ def recognise(arrays: Mapping[str, np.ndarray], where: str) -> Layout:
       WeightsError: none fits.
     """
     names = list(arrays)
-    for layout in LAYOUTS:
-        if layout.fits(names):
+    near = [layout for layout in LAYOUTS if layout.resembles(names)]
+    for layout in near:
+        if not layout.strange(names):
             return layout
     titles = dict.fromkeys(layout.title for layout in LAYOUTS)
+    if near:
+        raise WeightsError(
+            f"{where} is a variant that is not known here: its names are those of {near[0].title}, but it also has "
+            f"{' '.join(sorted(near[0].strange(names))[:4])}. Known: {', '.join(titles)}"
+        )
     raise WeightsError(
         f"{where} is of no layout that is known here: its {len(names)} tensors begin with "
         f"{' '.join(sorted(names)[:4])}. Known: {', '.join(titles)}"

@@ -8,13 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from ditask_jax.conversion.options import printable
 from ditask_jax.conversion.pickles import is_tensor, load_pickle, plain_text, to_numpy
 from ditask_jax.errors import WeightsError, did_you_mean
+from ditask_jax.files import user_path
 from ditask_jax.tensors import read_tensors
 
 PICKLED = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 # Where training programs put the weights, best first.
 _CONTAINERS = ("model", "state_dict", "model_state_dict", "module", "net")
+# How often a number of a file may be used.
+_MOST_SHARING = 8
 _WRAPPERS = ("module.", "_orig_mod.")
 
 
@@ -47,7 +51,7 @@ def read_source(path: Path | str) -> Source:
     Raises:
       WeightsError: missing, damaged, of an unknown kind, or without tensors.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     where = f"source: '{path}'"
     if path.is_dir():
         inside = sorted(p.name for p in path.iterdir() if p.suffix == ".safetensors" or p.suffix in PICKLED)
@@ -61,17 +65,18 @@ def read_source(path: Path | str) -> Source:
             raise WeightsError(f"{where} is a weight file of this package already; use it as it is")
         ignored, config = [], None
     elif path.suffix in PICKLED:
-        arrays, ignored, config = _from_pickle(load_pickle(path, where), where)
+        arrays, ignored, config = _from_pickle(load_pickle(path, where), path.stat().st_size, where)
     else:
         raise WeightsError(f"{where} is of an unknown kind. {did_you_mean(path.suffix, ('.safetensors', *PICKLED))}")
     if not arrays:
         raise WeightsError(f"{where} holds no tensors")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Source(path, digest, _unwrapped(arrays), tuple(ignored), config)
+    named = {printable(name): array for name, array in sorted(_unwrapped(arrays).items())}
+    return Source(path, digest, named, tuple(ignored), config)
 
 
-def _from_pickle(content: Any, where: str) -> tuple[dict[str, np.ndarray], list[tuple[str, str]], Any]:
+def _from_pickle(content: Any, size: int, where: str) -> tuple[dict[str, np.ndarray], list[tuple[str, str]], Any]:
     if not isinstance(content, Mapping):
         raise WeightsError(f"{where} holds a {type(content).__name__}, expected a state dict; save model.state_dict()")
     config, ignored = None, []
@@ -84,15 +89,25 @@ def _from_pickle(content: Any, where: str) -> tuple[dict[str, np.ndarray], list[
                 f"Known containers: {' '.join(_CONTAINERS)}"
             )
         state = content[name]
-        ignored = [(str(key), "not weights but the state of a training run") for key in content if key != name]
+        others = [printable(str(key)) for key in content if key != name]
+        ignored = [(key, "not weights but the state of a training run") for key in others]
         config = plain_text(content["config"]) if isinstance(content.get("config"), Mapping) else None
+    _check_sharing(state, size, where)
     arrays = {}
-    for name, value in state.items():
+    for key, value in state.items():
+        name = printable(str(key))
         if is_tensor(value):
-            arrays[str(name)] = to_numpy(str(name), value, where)
+            arrays[name] = to_numpy(name, value, where)
         else:
-            ignored.append((str(name), f"not a tensor but a {type(value).__name__}"))
+            ignored.append((name, f"not a tensor but a {type(value).__name__}"))
     return arrays, ignored, config
+
+
+def _check_sharing(state: Mapping[Any, Any], size: int, where: str) -> None:
+    """Tied weights are stored once and copied here; thousands of names for the same numbers would fill the memory."""
+    claimed = sum(value.numel() * value.element_size() for value in state.values() if is_tensor(value))
+    if claimed > _MOST_SHARING * size:
+        raise WeightsError(f"{where}: its tensors claim {claimed:,} bytes, more than {_MOST_SHARING} times the file")
 
 
 def _unwrapped(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

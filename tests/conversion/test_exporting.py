@@ -117,6 +117,12 @@ def test_other_mistakes(tmp_path):
     convert_weights(other).write(tmp_path / "other.safetensors")
     with pytest.raises(WeightsError, match="is not the file that the backbone was loaded from"):
         export_weights(tmp_path / "x.safetensors", model, "timm", source=tmp_path / "other.safetensors")
+    link = tmp_path / "link.safetensors"
+    link.symlink_to(weights)
+    for target in (weights, link):
+        with pytest.raises(WeightsError, match="is the weight file that the model started from; write to another file"):
+            export_weights(target, model, "timm")
+    link.unlink()
     weights.rename(tmp_path / "moved.safetensors")
     with pytest.raises(WeightsError, match="is not there; it holds the final norm and the classifier"):
         export_weights(tmp_path / "x.safetensors", model, "timm")

@@ -144,11 +144,25 @@ def test_unknown_layouts_are_refused(tmp_path):
         convert_weights(source)
 
 
+@pytest.mark.parametrize(
+    ("layout", "name"),
+    [
+        (vit_layouts.TIMM, "dist_token"),
+        (vit_layouts.TIMM, "blocks.0.ls1.gamma"),
+        (swin_timm.TIMM, "layers.0.blocks.0.attn.logit_scale"),
+    ],
+)
+def test_variants_of_known_models_are_told(layout, name, tmp_path):
+    source = write(tmp_path / "x.safetensors", foreign(layout) | {name: np.zeros(1, np.float32)})
+    with pytest.raises(WeightsError, match=rf"a variant .* those of {layout.title}, but it also has {name}\."):
+        convert_weights(source)
+
+
 def test_oblong_positions_need_the_image_size(tmp_path):
     tensors = foreign(vit_layouts.TIMM)
     tensors["pos_embed"] = np.zeros((1, 1 + 4 * 2, 16), np.float32)
     source = write(tmp_path / "x.safetensors", tensors)
-    with pytest.raises(WeightsError, match="give --image-size HEIGHT,WIDTH"):
+    with pytest.raises(WeightsError, match=r"x\.safetensors' \(timm ViT\): .* give --image-size HEIGHT,WIDTH"):
         convert_weights(source)
     assert json.loads(convert_weights(source, image_size=(64, 32)).metadata["image_size"]) == [64, 32]
     with pytest.raises(WeightsError, match=r"pos_embed \(9, 16\) \(expected \(17, 16\)\)"):

@@ -10,8 +10,9 @@ from ditask_jax.conversion import swin
 from ditask_jax.conversion.importing import convert_weights
 from ditask_jax.conversion.sources import read_source
 from ditask_jax.errors import DitaskError, WeightsError
-from ditask_jax.tensors import encode_tensors
-from ditask_jax.weight_files import checksum, read_weights, write_weights
+from ditask_jax.tensors import encode_tensors, read_tensors
+from ditask_jax.weight_files import _describe, checksum, read_weights, write_weights
+from ditask_jax.weights import described_images
 from tests.conversion.cases import foreign, write
 
 ARRAYS = {
@@ -87,6 +88,30 @@ def test_files_of_the_first_format_are_still_read(tmp_path):
         read_weights(path)
 
 
+@pytest.mark.parametrize("hashes", [None, "[1]", "x", "3", "[" * 100_000])
+def test_well_hashed_descriptions_without_hashes(tmp_path, hashes):
+    path = tmp_path / "w.safetensors"
+    write_weights(path, ARRAYS, **DESCRIPTION)
+    arrays, metadata = read_tensors(path, "it")
+    described = {name: text for name, text in metadata.items() if name not in ("checksum", "hashes")}
+    described |= {} if hashes is None else {"hashes": hashes}
+    path.write_bytes(encode_tensors(arrays, described | {"checksum": _describe(described)}))
+    with pytest.raises(WeightsError, match="has no usable list of hashes"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("mean", text) for text in ("x", "[1]", '["a", "b", "c"]', "{}", "[" * 100_000, "[1e999, 0, 0]", "null")]
+    + [("std", "[0, 1, 1]"), ("std", "[NaN, 1, 1]")]
+    + [("image_size", text) for text in ("[-4, 64]", "[1, 2, 3]", "0", "true", "[64")],
+)
+def test_descriptions_of_images_that_cannot_be_used(name, text):
+    with pytest.raises(WeightsError, match=f"it: its description has {name} .* which cannot be used") as error:
+        described_images({name: text}, "it")
+    check_one_line(error.value)
+
+
 def test_damaged_tensors_are_named(tmp_path):
     path = tmp_path / "w.safetensors"
     write_weights(path, ARRAYS)
@@ -158,6 +183,31 @@ def test_names_that_look_like_paths(tmp_path, name):
     with pytest.raises(WeightsError, match="of unknown name"):
         convert_weights(write(tmp_path / "y.safetensors", tensors))
     assert sorted(tmp_path.iterdir()) == [*before, tmp_path / "y.safetensors"]
+
+
+def test_names_are_shown_on_one_line(tmp_path):
+    names = ("a\nb", "c\x1b[31md")
+    tensors = foreign(swin.OFFICIAL) | {name: np.zeros(1, np.float32) for name in names}
+    with pytest.raises(WeightsError, match=r"2 of unknown name: a\\nb, c\\x1b\[31md") as error:
+        convert_weights(write(tmp_path / "y.safetensors", tensors))
+    check_one_line(error.value)
+
+
+def test_the_same_source_gives_the_same_file(tmp_path):
+    """An export knows the weight file it started from by its checksum, and a lost one can be made again."""
+    source = write(tmp_path / os.fsdecode(b"w\xff.safetensors"), foreign(swin.OFFICIAL))
+    found = set()
+    for _ in range(12):
+        convert_weights(source).write(tmp_path / "out.safetensors")
+        found.add((tmp_path / "out.safetensors").read_bytes())
+    assert len(found) == 1
+    assert read_weights(tmp_path / "out.safetensors")[1]["source"] == r"w\udcff.safetensors"
+
+
+def test_a_home_that_does_not_exist(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match="no such file"):
+        read_source("~nobody-of-that-name/x.safetensors")
 
 
 def test_links_are_replaced_not_followed(tmp_path):

@@ -97,6 +97,17 @@ CASES = [
         sizes=(224, 288),
         run=lambda model, x: model(x, interpolate_pos_encoding=True),
     ),
+    Case(
+        "vit-tiny-mean-timm",
+        "vit_tiny_patch16_gap",
+        lambda size: timm.create_model(
+            "vit_tiny_patch16_224", img_size=size, class_token=False, global_pool="avg", num_classes=11
+        ),
+        lambda model: [model.blocks[index] for index in (2, 5, 8, 11)],
+        "timm",
+        sizes=(224, 160),
+        fixed=True,
+    ),
 ]
 
 

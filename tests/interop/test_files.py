@@ -5,6 +5,7 @@ import os
 import pickle
 import sys
 import types
+import zipfile
 
 import ml_dtypes
 import numpy as np
@@ -164,6 +165,34 @@ def test_stand_ins_do_nothing(tmp_path):
     conversion = convert_weights(path)
     assert same(conversion, swin.OFFICIAL)
     assert {"args", "best"} <= conversion.ignored.keys()
+
+
+def test_a_configuration_that_holds_itself(tmp_path):
+    """Copied without a bound it would have 12 to the power of 8 entries."""
+    config: dict = {"R": [64, 64], "name\ud800": 1}
+    config |= {f"key{index}": config for index in range(12)}
+    content = {"model": tensors(swin.OFFICIAL), "config": config, "epoch\ud800\n": 3}
+    conversion = convert_weights(saved(tmp_path / "x.pth", content))
+    assert '"R": [64, 64]' in conversion.metadata["source_config"]
+    assert len(conversion.metadata["source_config"]) < 1_000_000
+    assert conversion.summary().encode()  # what cannot be encoded is spelled out
+    assert r"epoch\ud800\n" in conversion.ignored
+
+
+def test_one_storage_under_many_names(tmp_path):
+    shared = torch.zeros(100_000)
+    state = {"model": tensors(swin.OFFICIAL) | {f"x{index}": shared for index in range(40)}}
+    with pytest.raises(WeightsError, match=r"claim 16,\d+,\d+ bytes, more than 8 times the file"):
+        read_source(saved(tmp_path / "x.pth", state))
+
+
+def test_archives_that_grow(tmp_path):
+    saved(tmp_path / "x.pth", tensors(swin.OFFICIAL) | {"x": torch.zeros(1_000_000)})
+    with zipfile.ZipFile(tmp_path / "x.pth") as plain, zipfile.ZipFile(tmp_path / "small.pth", "w", 8) as packed:
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    with pytest.raises(WeightsError, match="no file of PyTorch"):
+        read_source(tmp_path / "small.pth")
 
 
 def test_tensors_that_claim_more_than_is_stored(tmp_path):

@@ -1,5 +1,7 @@
 """Real-size models: every stage agrees with PyTorch, and what came in comes back bit for bit."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -37,7 +39,8 @@ def prepared(request, tmp_path_factory):
 def test_every_stage_agrees(prepared, which, tmp_path):
     case, model, _, ours = prepared
     size = case.sizes[which]
-    if which and "swin" in case.name:  # timm's are made for one size; transformers' keep a stage's shift at 0 once it was
+    # timm's Swin is made for one size; that of transformers keeps a stage's shift at 0 once it was.
+    if which and "swin" in case.name:
         state = model.state_dict()
         model = case.build(size).eval()
         model.load_state_dict(state, strict=True)
@@ -86,14 +89,20 @@ def _taps(case, weights, size, images, readout) -> list[np.ndarray]:
 
 
 def test_what_came_in_comes_back(prepared, tmp_path):
-    case, _, source, ours = prepared
+    case, theirs, source, ours = prepared
     model = create_model(case.architecture, task_list("semseg"), case.sizes[0])
     load_backbone(model, ours)
     wrap(model, Frozen())
-    export_weights(tmp_path / "back.safetensors", model, case.layout)
-    before, after = load_file(source), load_file(tmp_path / "back.safetensors")
+    export_weights(tmp_path / "model.safetensors", model, case.layout)
+    before, after = load_file(source), load_file(tmp_path / "model.safetensors")
     floating = {name for name, tensor in before.items() if tensor.is_floating_point()}
     assert floating <= after.keys()
     for name in floating:
         assert after[name].dtype == before[name].dtype
         assert after[name].numpy().tobytes() == before[name].numpy().tobytes(), name
+    if case.layout == "huggingface":
+        shutil.copy(source.parent / "config.json", tmp_path)
+        _, differences = type(theirs).from_pretrained(tmp_path, output_loading_info=True)
+        assert not any(differences.values()), differences
+    else:
+        case.build(case.sizes[0]).load_state_dict(after, strict=True)
