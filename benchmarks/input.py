@@ -10,7 +10,9 @@ other programs disturb them alike; the ratio is the median over rounds.
 
 Rows: `tree` reads the archives as they unpack, `prepared` what `python -m ditask_jax.data build` makes of them, each
 with the published augmentation and with `data.fast_warp` (one bilinear warp); `batches` is `prepared` through
-`train_batches`, which adds shuffling, stacking and a thread.
+`train_batches`, which adds shuffling, stacking and a thread. `floor` is what the published augmentation cannot do
+without: decoding the JPEG and, for picture and normals in memory, one cubic warp and one cubic resize in float32;
+`floor, 8 bit` is the same in uint8, which rounds and clips on the way.
 """
 
 import argparse
@@ -96,8 +98,25 @@ def measure(folder: pathlib.Path, rounds: int) -> dict:
         return run
 
     whole = PRESETS["pascal"]
+    matrices = [cv2.getRotationMatrix2D((250, 187.5), angle, 1.1) for angle in (-17, -6, 9, 14)]
+
+    def floor(dtype) -> Callable[[], None]:
+        label = np.ascontiguousarray(sources["tree"][0]["normals"] * 127).astype(dtype)
+
+        def run() -> None:
+            for number, path in enumerate(pictures):
+                image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+                for array in (image.astype(dtype, copy=False), label):
+                    size = (array.shape[1], array.shape[0])
+                    moved = cv2.warpAffine(array, matrices[number % 4], size, flags=cv2.INTER_CUBIC)
+                    cv2.resize(moved, SIZE[::-1], interpolation=cv2.INTER_CUBIC)
+
+        return run
+
     rows = {
         "limit": limit,
+        "floor": floor(np.float32),
+        "floor, 8 bit": floor(np.uint8),
         "tree": reading("tree", whole),
         "prepared": reading("prepared", whole),
         "tree, fast warp": reading("tree", preset("pascal", fast_warp=True)),
@@ -122,24 +141,28 @@ def measure(folder: pathlib.Path, rounds: int) -> dict:
     found = {
         name: {
             "milliseconds": float(np.median(times)),
+            "best_milliseconds": float(np.min(times)),
             "per_second_per_core": 1e3 / float(np.median(times)),
             "ratio": float(np.median(limits / np.array(times))),
         }
         for name, times in spent.items()
     }
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"limit_milliseconds": float(np.median(limits)), "rows": found, "peak_memory_mb": peak / 1024}
+    least = {"limit_milliseconds": float(np.median(limits)), "best_limit_milliseconds": float(limits.min())}
+    return {**least, "rows": found, "peak_memory_mb": peak / 1024}
 
 
 def table(found: dict) -> str:
     """The figures as aligned text."""
     limit, size = found["limit_milliseconds"], found["jpeg_bytes"] / 1e3
+    best = found["best_limit_milliseconds"]
     lines = [
-        f"limit: {limit:.2f} CPU ms to decode and resize a JPEG of {size:.0f} kB",
-        f"{'':22}{'CPU ms':>10}{'per s and core':>16}{'ratio':>8}",
+        f"limit: {limit:.2f} CPU ms (at best {best:.2f}) to decode and resize a JPEG of {size:.0f} kB",
+        f"{'':22}{'CPU ms':>10}{'at best':>10}{'per s and core':>16}{'ratio':>8}{'of the best':>13}",
     ]
     for name, row in found["rows"].items():
-        numbers = f"{row['milliseconds']:>10.2f}{row['per_second_per_core']:>16.0f}{row['ratio']:>8.3f}"
+        numbers = f"{row['milliseconds']:>10.2f}{row['best_milliseconds']:>10.2f}{row['per_second_per_core']:>16.0f}"
+        numbers += f"{row['ratio']:>8.3f}{best / row['best_milliseconds']:>13.3f}"
         lines.append(f"{name:22}{numbers}")
     lines.append(f"peak memory of the reading process: {found['peak_memory_mb']:.0f} MB")
     return "\n".join(lines)

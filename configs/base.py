@@ -37,6 +37,12 @@ def get_config() -> ConfigDict:
     config.log_every_steps = 50
     # Type of activations in the forward pass: "float32" or "bfloat16"; parameters, SVD and warps stay float32.
     config.compute_dtype = "float32"
+    # What the backward pass computes again to save memory: "none", "dots" (all of a block but the results of matrix
+    # products) or "blocks" (blocks from what enters them).
+    config.remat = "none"
+    # A loss or gradient that is NaN or infinite: "stop" (saves the batch, names what it was) or "skip" (parameters stay
+    # as they were; the step is counted in metrics.jsonl).
+    config.on_nonfinite = "stop"
 
     config.data = ConfigDict()
     # scenes (procedural, needs no download), folder (own files), pascal, nyud, cityscapes, vtab.
@@ -81,6 +87,8 @@ def get_config() -> ConfigDict:
     config.data.depth_unit = optional(str)
     # A file that is missing or damaged: "stop", or "skip" (another example takes its place, and it is counted).
     config.data.on_bad_file = "stop"
+    # Report a batch that has been waited for so long, and again whenever the time has doubled; None: wait in silence.
+    config.data.stall_seconds = config_dict.FieldReference(60.0, field_type=float)
     # folder: share of train/ that serves as validation where there is no val/; None: val/ is needed.
     config.data.val_fraction = optional(float)
     # vtab: which of its 19 tasks, for example cifar100.
@@ -162,6 +170,9 @@ def get_config() -> ConfigDict:
     # Gradients of tasks that conflict: "none" (they add up) or "pcgrad" (each loses what goes against another task's;
     # costs one backward pass per task).
     config.optimizer.surgery = "none"
+    # Pieces that a batch goes through the backbone in, one after another: less memory, a backbone computed twice, and
+    # loss, gradients and batch statistics of the whole batch. Divides the images of each device.
+    config.optimizer.accumulate = 1
     # Largest global L2 norm of the gradient; None: no clipping.
     config.optimizer.clip_norm = config_dict.FieldReference(5.0, field_type=float)
     # step, multistep, cosine, linear, constant.
@@ -185,11 +196,30 @@ def get_config() -> ConfigDict:
     config.mesh = ConfigDict()
     # Devices along the batch axis; None: every device there is.
     config.mesh.data = optional(int)
+    # Devices that share one copy of the frozen weights, each holding a part: for weights too large to copy. Divides the
+    # number of devices.
+    config.mesh.fsdp = 1
+    # Losses and BatchNorm over the "global" batch, or "per_shard": over each device's (and, with accumulate, each
+    # piece's) rows alone, then averaged, as distributed PyTorch does without synchronised BatchNorm.
+    config.mesh.statistics = "global"
 
     config.checkpoint = ConfigDict()
     # Newest checkpoints kept.
     config.checkpoint.keep = 2
     # Also keep the best by this metric, for example "val/delta_m"; None: only the newest.
     config.checkpoint.best_metric = optional(str)
+    # Whether the largest or the smallest value of it is the best: "max", "min".
+    config.checkpoint.best_mode = "max"
+    # Fields, joined by commas, that may differ from what the run was started with, for example total_steps,seed.
+    config.checkpoint.allow_changed = optional(str)
+
+    config.logging = ConfigDict()
+    # Besides metrics.jsonl: TensorBoard event files in DIR/tensorboard (needs the package tensorboardX).
+    config.logging.tensorboard = False
+    # Weights & Biases: "off", "offline" (files in DIR/wandb, for `wandb sync`) or "online" (needs the package wandb).
+    config.logging.wandb = "off"
+    # Where W&B files the run, and under which name; None: that of the run's folder.
+    config.logging.wandb_project = "ditask_jax"
+    config.logging.wandb_name = optional(str)
 
     return config.lock()

@@ -2,8 +2,8 @@
 
 python -m ditask_jax.sweep configs/sweeps/table6.py --workdir=runs/table6
 
-runs every row with three seeds, and the single-task runs that delta_m is measured against; docs/results.md has what came
-out. One row alone: python -m ditask_jax.train --config=configs/table6.py:lora_r4 --workdir=DIR
+runs every row with three seeds, and the single-task runs that delta_m is measured against; docs/results.md has what
+came out. One row alone: python -m ditask_jax.train --config=configs/table6.py:lora_r4 --workdir=DIR
 
 Variants, in the order of the table: `single` (full tuning, for one task; choose it with --config.tasks=depth), `full`,
 `frozen` (decoders only), `lora_r4`, `lora_r8`, `mtlora_r16`, `mtlora_r32`, `mtlora_r64`, `ditask_single` (for one task),

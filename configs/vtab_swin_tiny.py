@@ -2,6 +2,9 @@
 
 python -m ditask_jax.train --config=configs/vtab_swin_tiny.py:cifar100 --workdir=runs/vtab/cifar100 \
     --config.data.root=vtab-1k --config.backbone.weights=swin_tiny_22k.safetensors
+python -m ditask_jax.data doctor vtab --root vtab-1k
+
+On the plot's kind of backbone: --config.backbone.name=vit_base_patch16 with weights of that architecture.
 
 The variant is the task: cifar100, caltech101, dtd, oxford_flowers102, oxford_iiit_pet, svhn, sun397 (natural),
 patch_camelyon, eurosat, resisc45, diabetic_retinopathy (specialized), clevr_count, clevr_dist, dmlab, kitti_dist,

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from ditask_jax.config import load_config
 from ditask_jax.errors import ConfigError, DitaskError, did_you_mean
+from ditask_jax.plugins import load_plugins
 
 OK = 0
 BUG = 1
@@ -42,7 +43,8 @@ class Parser(argparse.ArgumentParser):
         module: What is run, for example `"ditask_jax.train"`.
         summary: One sentence on what the command does.
         examples: Arguments of whole commands, shown in the help.
-        config: "required", "optional" or None for a command without a configuration.
+        config: "required", "optional", "overrides" for a command that takes overrides alone, or None for one without a
+            configuration.
 
     >>> parser = Parser("ditask_jax.train", "Trains a model.", ["--config=configs/smoke.py --workdir=runs/smoke"])
     >>> parser.add_option("--workdir", required=True, metavar="DIR", help="folder of the run")
@@ -66,7 +68,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        if config is not None:
+        if config in ("required", "optional"):
             note = "configuration file, with an optional :VARIANT; fields are overridden by --config.FIELD=VALUE"
             self.add_option("--config", metavar="FILE", help=note, required=config == "required")
 
@@ -83,7 +85,7 @@ class Parser(argparse.ArgumentParser):
         Returns:
             A namespace with every option, and, for a command with a configuration: `config` (the loaded, overridden and
             checked ConfigDict, or None when optional and absent), `config_source` (the text of `--config`) and
-            `overrides`.
+            `overrides`. For one that takes overrides alone: `overrides`.
 
         Raises:
             ConfigError: An unknown or malformed option, or a wrong configuration.
@@ -97,12 +99,13 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             raise self._unknown(unknown[0])
         missing = [action.option_strings[0] for action in self._required if getattr(args, action.dest) is None]
-        if overrides and args.config is None and "--config" not in missing:
+        if overrides and self._config != "overrides" and args.config is None and "--config" not in missing:
             missing.append("--config")
         if missing:
             raise ConfigError(f"command line: {' '.join(missing)}: missing. {self._see()}")
-        if self._config is not None:
-            args.config_source, args.overrides = args.config, tuple(overrides)
+        args.overrides = tuple(overrides)
+        if self._config in ("required", "optional"):
+            args.config_source = args.config
             args.config = None if args.config is None else load_config(args.config, overrides)
         return args
 
@@ -130,7 +133,18 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
         main: Takes the arguments after the module's name; returns an exit code, or None for 0.
         argv: Those arguments; default: the process's own.
     """
-    sys.exit(execute(main, argv))
+    code = execute(main, argv)
+    if code in (USER_ERROR, INTERRUPTED) and _is_one_of_several():
+        # On the usual way out JAX waits for the other processes, they for this one, and all are aborted in the end.
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _is_one_of_several() -> bool:
+    """Whether this process has joined others; asked without importing JAX."""
+    distributed = sys.modules.get("jax.distributed")
+    return distributed is not None and distributed.is_initialized()
 
 
 def execute(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
@@ -143,6 +157,7 @@ def execute(main: Callable[[list[str]], int | None], argv: Sequence[str] | None 
     """
     _mark_absl_flags_parsed()
     try:
+        load_plugins()
         code = main(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
     except BrokenPipeError:

@@ -24,7 +24,7 @@ from ditask_jax.config_overrides import apply_override
 from ditask_jax.config_rules import validate
 from ditask_jax.errors import ConfigError, did_you_mean
 
-__all__ = ["config_diff", "flatten", "from_json", "load_config", "to_json", "validate"]
+__all__ = ["call_file", "config_diff", "find_file", "flatten", "from_json", "load_config", "to_json", "validate"]
 
 _CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
 _ABSENT = object()
@@ -52,8 +52,10 @@ def load_config(
     >>> config.method.name, config.batch_size, config.image_size
     ('full', 8, (448, 320))
     """
-    path, variant = _split_variant(os.fspath(source))
-    config = _call_get_config(path, variant)
+    path, variant = find_file(os.fspath(source))
+    config = call_file(path, variant)
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"config: {path}: get_config() returned a {type(config).__name__}, expected a ConfigDict")
     items = overrides.items() if isinstance(overrides, Mapping) else (_split_override(text) for text in overrides)
     for name, value in items:
         apply_override(config, name, value)
@@ -106,7 +108,11 @@ def from_json(text: str, source: str = "config.json") -> ConfigDict:
         raise ConfigError(f"config: {source}: not valid JSON ({error}); restore the file or use another run") from None
     if not isinstance(value, dict):
         raise ConfigError(f"config: {source}: got a {type(value).__name__}, expected a JSON object of fields")
-    return _from_plain(value).lock()
+    try:
+        return _from_plain(value).lock()
+    except (TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"config: {source}: {reason}; restore the file or use another run") from None
 
 
 def config_diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -163,7 +169,8 @@ def _split_override(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _split_variant(source: str) -> tuple[pathlib.Path, str | None]:
+def find_file(source: str) -> tuple[pathlib.Path, str | None]:
+    """Path and variant of a source such as `configs/scenes.py:frozen`; looks in the folders that `load_config` does."""
     match = re.fullmatch(r"(?s)(.*\.py)(?::(.*))?", source)
     if match is None or "\0" in source:
         raise ConfigError(
@@ -179,23 +186,26 @@ def _split_variant(source: str) -> tuple[pathlib.Path, str | None]:
     raise ConfigError(f"config: {name}: no such file (looked in {os.getcwd()} and {_CHECKOUT}).{known}")
 
 
-def _call_get_config(path: pathlib.Path, variant: str | None) -> ConfigDict:
+def call_file(path: pathlib.Path, variant: str | None, function: str = "get_config") -> Any:
+    """Runs a configuration file and calls a function of it, with the variant where there is one.
+
+    Raises:
+        ConfigError: The file fails, has no such function, or takes no or another variant.
+    """
     with _config_imports(path), _errors_of(path):
         # Compiled here, not imported, so that two files of one name never share a module or a stale cache.
         module = types.ModuleType("ditask_jax_config_file")
         module.__file__ = str(path)
         exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
-        get_config = getattr(module, "get_config", None)
-        if not callable(get_config):
-            raise ConfigError(f"config: {path}: defines no get_config(); start from configs/base.py")
-        config = get_config(*_variant_arguments(path, get_config, variant))
-    if not isinstance(config, ConfigDict):
-        raise ConfigError(f"config: {path}: get_config() returned a {type(config).__name__}, expected a ConfigDict")
-    return config
+        called = getattr(module, function, None)
+        if not callable(called):
+            start = "base.py" if function == "get_config" else "sweeps/smoke.py"
+            raise ConfigError(f"config: {path}: defines no {function}(); start from configs/{start}")
+        return called(*_variant_arguments(path, called, variant))
 
 
-def _variant_arguments(path: pathlib.Path, get_config: Callable, variant: str | None) -> tuple[str, ...]:
-    parameters = list(inspect.signature(get_config).parameters.values())
+def _variant_arguments(path: pathlib.Path, called: Callable, variant: str | None) -> tuple[str, ...]:
+    parameters = list(inspect.signature(called).parameters.values())
     if variant is not None and not parameters:
         raise ConfigError(f"config: {path.name}: takes no variant, got ':{variant}'; write the path alone")
     if variant is None and parameters and parameters[0].default is inspect.Parameter.empty:

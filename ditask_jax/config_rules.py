@@ -12,6 +12,11 @@ from ditask_jax.errors import ConfigError, check_known
 _NAMES = {
     "compute_dtype": ("float32", "bfloat16"),
     "eval_resolution": ("network", "original"),
+    "remat": ("none", "dots", "blocks"),
+    "on_nonfinite": ("stop", "skip"),
+    "mesh.statistics": ("global", "per_shard"),
+    "checkpoint.best_mode": ("max", "min"),
+    "logging.wandb": ("off", "offline", "online"),
     "data.resize": ("cubic", "pillow"),
     "data.on_bad_file": ("stop", "skip"),
     "method.domain": ("value", "index"),
@@ -26,8 +31,15 @@ _OPTIONAL_NAMES = {
     "data.layout": ("astmt", "vandenhende", "atrc", "official", "mtan"),
     "data.depth_unit": ("metres", "millimetres", "pixels", "inverse"),
 }
-_TEXTS = ("tasks", "data.name", "backbone.name", "head.name", "method.name")
-_OPTIONAL_TEXTS = ("data.root", "data.vtab_task", "backbone.weights", "checkpoint.best_metric")
+_TEXTS = ("tasks", "data.name", "backbone.name", "head.name", "method.name", "logging.wandb_project")
+_OPTIONAL_TEXTS = (
+    "data.root",
+    "data.vtab_task",
+    "backbone.weights",
+    "checkpoint.best_metric",
+    "checkpoint.allow_changed",
+    "logging.wandb_name",
+)
 _BOOLS = (
     "method.train_scales",
     "data.scales_are_choices",
@@ -39,6 +51,7 @@ _BOOLS = (
     "optimizer.decay_thetas",
     "optimizer.decay_bias_tables",
     "optimizer.warmup_prefix",
+    "logging.tensorboard",
 )
 # Integers: name -> (lowest, may be None).
 _INTEGERS = {
@@ -60,7 +73,9 @@ _INTEGERS = {
     "method.task_blocks": (1, False),
     "optimizer.warmup_steps": (0, True),
     "optimizer.decay_steps": (1, True),
+    "optimizer.accumulate": (1, False),
     "mesh.data": (1, True),
+    "mesh.fsdp": (1, False),
     "checkpoint.keep": (1, False),
 }
 # Numbers that may differ by stage (and by task): name -> (lowest whole number or None for any number, by task too).
@@ -83,6 +98,7 @@ _NUMBERS: dict[str, tuple[str, Callable[[float], bool], bool]] = {
     "eval_every_epochs": (*_POSITIVE, True),
     "data.hflip": (*_FRACTION, False),
     "data.rotation": ("of degrees in [0, 180]", lambda x: 0 <= x <= 180, False),
+    "data.stall_seconds": (*_POSITIVE, True),
     "data.val_fraction": ("in (0, 1)", lambda x: 0 < x < 1, True),
     "backbone.drop_path_rate": (*_RATE, False),
     "method.headroom": ("at least 1", lambda x: x >= 1, False),
@@ -148,6 +164,7 @@ def validate(config: ConfigDict) -> None:
     _check_optimizer(config.optimizer)
     _check_taps(config.backbone)
     _check_head(config.head)
+    _check_allowed(config)
     if config.total_steps is None and config.total_epochs is None:
         raise ConfigError(
             "config: total_steps: got None, and total_epochs too; set one, for example --config.total_steps=1000"
@@ -249,6 +266,15 @@ def _check_optimizer(optimizer: ConfigDict) -> None:
         raise _wrong("optimizer.milestones", stones, "rising epochs")
     if optimizer.schedule == "multistep" and not stones:
         raise ConfigError("config: optimizer.milestones: empty, but optimizer.schedule is multistep; set 100,200 or so")
+
+
+def _check_allowed(config: ConfigDict) -> None:
+    for name in (config.checkpoint.allow_changed or "").split(","):
+        value: Any = config
+        for part in filter(None, name.strip().split(".")):
+            if not isinstance(value, Mapping | ConfigDict) or part not in value:
+                raise ConfigError(f"config: checkpoint.allow_changed: unknown field '{name}'; see configs/base.py")
+            value = value[part]
 
 
 def _check_taps(backbone: ConfigDict) -> None:

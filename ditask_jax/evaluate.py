@@ -16,7 +16,11 @@ def main(argv: list[str]) -> int:
     parser.add_option("--resolution", choices=["network", "original"], metavar="WHICH", help=note)
     args = parser.parse(argv)
 
+    from ditask_jax.training import processes
+
+    processes.start()
     from ditask_jax.errors import CheckpointError
+    from ditask_jax.reports.model_card import write_model_card
     from ditask_jax.training.checkpoints import Checkpointer
     from ditask_jax.training.rundir import RunDir
     from ditask_jax.training.trainer import Trainer
@@ -31,12 +35,17 @@ def main(argv: list[str]) -> int:
     trainer = Trainer(config)
     with Checkpointer(run.checkpoints, read_only=True) as checkpointer:
         step = trainer.restore(checkpointer)
-        for rejected, reason in checkpointer.rejected:
+        for rejected, reason in checkpointer.rejected if processes.is_first() else ():
             print(f"passed over the checkpoint of step {rejected}: {reason}")
     if not step:
         raise CheckpointError(f"workdir: '{run.path}' holds no checkpoint yet; train first")
-    print(f"step {step} of {trainer.total_steps}")
-    print(trainer.report(run, trainer.evaluate(), file))
+    report = trainer.report(run, trainer.evaluate(), file)
+    if processes.is_first():
+        print(f"step {step} of {trainer.total_steps}")
+        print(report)
+        if file == run.evaluation:
+            print(f"model card: {write_model_card(run.path)}")
+    processes.wait_for_all()
     return cli.OK
 
 

@@ -95,7 +95,10 @@ class MultiTaskModel(nnx.Module):
 
     def features(self, images: jax.Array, context: Context) -> dict[str, list[jax.Array]]:
         """Per task its stage features `[B, h, w, C]`, from normalised images `[B, H, W, 3]`."""
-        taps = self.backbone(images, prepare_adapters(self.backbone, context))
+        return self.pick(self.backbone(images, prepare_adapters(self.backbone, context)))
+
+    def pick(self, taps) -> dict[str, list[jax.Array]]:
+        """Per task its own stream of every tap, or the shared one where it has none."""
         pick = lambda x, streams, name: x[streams.index(name) if name in streams else 0]
         return {name: [pick(x, streams, name) for x, streams in taps] for name in self.task_names}
 

@@ -14,21 +14,36 @@ def main(argv: list[str]) -> int:
         ],
     )
     parser.add_option("--workdir", required=True, metavar="DIR", help="folder of the run")
+    note = "trace these steps with JAX's profiler, both included, into DIR/profile"
+    parser.add_option("--profile", metavar="START:STOP", help=note)
     args = parser.parse(argv)
 
     # Imported late, so that --help and mistakes on the command line need no JAX.
+    from ditask_jax.training import processes
+
+    processes.start()
+    from ditask_jax.reports.model_card import write_model_card
+    from ditask_jax.training.profiling import Window
     from ditask_jax.training.rundir import RunDir
+    from ditask_jax.training.sinks import check_logging
     from ditask_jax.training.trainer import Trainer
 
+    profile = None if args.profile is None else Window.parse(args.profile)
     run = RunDir(args.workdir)
     # The folder is claimed by `fit`, once the configuration has proved to work: a mistake leaves nothing behind.
     run.check(args.config)
+    check_logging(args.config)
     trainer = Trainer(args.config)
-    print(_summary(trainer), flush=True)
-    trainer.fit(run.path)
+    if processes.is_first():
+        print(_summary(trainer), flush=True)
+    trainer.fit(run.path, profile)
     if trainer.stopped:
         return cli.PREEMPTED
-    print(trainer.report(run, trainer.evaluate()))
+    report = trainer.report(run, trainer.evaluate())
+    if processes.is_first():
+        print(report)
+        print(f"model card: {write_model_card(run.path)}")
+    processes.wait_for_all()
     return cli.OK
 
 

@@ -22,6 +22,7 @@ ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
     "labels": set(),
+    "plugins": {"errors"},
     "cpab": {"errors"},
     "linalg": {"errors"},
     "nn": {"errors"},
@@ -37,19 +38,26 @@ ROOMS: dict[str, set[str]] = {
     "line_erosion": set(),
     "tasks": {"errors", "labels", "line_erosion"},
     "data": {"errors", "files", "labels", "line_erosion"},
+    "registering": {"errors", "data", "tasks"},
     "config_overrides": {"errors"},
     "config_rules": {"errors"},
     "config": {"errors", "config_overrides", "config_rules"},
-    "cli": {"errors", "config"},
+    "cli": {"errors", "config", "plugins"},
 }
 # Above all of them, and below the commands.
 ROOMS["training"] = set(ROOMS) - {"cli"}
+ROOMS["reports"] = {"errors", "files", "config", "tasks", "training", "backbones"}
+ROOMS["pictures"] = {"errors", "files", "tasks"}
+ROOMS["prediction"] = set(ROOMS) - {"cli", "reports"}
+ROOMS["inspection"] = set(ROOMS) - {"cli"}
+ROOMS["sweeps"] = {"errors", "files", "plugins", "config", "cli", "tasks", "training", "reports", "pictures"}
 FLAX_ROOMS = {"nn", "backbones", "heads", "model", "classifier", "adapters", "weights"}
 # Worker processes of the loader import these; JAX in them would cost seconds and, on a GPU, memory.
 JAX_FREE_ROOMS = {
     "errors",
     "files",
     "labels",
+    "plugins",
     "line_erosion",
     "data",
     "linalg",

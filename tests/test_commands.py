@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ditask_jax import cli, describe, evaluate, pretrain, references, train
+from ditask_jax import cli, compare, describe, evaluate, pretrain, references, train
 
 SMOKE = "--config=configs/smoke.py"
 
@@ -70,6 +70,32 @@ def test_describe_as_json(capsys):
     assert content["config"]["method"]["domain"] == "value"
 
 
+@pytest.mark.slow
+def test_what_compiled_programs_cost(capsys):
+    arguments = [SMOKE, "--config.mesh.data=2", "--cost"]
+    assert cli.execute(describe.main, [*arguments, "--json"]) == cli.OK
+    cost = json.loads(capsys.readouterr().out)["cost"]
+    assert (cost["devices"], cost["step"]["images"], cost["forward"]["images"]) == (2, 4, 8)
+    for name in ("step", "forward", "merging"):
+        assert cost[name]["flops"] > 1e6
+        memory = cost[name]["memory"]
+        assert 0 < memory["temporary"] < memory["together"] <= sum(memory.values()) - memory["together"]
+    assert cost["step"]["flops_per_image"] > cost["forward"]["flops_per_image"]
+    # The state of a step is written over: it counts once.
+    memory = cost["step"]["memory"]
+    assert memory["together"] < memory["arguments"] + memory["results"] + memory["temporary"]
+
+
+@pytest.mark.parametrize(("devices", "share"), [(8, 4), (1, 32), (7, None)])
+def test_a_number_of_devices_changes_neither_steps_nor_rates(devices, share, capsys):
+    config = "--config=configs/pascal_swin_tiny.py"
+    assert cli.execute(describe.main, [config, f"--config.mesh.data={devices}", "--json"]) == cli.OK
+    schedule = json.loads(capsys.readouterr().out)["schedule"]
+    assert (schedule["devices"], schedule["images_per_device"]) == (devices, share)
+    assert (schedule["steps_per_epoch"], schedule["total_steps"]) == (156, 46_800)
+    assert schedule["learning_rate"] == pytest.approx(3.125e-5)
+
+
 @pytest.mark.parametrize("variant", ["ditask", "frozen", "full", "control", "single"])
 def test_describe_as_text(variant, capsys):
     assert cli.execute(describe.main, [f"--config=configs/scenes.py:{variant}"]) == cli.OK
@@ -87,7 +113,7 @@ def test_the_control_is_ditasks_trainable_set_without_thetas(capsys):
     assert {k: v for k, v in counts["ditask"].items() if k not in thetas} == counts["control"]
 
 
-@pytest.mark.parametrize("command", [train, evaluate, describe, pretrain, references])
+@pytest.mark.parametrize("command", [train, evaluate, compare, describe, pretrain, references])
 def test_help_shows_examples(command, capsys):
     with pytest.raises(SystemExit) as stop:
         command.main(["--help"])

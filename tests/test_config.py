@@ -97,7 +97,7 @@ def test_overrides_are_read_by_the_type_of_the_field(override, value):
         ),
         ("method.headrom=2", "config: method.headrom: unknown field. Did you mean 'headroom'? Known: bottleneck"),
         ("batch_size.x=2", "config: batch_size.x: unknown field, 'batch_size' is a single value"),
-        ("optimizer=2", "config: optimizer: is a group of fields; set one of them. Known: betas clip_norm"),
+        ("optimizer=2", "config: optimizer: is a group of fields; set one of them. Known: accumulate betas clip_norm"),
         ("batch_size=abc", "config: batch_size: got 'abc', expected an integer"),
         ("batch_size=3.5", "config: batch_size: got '3.5', expected an integer"),
         ("batch_size", "config: batch_size: no value; write --config.batch_size=VALUE"),

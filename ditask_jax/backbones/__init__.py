@@ -24,6 +24,7 @@ __all__ = [
     "build_backbone",
     "create_backbone",
     "list_models",
+    "register_backbone",
 ]
 
 _CLASSES: dict[type[Config], type[Backbone]] = {SwinConfig: Swin, PvtConfig: Pvt, PvtV2Config: PvtV2, VitConfig: Vit}
@@ -50,6 +51,33 @@ def backbone_entry(name: str) -> BackboneEntry:
     """
     check_known("config: backbone.name", name, REGISTRY)
     return REGISTRY[name]
+
+
+def register_backbone(name: str, entry: BackboneEntry, backbone: type[Backbone]) -> None:
+    """Adds a backbone of one's own, which `backbone.name` and `create_model` then know.
+
+    Args:
+      name: a new name for `list_models()`.
+      entry: its sizes and what its images look like. `entry.config` is a frozen dataclass of a class of its own with
+        `feature_channels` (channels of every tap) and `readouts` (what can be read, see `Backbone`).
+      backbone: the class, called as `backbone(config, image_size, drop_path_rate, scope, readout)`.
+
+    Raises:
+      ConfigError: the name, or the class of the sizes, is taken by another.
+
+    >>> register_backbone("vit_test", BackboneEntry(VitConfig(16, 5, 2)), Vit)
+    Traceback (most recent call last):
+    ...
+    ditask_jax.errors.ConfigError: config: backbone.name: 'vit_test' is registered already; choose another name
+    """
+    if name in REGISTRY:
+        raise ConfigError(f"config: backbone.name: '{name}' is registered already; choose another name")
+    if _CLASSES.setdefault(type(entry.config), backbone) is not backbone:
+        raise ConfigError(
+            f"config: backbone.name: '{name}': sizes of class {type(entry.config).__name__} belong to another "
+            "backbone; give yours a dataclass of its own"
+        )
+    REGISTRY[name] = entry
 
 
 def backbone_config(name: str, taps: Sequence[int] | None = None) -> Config:

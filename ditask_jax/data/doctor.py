@@ -10,6 +10,8 @@ from ditask_jax.data.prepared import PreparedSource, find_prepared, read_manifes
 from ditask_jax.data.statistics import gather
 from ditask_jax.data.trees import SPLITS, Tree, open_tree
 from ditask_jax.data.trees.record import finish
+from ditask_jax.data.vtab import LABEL, open_vtab
+from ditask_jax.data.vtab_tasks import EXAMPLES, vtab_task
 from ditask_jax.errors import DataError
 
 OnExample = Callable[[str, int, int], None]
@@ -24,12 +26,14 @@ class Problem:
       what: "image" or the label that cannot be used for it.
       found: the file that is missing, or one line that names a file and what is wrong with it.
       archive: of a file that is missing, what it comes with.
+      is_whole_split: nothing of the split can be read, so that skipping bad examples would not help.
     """
 
     split: str
     what: str
     found: Path | str
     archive: str | None = None
+    is_whole_split: bool = False
 
 
 @dataclasses.dataclass
@@ -80,7 +84,7 @@ def examine_tree(tree: Tree, tasks: Sequence[str] | None, samples: int | None, o
         try:
             names = tree.ids(split)
         except DataError as error:
-            report.problems.append(Problem(split, "image", _line(error)))
+            report.problems.append(Problem(split, "image", _line(error), is_whole_split=True))
             continue
         report.counts[split] = (len(names), tree.expected[split])
         absent = tree.missing(split, everything)
@@ -151,7 +155,7 @@ def examine_sources(
         try:
             source = open_split()
         except DataError as error:
-            report.problems.append(Problem(split, "image", _line(error)))
+            report.problems.append(Problem(split, "image", _line(error), is_whole_split=True))
             continue
         report.counts[split] = (len(source), None)
         chosen = _spread(len(source), samples)
@@ -165,6 +169,16 @@ def examine_sources(
     return report
 
 
+def examine_vtab(root: Path, task: str, samples: int | None, on_example: OnExample) -> Report:
+    """Examines one task of VTAB-1k: its lists and every file they name, or its prepared set, and samples."""
+    splits = {split: (lambda split=split: open_vtab(root, split, task)) for split in SPLITS}
+    classes = {LABEL: vtab_task(task).num_classes}
+    report = examine_sources(f"vtab {task} in {root}", splits, (LABEL,), classes, samples, on_example)
+    if "train" in report.counts:
+        report.counts["train"] = (report.counts["train"][0], EXAMPLES)
+    return report
+
+
 def examine_prepared(folder: Path, tasks: Sequence[str] | None, samples: int | None, on_example: OnExample) -> Report:
     """Examines a prepared set: hashes and counts of its files, and samples."""
     manifest = read_manifest(folder)
@@ -175,7 +189,7 @@ def examine_prepared(folder: Path, tasks: Sequence[str] | None, samples: int | N
         verify(folder, _megabytes(manifest, on_example))
     except DataError as error:
         # Damaged shards may crash or hang a reader, so nothing is decoded.
-        report = Report(title, needed, problems=[Problem("", "image", _line(error))])
+        report = Report(title, needed, problems=[Problem("", "image", _line(error), is_whole_split=True)])
         report.statistics = gather(manifest["class_counts"], needed, manifest["depth_unit"])
         return report
     report = examine_sources(

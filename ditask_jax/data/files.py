@@ -3,7 +3,6 @@
 Every `read_*` has a `decode_*` beside it for bytes that are in memory already, with the name to give in messages.
 """
 
-import functools
 import io
 from pathlib import Path
 
@@ -11,12 +10,11 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from ditask_jax.data import headers
 from ditask_jax.errors import DataError
 from ditask_jax.labels import IGNORE
 
-_MAX_PIXELS = 1 << 28
 _ORIENTATION = 0x0112
-_JPEG_END = b"\xff\xd9"
 
 
 def read_bytes(path: Path) -> bytes:
@@ -61,12 +59,9 @@ def decode_image(content: bytes, name: Path | str) -> tuple[np.ndarray, int, boo
     Raises:
       DataError: unreadable or truncated.
     """
-    image = _open(content, name, load=False)
-    if image.format == "JPEG" and image.mode == "RGB" and _JPEG_END in content[-64:]:
-        # Half as quick again as Pillow; but only Pillow complains about a file that breaks off.
-        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-        if pixels is not None:
-            return pixels, _orientation(image), True
+    pixels = headers.decode_plain(content)
+    if pixels is not None and pixels.ndim == 3:
+        return pixels, 1, True
     image = _open(content, name)
     orientation = _orientation(image)
     plain = image.mode == "RGB" and image.format in ("JPEG", "PNG") and "transparency" not in image.info
@@ -118,6 +113,9 @@ def read_indices(path: Path) -> np.ndarray:
 
 def decode_indices(content: bytes, name: Path | str) -> np.ndarray:
     """See `read_indices`."""
+    pixels = headers.decode_plain(content)
+    if pixels is not None and pixels.ndim == 2 and content[:2] != headers.JPEG_START:
+        return pixels
     image = _open(content, name)
     if image.mode == "1":
         return np.asarray(image).astype(np.uint8)
@@ -174,6 +172,9 @@ def read_colours(path: Path) -> np.ndarray:
 
 def decode_colours(content: bytes, name: Path | str) -> np.ndarray:
     """See `read_colours`."""
+    pixels = headers.decode_plain(content)
+    if pixels is not None and pixels.ndim == 3:
+        return pixels
     image = _open(content, name)
     if image.mode not in ("RGB", "RGBA"):
         raise DataError(f"data: {name} has mode {image.mode}; normals need an 8-bit RGB picture or a .npy array")
@@ -189,11 +190,12 @@ def colours_to_vectors(colours: np.ndarray) -> np.ndarray:
     [[[1.0, -1.0, -1.0], [0.0, 0.0, 0.0]]]
     """
     vectors = cv2.LUT(colours, _LEVELS)
-    missing = functools.reduce(cv2.bitwise_or, [cv2.inRange(colours, grey, grey) for grey in _ZERO_GREYS])
-    return cv2.subtract(vectors, vectors, vectors, missing)  # zero where it is missing
+    pixels = cv2.cvtColor(colours, cv2.COLOR_RGB2RGBA).view(np.uint32)[..., 0]  # compared whole, at a third of the time
+    missing = (pixels == _ZERO_GREYS[0]) | (pixels == _ZERO_GREYS[1]) | (pixels == _ZERO_GREYS[2])
+    return cv2.subtract(vectors, vectors, vectors, missing.view(np.uint8))  # zero where it is missing
 
 
-_ZERO_GREYS = ((0, 0, 0), (127, 127, 127), (128, 128, 128))
+_ZERO_GREYS = np.array([[grey, grey, grey, 255] for grey in (0, 127, 128)], np.uint8).view(np.uint32)[:, 0]
 _LEVELS = np.arange(256, dtype=np.float32) * np.float32(2 / 255) - 1
 
 
@@ -280,9 +282,9 @@ def encode_png(array: np.ndarray) -> bytes:
 def _open(content: bytes, name: Path | str, load: bool = True) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(content))  # from memory: a damaged file leaves no open handle behind
-        if image.width * image.height > _MAX_PIXELS:
+        if image.width * image.height > headers.MAX_PIXELS:
             raise DataError(
-                f"data: {name} has {image.width}x{image.height} pixels, more than the limit of {_MAX_PIXELS}"
+                f"data: {name} has {image.width}x{image.height} pixels, more than the limit of {headers.MAX_PIXELS}"
             )
         if load:
             image.load()  # decode now: Pillow opens lazily and would report a truncated file only later

@@ -6,6 +6,7 @@ from pathlib import Path
 from ditask_jax.data.prepared import PreparedSource, find_prepared
 from ditask_jax.data.trees import TreeSource, open_tree
 from ditask_jax.errors import DataError
+from ditask_jax.files import user_path
 
 
 def open_multitask(
@@ -39,7 +40,7 @@ def open_multitask(
     """
     if root is None:
         raise DataError(f"data: '{name}' needs data.root, the folder of its archives or of what was prepared from them")
-    root = Path(root).expanduser()
+    root = user_path(root)
     folder = find_prepared(root, name)
     if folder is None:
         tree = open_tree(name, root, layout, depth_unit, semseg_classes)

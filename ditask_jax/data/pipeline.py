@@ -1,11 +1,12 @@
 """Step-indexed batches: batch k is a pure function of (seed, k), so resuming needs the step number and nothing else.
 
 The order is drawn anew for every pass over the data, and the random numbers of an example come from its position in
-that endless order; processes take every P-th example after both, so that any number of processes, threads or workers
-sees the same global batches.
+that endless order; processes take their rows after both, process p the p-th of P equal blocks of every batch, so that
+any number of processes, threads or workers sees the same global batches, row by row.
 """
 
 import dataclasses
+import re
 import sys
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,7 +53,7 @@ class BatchIterator(Iterator[Batch]):
             raise
         except Exception as error:
             self.close()
-            message = _data_error_text(error)
+            message = _data_error_text(error) or _death_text(error)
             if message is None:
                 raise
             raise DataError(message) from error
@@ -102,7 +103,7 @@ def train_batches(
       seed: of order and augmentation.
       augmentation: ranges of the joint augmentation; None only resizes.
       start_step: number of the first batch.
-      process_index, process_count: which share of every batch this process reads.
+      process_index, process_count: which block of every batch's rows this process reads.
       threads: reading threads (of this process, or of each worker).
       workers: processes to read with, 0 for none; they are spawned, so scripts need a `__main__` guard.
       prefetch: batches held ready (at least one per thread).
@@ -125,7 +126,8 @@ def train_batches(
     share = _share(source, batch_size, process_index, process_count)
     augment = _Augment(tuple(specs), _pair(image_size), augmentation)
     dataset = grain.MapDataset.source(_Indexed(source)).seed(int(seed)).shuffle().repeat(None).random_map(augment)
-    dataset = dataset[process_index::process_count].batch(share, drop_remainder=True)[start_step:]
+    # Blocks of rows first, every P-th block then: a device's rows are the same however devices share out processes.
+    dataset = dataset.batch(share, drop_remainder=True)[process_index::process_count][start_step:]
     return _iterate(dataset, source, threads, workers, prefetch)
 
 
@@ -156,9 +158,20 @@ def eval_batches(
     share = _share(source, batch_size, process_index, process_count)
     prepare = _Prepare(tuple(specs), _pair(image_size), augmentation, original_size)
     padded = _Padded(_Indexed(source), batch_size)
-    dataset = grain.MapDataset.source(padded).map(prepare)[process_index::process_count]
     stack = _StackPadded(tuple(specs)) if original_size else None
-    return _iterate(dataset.batch(share, drop_remainder=True, batch_fn=stack), source, threads, workers, prefetch)
+    dataset = grain.MapDataset.source(padded).map(prepare).batch(share, drop_remainder=True, batch_fn=stack)
+    return _iterate(dataset[process_index::process_count], source, threads, workers, prefetch)
+
+
+def widen_labels(labels: Mapping, specs: Sequence[LabelSpec], size: Sequence[int]) -> dict:
+    """Fills label maps `[B, h, w, ...]` up with ignored pixels, to the right and below, to a height and width."""
+    widened = dict(labels)
+    for spec in specs:
+        old = labels[spec.name]
+        new = np.full((len(old), *spec.shape(tuple(size))), spec.missing, spec.dtype)
+        new[:, : old.shape[1], : old.shape[2]] = old
+        widened[spec.name] = new
+    return widened
 
 
 def num_eval_batches(num_examples: int, batch_size: int) -> int:
@@ -314,6 +327,27 @@ def _owned(batch: Batch) -> Batch:
         key: _owned(value) if isinstance(value, dict) else value if type(value) is np.ndarray else np.array(value)
         for key, value in batch.items()
     }
+
+
+def _death_text(error: Exception) -> str | None:
+    """What to do where a worker process has died, or None if `error` is something else.
+
+    >>> _death_text(RuntimeError("Worker process was terminated unexpectedly with exit code -7. Search the logs"))
+    'data: a reading process ended with exit code -7: shared memory (/dev/shm) is full; lower data.workers'
+    """
+    found = _DEATH.search(str(error))
+    if found is None:
+        return None
+    code = int(found[1])
+    advice = _DEATHS.get(code, "what it printed stands above; data.workers=0 reads without such processes")
+    return f"data: a reading process ended with exit code {code}: {advice}"
+
+
+_DEATH = re.compile(r"terminated unexpectedly with exit code (-?\d+)")
+_DEATHS = {
+    -9: "it was killed, usually because memory ran out; lower data.workers or data.threads",
+    -7: "shared memory (/dev/shm) is full; lower data.workers",
+}
 
 
 def _data_error_text(error: Exception) -> str | None:

@@ -1,21 +1,23 @@
 """Prepares a data set: its tree, read once, becomes array_record shards with a manifest of counts and hashes.
 
 Everything is written to a hidden folder, which gets its name when the set is whole and verified: a killed preparation
-leaves that folder, the next one removes it, and nothing else is ever taken for a set.
+leaves that folder, the next one goes on with the shards finished in it (`staging`), and nothing else is ever taken for
+a set.
 """
 
-import contextlib
 import dataclasses
-import io
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ditask_jax.data import prepared
-from ditask_jax.data.trees import SPLITS, missing_text, open_tree
+import ditask_jax
+from ditask_jax.data import prepared, staging
+from ditask_jax.data.trees import SPLITS, Tree, missing_text, open_tree
 from ditask_jax.errors import ConfigError, DataError
 from ditask_jax.files import atomic_write_json
+
+OnExample = Callable[[str, str, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Wish:
       tasks: labels to keep; None: the usual ones.
       layout, depth_unit, semseg_classes: as of `open_tree`.
       skip_bad: leave out examples whose files are missing or damaged.
+      examples_per_shard: what a kill costs at most, and how many files there are.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Wish:
     depth_unit: str | None = None
     semseg_classes: int | None = None
     skip_bad: bool = False
+    examples_per_shard: int = 128
 
 
 def prepare(
@@ -43,7 +47,7 @@ def prepare(
     out: Path,
     replace: bool = False,
     say: Callable[[str], None] = print,
-    on_example: Callable[[str, str, int], None] | None = None,
+    on_example: OnExample | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Prepares a data set below `out`, or finds that this has been done.
 
@@ -73,64 +77,123 @@ def prepare(
         if missing and not wish.skip_bad:
             raise DataError(missing_text(wish.name, split, missing))
 
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"data: {out} is a file; a prepared set needs a folder")
     with _Lock(out, wish.name):
         working = prepared.working_folder(out, wish.name)
+        builder = _builder(tree, tasks, working)
+        target = out / Path(builder.data_dir).relative_to(working)
+        standing = _standing(target, _description(tree, tasks), replace, say)
+        if standing is None:
+            say("preparing " + ", ".join(f"{count} examples of {split}" for split, count in counts.items()))
+            try:
+                built, standing = _build(wish, tree, tasks, builder, working, say, on_example)
+            except Exception:  # not where a user stops it, for that is to be gone on with
+                shutil.rmtree(working, ignore_errors=True)
+                raise
+            _put_in_place(built, target)
         if working.exists():
-            say(f"removing what an interrupted preparation left in {working}")
             shutil.rmtree(working)
-        with _builder(wish, tree, tasks, working, counts, on_example) as builder:
-            built = Path(builder.data_dir)
-            target = out / built.relative_to(working)
-            standing = _standing(target, _description(tree, tasks), replace, say)
-            if standing is None:
-                say("preparing " + ", ".join(f"{count} examples of {split}" for split, count in counts.items()))
-                _generate(builder, tree.root)
-                _describe(builder, tree, tasks, counts, built)
-                standing = prepared.verify(built)
-                _put_in_place(built, target)
     return target, standing
 
 
-@contextlib.contextmanager
-def _builder(wish: Wish, tree, tasks, working: Path, counts, on_example) -> Iterator[Any]:
-    """The builder; its folder is removed in the end, whatever goes wrong."""
-    import tensorflow_datasets as tfds
-
+def _builder(tree: Tree, tasks: Sequence[str], working: Path):
+    """The tensorflow-datasets builder that knows the features of the set and its name."""
     from ditask_jax.data.builders.multitask import BUILDERS
 
-    tfds.disable_progress_bar()
-    kind = BUILDERS[wish.name]
-    report = None if on_example is None else lambda split, name: on_example(split, name, counts[split])
-    # The unit that was found in the tree, so that builder and tree agree.
-    unit = tree.file_unit if wish.name == "nyud" else tree.depth_unit if wish.name == "cityscapes" else None
-    try:
-        yield kind(
-            data_dir=working,
-            config=tree.layout if kind.BUILDER_CONFIGS else None,
-            file_format="array_record",
-            tasks=tasks,
-            depth_unit=unit,
-            semseg_classes=tree.class_counts.get("semseg") if tree.layout == "mtan" else None,
-            skip_bad=wish.skip_bad,
-            on_example=report,
-        )
-    finally:
-        shutil.rmtree(working, ignore_errors=True)
+    kind = BUILDERS[tree.name]
+    unit = None if tree.name == "pascal" else _file_unit(tree)
+    return kind(
+        data_dir=working,
+        config=tree.layout if kind.BUILDER_CONFIGS else None,
+        file_format="array_record",
+        tasks=tasks,
+        depth_unit=unit,
+        semseg_classes=tree.class_counts.get("semseg") if tree.layout == "mtan" else None,
+    )
 
 
-def _generate(builder, root: Path) -> None:
+def _build(
+    wish: Wish, tree: Tree, tasks: Sequence[str], builder, working: Path, say, on_example: OnExample | None
+) -> tuple[Path, dict]:
+    """Writes the shards that are not there yet, and what describes them; the folder and its manifest."""
     import tensorflow_datasets as tfds
 
-    settings = tfds.download.DownloadConfig(
-        manual_dir=root, try_download_gcs=False, compute_stats=tfds.download.ComputeStatsMode.SKIP
-    )
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it announces downloads, and there are none
-            builder.download_and_prepare(download_config=settings)
-    except Exception as error:
-        if builder.failure is not None:
-            raise builder.failure from error
-        raise
+    description = _description(tree, tasks)
+    made_of = {
+        "program": f"{staging.FORMAT}, {ditask_jax.__version__}",
+        **description,
+        "examples": staging.hash_text("\n".join(f"{split} {name}" for split in SPLITS for name in tree.ids(split))),
+        "skip_bad": wish.skip_bad,
+        "examples_per_shard": wish.examples_per_shard,
+    }
+    stage = staging.Staging(working, made_of, say)
+    if stage.num_kept:
+        say(f"going on with {stage.num_kept} shards that an interrupted preparation finished")
+    splits, infos = {}, []
+    for split in SPLITS:
+        shards = [_shard(wish, tree, tasks, builder, stage, *part, on_example) for part in _parts(wish, tree, split)]
+        skipped = {name: reason for entry in shards for name, reason in entry["skipped"].items()}
+        lengths = [entry["examples"] for entry in shards]
+        count = len(tree.ids(split))
+        if not sum(lengths):
+            last = list(skipped.values())[-1]
+            raise DataError(f"{tree.name}: not one of the {count} examples of {split} can be read; the last: {last}")
+        splits[split] = {"examples": sum(lengths), "published": tree.expected[split], "skipped": skipped}
+        infos.append(tfds.core.SplitInfo(split, lengths, sum(entry["payload"] for entry in shards)))
+    builder.info.set_splits(tfds.core.SplitDict(infos))
+    builder.info.write_to_directory(stage.folder)
+    names = sorted(path.name for path in stage.folder.iterdir())
+    content = {
+        name: {"bytes": (stage.folder / name).stat().st_size, "sha256": prepared.hash_file(stage.folder / name)}
+        for name in names
+    }
+    manifest = {**description, "notes": tree.notes, "splits": splits, "files": content}
+    atomic_write_json(stage.folder / prepared.MANIFEST, manifest)
+    return stage.folder, prepared.verify(stage.folder)
+
+
+def _parts(wish: Wish, tree: Tree, split: str) -> Iterator[tuple[str, str, Sequence[str]]]:
+    """Of each shard its file name, split and ids."""
+    names = tree.ids(split)
+    total = -(-len(names) // wish.examples_per_shard)
+    for number in range(total):
+        chosen = names[number * wish.examples_per_shard : (number + 1) * wish.examples_per_shard]
+        yield f"{tree.name}_mt-{split}.array_record-{number:05d}-of-{total:05d}", split, chosen
+
+
+def _shard(
+    wish: Wish, tree: Tree, tasks, builder, stage: staging.Staging, file: str, split: str, names, on_example
+) -> dict[str, Any]:
+    """The journal's entry of one shard, which is written unless it is there."""
+    from ditask_jax.data.builders.multitask import read_features, serialize
+
+    count = len(tree.ids(split))
+    whats = ("image", *tasks)
+    paths = [entry.path for name in names for what in whats for entry in tree.files(split, name, what)]
+    # Before they are read, so that a file which changes on the way is noticed by the next preparation.
+    sources = staging.digest(tree.root, paths)
+    entry = stage.keep(file, sources)
+    if entry is not None:
+        for name in names if on_example is not None else ():
+            on_example(split, name, count)
+        return entry
+    skipped: dict[str, str] = {}
+
+    def records() -> Iterator[bytes]:
+        for name in names:
+            try:
+                found = read_features(tree, split, name, tasks)
+            except DataError as error:
+                if not wish.skip_bad:
+                    raise
+                skipped[name] = str(error)
+            else:
+                yield serialize(builder.info.features, found)
+            if on_example is not None:
+                on_example(split, name, count)
+
+    return stage.write(file, sources, records(), skipped)
 
 
 def _description(tree, tasks) -> dict[str, Any]:
@@ -143,25 +206,14 @@ def _description(tree, tasks) -> dict[str, Any]:
         "forms": {task: tree.forms[task] for task in tasks},
         "class_counts": {task: count for task, count in tree.class_counts.items() if task in tasks},
         "depth_unit": tree.depth_unit,
+        "file_unit": _file_unit(tree) if "depth" in tasks else None,
         "resizes_labels": tree.resizes_labels,
     }
 
 
-def _describe(builder, tree, tasks, counts, folder: Path) -> None:
-    """Writes the manifest of a set that is otherwise complete, once its counts are right."""
-    splits = {}
-    for split in SPLITS:
-        found, skipped = builder.info.splits[split].num_examples, builder.skipped[split]
-        expected = counts[split] - len(skipped)
-        if found != expected:
-            raise DataError(f"data: {folder} holds {found} examples of {split}, expected {expected}")
-        splits[split] = {"examples": found, "published": tree.expected[split], "skipped": skipped}
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    content = {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": prepared.hash_file(folder / name)} for name in names
-    }
-    manifest = {**_description(tree, tasks), "notes": tree.notes, "splits": splits, "files": content}
-    atomic_write_json(folder / prepared.MANIFEST, manifest)
+def _file_unit(tree) -> str:
+    """The unit that was asked for, or found in the tree: that of the files of NYUDv2, of the labels elsewhere."""
+    return tree.file_unit if tree.name == "nyud" else tree.depth_unit
 
 
 def _standing(target: Path, description: dict, replace: bool, say: Callable[[str], None]) -> dict | None:

@@ -12,15 +12,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from ditask_jax.data import files
-from ditask_jax.data.trees.record import Record, finish
+from ditask_jax.data.trees.record import DEPTH_FACTOR, DTYPES, Record, finish
 from ditask_jax.errors import DataError, check_known
 
 MANIFEST = "prepared.json"
-FORMAT = "ditask_jax prepared data set, 1"
+FORMAT = "ditask_jax prepared data set, 2"
 _KEYS = ("format", "data_set", "layout", "tasks", "forms", "class_counts", "depth_unit", "resizes_labels", "splits")
 _REPAIR = "prepare it again with `python -m ditask_jax.data build`"
 
@@ -160,23 +159,25 @@ class PreparedSource:
         return tuple(self.manifest.get("notes", ()))
 
     def __len__(self) -> int:
-        total = len(self._opened.get(self.folder, self.split, self.tasks).records)
+        total = len(self._opened.get(self.folder, self.split).records)
         return total if self.num_examples is None else min(total, self.num_examples)
 
     def __getitem__(self, index: int) -> dict:
-        opened = self._opened.get(self.folder, self.split, self.tasks)
         index = int(index)
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
-        found = opened.features.deserialize_example_np(opened.records[index], decoders=opened.decoders)
-        name = found["id"].decode()
+        stored = self._opened.get(self.folder, self.split).example(index)
+        name = stored["id"].bytes_list.value[0].decode()
         where = f"{self.folder}, {self.split} example '{name}'"
-        image, _, _ = files.decode_image(found["image"], f"{where}, image")
+        image, _, _ = files.decode_image(stored["image"].bytes_list.value[0], f"{where}, image")
         forms, values, origins = self.manifest["forms"], {}, {"image": where}
         for task in self.tasks:
             origins[task] = f"{where}, {task}"
-            values[task] = _decode(forms[task], found[task], origins[task])
-        constants = {key: float(found[key]) for key in opened.constants}
+            content = stored[f"{task}/value"].bytes_list.value[0]
+            values[task] = np.frombuffer(content, DTYPES[forms[task]]).reshape(stored[f"{task}/shape"].int64_list.value)
+        constants = {}
+        if "depth" in self.tasks and DEPTH_FACTOR in stored:
+            constants[DEPTH_FACTOR] = float(stored[DEPTH_FACTOR].float_list.value[0])
         return finish(Record(name, image, None, values, constants, origins), forms, self.manifest["resizes_labels"])
 
     def __getstate__(self) -> dict:
@@ -189,45 +190,28 @@ class PreparedSource:
         self.__post_init__()
 
 
-def _decode(form: str, stored, name: str) -> np.ndarray:
-    if form in ("classes", "colours", "disparity"):
-        # Our own files: OpenCV reads them twice as fast. What it cannot read, the functions below name.
-        flag = cv2.IMREAD_COLOR_RGB if form == "colours" else cv2.IMREAD_UNCHANGED
-        found = cv2.imdecode(np.frombuffer(stored, np.uint8), flag)
-        if found is not None:
-            return found
-    if form == "colours":
-        return files.decode_colours(stored, name)
-    if form in ("classes", "disparity"):
-        values = files.decode_indices(stored, name)
-        return values if form == "classes" else values.astype(np.uint16)
-    return stored
-
-
 class _Opened:
     """The shards of a split, opened when first needed."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.records = self.features = self.decoders = self.constants = None
+        self.records = self._parse = None
 
-    def get(self, folder: Path, split: str, tasks: tuple[str, ...]) -> "_Opened":
+    def get(self, folder: Path, split: str) -> "_Opened":
         with self._lock:
             if self.records is None:
-                self._open(folder, split, tasks)
+                self._open(folder, split)
         return self
 
-    def _open(self, folder: Path, split: str, tasks: tuple[str, ...]) -> None:
-        import tensorflow_datasets as tfds  # here: reading from a tree does not need it
+    def example(self, index: int) -> Mapping[str, Any]:
+        """The features of an example as they are stored."""
+        return self._parse(self.records[index]).features.feature
 
+    def _open(self, folder: Path, split: str) -> None:
+        import tensorflow_datasets as tfds  # here: reading from a tree does not need it
+        from tensorflow_datasets.proto import tf_example_pb2
+
+        # Its own decoding of an example takes as long as decoding all the labels, which are plain bytes.
+        self._parse = tf_example_pb2.Example.FromString
         builder = tfds.builder_from_directory(folder)
-        known = builder.info.features
-        self.constants = [key for key in known if known[key].shape == () and key != "id"] if "depth" in tasks else []
-        wanted = {key: known[key] for key in ("image", "id", *tasks, *self.constants)}
-        # Pictures are decoded by the functions that read them from a tree, so that both ways agree.
-        self.decoders = {
-            key: tfds.decode.SkipDecoding() for key in wanted if isinstance(known[key], tfds.features.Image)
-        }
-        self.features = tfds.features.FeaturesDict(wanted)
-        source = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
-        self.records = source
+        self.records = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)

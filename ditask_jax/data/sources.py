@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ditask_jax.data.derived import stored_labels, with_derived_labels
 from ditask_jax.data.folder import FolderSource
 from ditask_jax.data.multitask import open_multitask
 from ditask_jax.data.scenes import ScenesSource
@@ -108,9 +109,10 @@ def open_source(
     """
     check_known("config: data.name", name, OPENERS)
     size = (image_size, image_size) if isinstance(image_size, int) else (int(image_size[0]), int(image_size[1]))
-    request = Request(split, tuple(tasks), Path(root) if root else None, size, num_examples, int(seed), options)
+    stored = stored_labels(tasks)
+    request = Request(split, stored, Path(root) if root else None, size, num_examples, int(seed), options)
     try:
-        return OPENERS[name](request)
+        return with_derived_labels(OPENERS[name](request), tasks)
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise

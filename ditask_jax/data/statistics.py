@@ -96,6 +96,34 @@ class LabelStatistics:
         return f"{100 * count / self._pixels:.1f} %"
 
 
+class PictureClasses:
+    """Gathers classes of whole pictures.
+
+    >>> statistics = PictureClasses(4)
+    >>> for label in (2, 2, 0):
+    ...     statistics.add(label)
+    >>> statistics.text()
+    'classes 2: 66.7 %, 0: 33.3 %; 2 of 4 classes among 3 pictures'
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self._counts = np.zeros(num_classes, np.int64)
+
+    def add(self, label: int) -> None:
+        """Takes in the class of one picture."""
+        self._counts[int(label)] += 1
+
+    def text(self) -> str:
+        """One line."""
+        total = self._counts.sum()
+        if not total:
+            return "nothing read"
+        order = np.argsort(-self._counts, kind="stable")[: min(_SHOWN_CLASSES, np.count_nonzero(self._counts))]
+        shown = ", ".join(f"{number}: {100 * self._counts[number] / total:.1f} %" for number in order)
+        seen = np.count_nonzero(self._counts)
+        return f"classes {shown}; {seen} of {len(self._counts)} classes among {total} pictures"
+
+
 class ImageStatistics:
     """Gathers sizes and values of pictures.
 
@@ -127,7 +155,10 @@ class ImageStatistics:
 def gather(class_counts: Mapping[str, int], tasks, depth_unit: str) -> dict:
     """Empty statistics for pictures and each label."""
     units = {"metres": "m", "pixels": "px", "inverse": "(inverse)"}
-    return {
-        "image": ImageStatistics(),
-        **{task: LabelStatistics(class_counts.get(task), units.get(depth_unit, "")) for task in tasks},
-    }
+    statistics: dict = {"image": ImageStatistics()}
+    for task in tasks:
+        if task == "classification":
+            statistics[task] = PictureClasses(class_counts[task])
+        else:
+            statistics[task] = LabelStatistics(class_counts.get(task), units.get(depth_unit, ""))
+    return statistics

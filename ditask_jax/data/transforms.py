@@ -132,7 +132,7 @@ def _transform_image(image: np.ndarray, motion: _Motion, options: Augmentation) 
         if options.compat_uint8_wrap:
             image = moved.astype(np.int32).astype(np.uint8)
         else:
-            image = cv2.add(moved, 0.0, dtype=cv2.CV_8U)  # rounds and clips
+            image = cv2.convertScaleAbs(cv2.max(moved, 0.0))  # rounds and clips
     if by_pillow:
         resized = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC)
         image = np.asarray(resized)
@@ -189,8 +189,7 @@ def _unit_vectors(vectors: np.ndarray, spec: LabelSpec, present: np.ndarray | No
     factor = known / np.maximum(length, np.finfo(length.dtype).tiny)
     unit = cv2.multiply(vectors, cv2.cvtColor(factor, cv2.COLOR_GRAY2RGB))
     if spec.zero_is_missing and not known.all():
-        missing = np.where(known, np.uint8(0), np.uint8(IGNORE))
-        unit = cv2.add(unit, cv2.cvtColor(missing, cv2.COLOR_GRAY2RGB), dtype=cv2.CV_32F)
+        unit = cv2.add(unit, (float(IGNORE),) * 4, dst=unit, mask=(~known).view(np.uint8))
     return unit
 
 

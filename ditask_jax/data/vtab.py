@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from ditask_jax.data import files
-from ditask_jax.data.vtab_tasks import TUNING_EXAMPLES, VtabTask, vtab_task
+from ditask_jax.data.vtab_tasks import TUNING_EXAMPLES, VTAB_TASKS, VtabTask, vtab_task
 from ditask_jax.errors import DataError, check_known
+from ditask_jax.files import user_path
 
 LABEL = "classification"
 SPLITS = ("train", "val")
@@ -57,7 +58,7 @@ def open_vtab(
     check_known("vtab: split", split, SPLITS)
     if root is None:
         raise DataError("data: 'vtab' needs data.root, the folder that holds cifar100/train800val200.txt and so on")
-    root = Path(root)
+    root = user_path(root)
     if not root.is_dir():
         raise DataError(f"vtab: {root} is not a folder; data.root must hold {spec.name}/train800val200.txt")
     arguments = (spec.name, split, tuning, num_examples)
@@ -85,6 +86,12 @@ def find_prepared(root: Path, spec: VtabTask) -> Path | None:
     """The newest version of a prepared set of tensorflow-datasets below `root`, None where there is none."""
     versions = [file.parent for file in (root / spec.builder).glob("*/dataset_info.json")]
     return max(versions, key=lambda path: _version(path.name), default=None)
+
+
+def find_tasks(root: str | Path) -> list[str]:
+    """The tasks of which a folder holds lists or a prepared set."""
+    root = user_path(root)
+    return [spec.name for spec in VTAB_TASKS.values() if _list_folder(root, spec) or find_prepared(root, spec)]
 
 
 def _version(name: str) -> tuple[int, ...]:

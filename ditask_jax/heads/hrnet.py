@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ditask_jax.nn.context import Context
+from ditask_jax.nn.context import Context, widened
 from ditask_jax.nn.norm import BatchNorm
 from ditask_jax.nn.resize import resize_bilinear
 from ditask_jax.nn.scope import Scope
@@ -59,4 +59,4 @@ class HrnetHead(nnx.Module):
         size = maps[0].shape[1:3]
         joined = jnp.concatenate([resize_bilinear(m, size) for m in maps], axis=-1)
         hidden = jax.nn.relu(self.norm(self.widen(joined, context), context))
-        return self.classify(hidden, context).astype(jnp.float32)
+        return widened(self.classify(hidden, context))

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from ditask_jax.nn.context import Context
+from ditask_jax.nn.context import Context, widened
 from ditask_jax.nn.dense import Dense
 from ditask_jax.nn.norm import LayerNorm
 from ditask_jax.nn.scope import Scope
@@ -29,4 +28,4 @@ class LinearHead(nnx.Module):
 
     def __call__(self, maps: Sequence[jax.Array], context: Context) -> jax.Array:
         del context  # a single small product: always float32
-        return self.classify(self.norm(maps[-1].astype(jnp.float32)).mean((1, 2)))
+        return self.classify(self.norm(widened(maps[-1])).mean((1, 2)))

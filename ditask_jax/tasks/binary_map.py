@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ditask_jax.labels import IGNORE, LabelSpec
-from ditask_jax.tasks.base import IGNORED_BINARY_COLOUR, Task, mean_over, valid_images
+from ditask_jax.tasks.base import IGNORED_BINARY_COLOUR, Task, mean_over, valid_images, widened
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class BinaryMapTask(Task):
 
     def loss(self, logits: jax.Array, label: jax.Array, valid: jax.Array | None = None) -> jax.Array:
         """`[w sum_pos softplus(-z) + (1 - w) sum_neg softplus(z)] / labelled pixels`, over the batch."""
-        logit = logits[..., 0].astype(jnp.float32)
+        logit = widened(logits[..., 0])
         mask = (label != IGNORE) & valid_images(valid, label.shape[0])
         is_positive = label >= 0.5
         weight = self._positive_weight(is_positive & mask, ~is_positive & mask)

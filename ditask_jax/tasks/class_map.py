@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ditask_jax.labels import LabelSpec
-from ditask_jax.tasks.base import Task, mean_over, valid_images
+from ditask_jax.tasks.base import Task, mean_over, valid_images, widened
 from ditask_jax.tasks.palette import class_palette
 
 
@@ -39,7 +39,7 @@ class ClassMapTask(Task):
     def loss(self, logits: jax.Array, label: jax.Array, valid: jax.Array | None = None) -> jax.Array:
         """Cross-entropy, mean over the labelled pixels of the batch."""
         mask = (label < self.num_outputs) & valid_images(valid, label.shape[0])
-        log_probability = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+        log_probability = jax.nn.log_softmax(widened(logits), axis=-1)
         classes = jnp.arange(self.num_outputs, dtype=jnp.int32).reshape(1, 1, 1, -1)
         # A comparison rather than an indexed read, whose gradient is a slow scatter.
         is_target = label.astype(jnp.int32)[..., None] == classes

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ditask_jax.labels import LabelSpec
-from ditask_jax.tasks.base import MISSING_COLOUR, Task, mean_over
+from ditask_jax.tasks.base import MISSING_COLOUR, Task, mean_over, widened
 from ditask_jax.tasks.palette import class_palette
 
 _SWATCH = (24, 48)
@@ -48,7 +48,7 @@ class Classification(Task):
 
     def loss(self, logits: jax.Array, label: jax.Array, valid: jax.Array | None = None) -> jax.Array:
         """Cross-entropy, mean over the labelled pictures of the batch."""
-        log_probability = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+        log_probability = jax.nn.log_softmax(widened(logits), axis=-1)
         is_target = label.astype(jnp.int32)[:, None] == jnp.arange(self.num_outputs, dtype=jnp.int32)[None]
         chosen = jnp.sum(jnp.where(is_target, log_probability, 0.0), axis=-1)
         return mean_over(-chosen, self._mask(label, valid))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ditask_jax.labels import IGNORE, LabelSpec
-from ditask_jax.tasks.base import MISSING_COLOUR, Task, mean_over, valid_images
+from ditask_jax.tasks.base import MISSING_COLOUR, Task, mean_over, valid_images, widened
 
 _SMALLEST = 1e-9
 
@@ -46,7 +46,7 @@ class Depth(Task):
     def loss(self, logits: jax.Array, label: jax.Array, valid: jax.Array | None = None) -> jax.Array:
         """Absolute error, mean over the labelled pixels of the batch."""
         mask = (label != IGNORE) & valid_images(valid, label.shape[0])
-        return mean_over(jnp.abs(logits[..., 0].astype(jnp.float32) - label.astype(jnp.float32)), mask)
+        return mean_over(jnp.abs(widened(logits[..., 0]) - label.astype(jnp.float32)), mask)
 
     def decode(self, logits: jax.Array) -> jax.Array:
         return jnp.maximum(logits[..., 0].astype(jnp.float32), 0.0)

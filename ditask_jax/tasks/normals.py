@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ditask_jax.labels import IGNORE, LabelSpec
-from ditask_jax.tasks.base import MISSING_COLOUR, Task, mean_over, valid_images
+from ditask_jax.tasks.base import MISSING_COLOUR, Task, mean_over, valid_images, widened
 
 WITHIN_DEGREES = (11.25, 22.5, 30.0)
 
@@ -107,7 +107,7 @@ def _length(vector: jax.Array) -> jax.Array:
 
 def _normalise(vector: jax.Array) -> jax.Array:
     """`v / (|v| + 1e-12)`; the zero vector stays zero and gets no gradient, for its direction is arbitrary."""
-    vector = vector.astype(jnp.float32)
+    vector = widened(vector)
     squared = jnp.sum(jnp.square(vector), axis=-1, keepdims=True)
     is_zero = squared == 0
     length = jnp.sqrt(jnp.where(is_zero, 1.0, squared))

@@ -76,6 +76,27 @@ Known: semseg human_parts sal normals edge
     )
 
 
+def add_task(task: Task, datasets: Sequence[str]) -> None:
+    """Lets data sets have a further task; `ditask_jax.registering.register_task` says where its label comes from.
+
+    Raises:
+      ConfigError: an unknown data set, or a task of that name is there already.
+    """
+    for dataset in datasets:
+        check_known(f"task '{task.name}': datasets", dataset, DATASETS)
+    if task.name in _CLASSES or task.name in _OTHERS:
+        raise ConfigError(f"task '{task.name}' is registered already; choose another name")
+    _OTHERS[task.name] = lambda info: task
+    for dataset in datasets:
+        info = DATASETS[dataset]
+        DATASETS[dataset] = dataclasses.replace(info, tasks=(*info.tasks, task.name))
+
+
+def known_tasks() -> list[str]:
+    """Names of every task, of whichever data set."""
+    return [*_CLASSES, *_OTHERS]
+
+
 def _class_names(
     chosen: Sequence[str], dataset: str, info: DatasetInfo, num_classes: Mapping[str, int]
 ) -> dict[str, tuple[str, ...]]:

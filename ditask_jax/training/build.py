@@ -2,9 +2,7 @@
 
 import dataclasses
 import importlib.resources
-import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +14,18 @@ from ditask_jax.adapters.plan import Plan
 from ditask_jax.adapters.registry import Method, method_class
 from ditask_jax.adapters.wrap import make_plan, wrap
 from ditask_jax.backbones import backbone_entry, list_models
-from ditask_jax.backbones.geometry import as_size
 from ditask_jax.data import Augmentation, CachedSource, SkippingSource, open_source
 from ditask_jax.data.trees import TREES
 from ditask_jax.data.vtab_tasks import vtab_task
 from ditask_jax.errors import ConfigError, WeightsError
+from ditask_jax.files import user_path
 from ditask_jax.model import DEFAULT_WIDTHS, MultiTaskModel, Pretrained, create_model
 from ditask_jax.nn.linear import linears
 from ditask_jax.nn.state import flatten, split_state
 from ditask_jax.tasks import Task, tasks
 from ditask_jax.tasks.datasets import DATASETS
 from ditask_jax.weight_files import read_weights, some
-from ditask_jax.weights import assign, fit_backbone
+from ditask_jax.weights import assign, described_images, fit_backbone
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -74,7 +72,7 @@ def weights_path(config: ConfigDict) -> Path | None:
     """
     asked = config.backbone.weights
     if asked != "embedded":
-        return None if asked is None else Path(asked).expanduser()
+        return None if asked is None else user_path(asked)
     name = backbone_entry(config.backbone.name).embedded_weights
     if not name:
         raise ConfigError(
@@ -92,6 +90,7 @@ def load_backbone(model: MultiTaskModel, path: Path | str) -> None:
     Raises:
       WeightsError: missing or damaged file, or one of another architecture.
     """
+    path = user_path(path)
     arrays, metadata = read_weights(path)
     where = f"weights: '{path}'"
     body = {name: a for name, a in arrays.items() if name.startswith("backbone/") and "/adapter/" not in name}
@@ -103,16 +102,11 @@ def load_backbone(model: MultiTaskModel, path: Path | str) -> None:
             f"{where}: the model has adapters already, made for the weights it had; load first, then wrap"
         )
     _check_heads(model, architecture, where)
-    assign(model, fit_backbone(model, body, _image_size(metadata)), where, prefix="backbone/")
-    model.pretrained = Pretrained(str(Path(path).expanduser().absolute()), metadata["checksum"])
-    for name in ("mean", "std"):
-        if name in metadata:
-            setattr(model, name, tuple(json.loads(metadata[name])))
-
-
-def _image_size(metadata: Mapping[str, str]) -> tuple[int, int] | None:
-    """The image size that a weight file was made for, where it says so."""
-    return as_size(json.loads(metadata["image_size"])) if "image_size" in metadata else None
+    image_size, statistics = described_images(metadata, where)
+    assign(model, fit_backbone(model, body, image_size), where, prefix="backbone/")
+    model.pretrained = Pretrained(str(path.absolute()), metadata["checksum"])
+    for name, values in statistics.items():
+        setattr(model, name, values)
 
 
 def load_trained(model: MultiTaskModel, path: Path | str) -> None:
@@ -123,15 +117,15 @@ def load_trained(model: MultiTaskModel, path: Path | str) -> None:
     Raises:
       WeightsError: the backbone came from another file, or something is missing or does not fit; all in one message.
     """
+    path = user_path(path)
     arrays, metadata = read_weights(path)
     where = f"weights: '{path}'"
     if model.pretrained is None or model.pretrained.checksum != metadata["checksum"] or model.adapted is None:
         raise WeightsError(f"{where}: call load_backbone with this file and wrap before load_trained")
     parts = split_state(model)
     wanted = flatten(parts.trainable) | flatten(parts.stats)
-    found = {
-        name: array for name, array in fit_backbone(model, arrays, _image_size(metadata)).items() if name in wanted
-    }
+    image_size, _ = described_images(metadata, where)
+    found = {name: array for name, array in fit_backbone(model, arrays, image_size).items() if name in wanted}
     absent = sorted(set(wanted) - set(found))
     idle = sorted(name for name in arrays if name not in wanted and _trains_only(name))
     problems = some("missing", absent) + some("without a place in the model", idle)
@@ -149,7 +143,8 @@ def _check_heads(model: MultiTaskModel, architecture: str, where: str) -> None:
     """Attention heads shape no array, so another number of them would go unnoticed."""
     if architecture not in list_models():
         return
-    here, there = model.backbone.config.heads, backbone_entry(architecture).config.heads
+    # A backbone of a user's own need not have any.
+    here, there = (getattr(c, "heads", None) for c in (model.backbone.config, backbone_entry(architecture).config))
     if here != there:
         raise WeightsError(f"{where} is of '{architecture}' with {there} attention heads, the model has {here}")
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from ditask_jax.errors import CheckpointError
 from ditask_jax.training import manifest as manifests
+from ditask_jax.training.mesh import place_whole
 
 _log = logging.getLogger(__name__)
 
@@ -184,6 +185,11 @@ class Checkpointer:
         if pending is not None:
             pending.result()
 
+    def poll(self) -> None:
+        """Raises `CheckpointError` if a save has failed in the meantime; waits for nothing."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
     def close(self) -> None:
         """Waits and lets go of threads and files."""
         try:
@@ -258,12 +264,21 @@ class Checkpointer:
             self._remove_old(step)
             _reached("end")
         except Exception as error:
+            self._clear(step)
             newest = self.latest()
             rest = "no earlier one exists" if newest is None else f"the one of step {newest} is whole"
             raise CheckpointError(
                 f"checkpoint: step {step} could not be saved in {self.directory} ({_reason(error)}); {rest}. "
                 "Mend that and run the same command again"
             ) from error
+
+    def _clear(self, step: int) -> None:
+        """Removes what a failed save has left, which on a full disk is what stands in the way of the next one."""
+        remains = list(self.directory.glob(f"{step}.orbax-checkpoint-tmp*"))
+        if not (self._folder(step) / manifests.MANIFEST_NAME).is_file():
+            remains.append(self._folder(step))
+        for folder in remains:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _write_arrays(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
         import orbax.checkpoint as ocp
@@ -316,7 +331,7 @@ def _reached(point: str) -> None:
 
 
 def _to_devices(state: Any, sharding: Any, where: str) -> Any:
-    placed = jax.device_put(state, sharding) if sharding is not None else jax.tree.map(jax.numpy.array, state)
+    placed = place_whole(state, sharding) if sharding is not None else jax.tree.map(jax.numpy.array, state)
     for before, after in zip(jax.tree.leaves(state), jax.tree.leaves(placed), strict=True):
         if before.dtype != after.dtype:
             raise CheckpointError(

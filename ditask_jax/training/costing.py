@@ -7,15 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from ditask_jax.adapters.merging import merge
 from ditask_jax.adapters.options import pick, plain
 from ditask_jax.adapters.plan import Plan
 from ditask_jax.adapters.wrap import wrap
 from ditask_jax.backbones.geometry import as_size
 from ditask_jax.nn.state import split_state
 from ditask_jax.training.build import DTYPES, build_method, build_model, build_tasks
-from ditask_jax.training.mesh import make_mesh
+from ditask_jax.training.forward import passage_of
+from ditask_jax.training.mesh import check_batch_size, make_mesh
 from ditask_jax.training.optimizer import make_optimizer
 from ditask_jax.training.step import make_predict, make_train_step
+
+_MEMORY = {"arguments": "argument", "results": "output", "temporary": "temp"}
 
 
 def gradient_storage(plan: Plan, config: ConfigDict) -> dict[str, Any]:
@@ -43,32 +47,59 @@ def gradient_storage(plan: Plan, config: ConfigDict) -> dict[str, Any]:
 def compiled_costs(config: ConfigDict) -> dict[str, Any]:
     """Work, traffic and memory of one training step and of one forward pass, of programs compiled for this machine.
 
-    Weights are random here: costs do not depend on them. Compiling takes as long as the first step of a training.
-    A loop counts once, however often it runs: with `optimizer.surgery` that is one backward pass of several.
+    The forward pass is that of inference: adapters are merged into kernels already. Merging itself is a program of its
+    own, needed once per set of weights. Weights are random here: costs do not depend on them. Compiling takes as long
+    as the first step of a training.
 
     Returns:
-      Per program ("step", "forward"): `flops`, `bytes_accessed` (None where the compiler does not tell), `images`, both
-      per image, and the memory in bytes of arguments, results and temporaries on one device; `platform`, `devices`.
+      Per program ("step", "forward" and, with adapters, "merging"): `flops`, `bytes_accessed` (None where the compiler
+      does not tell), of the first two also `images` and both per image, and the memory in bytes of arguments, results
+      and temporaries on one device, and of all `together`; `platform`, `devices`; `notes`, what the numbers leave out.
     """
     model, tasks, dtype = build_model(config), build_tasks(config), DTYPES[config.compute_dtype]
-    wrap(model, build_method(config), examples=config.batch_size, seed=config.seed)
-    mesh, parts = make_mesh(config.mesh.data), split_state(model)
+    plan = wrap(model, build_method(config), examples=config.batch_size, seed=config.seed)
+    mesh, parts = make_mesh(config.mesh.data, config.mesh.fsdp), split_state(model)
+    check_batch_size("config: batch_size", config.batch_size, mesh, config.optimizer.accumulate)
     optimizer = make_optimizer(config.optimizer, lambda step: 1e-3, parts.trainable)
-    step = make_train_step(parts, tasks, optimizer, mesh, config.seed, dtype, config.optimizer.surgery)
+    options = config.seed, dtype, config.optimizer.surgery, passage_of(config)
+    step = make_train_step(parts, tasks, optimizer, mesh, *options)
     batch = _batch(config, tasks)
     shaped = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tree)
     trainable, frozen, stats = map(shaped, (parts.trainable, parts.frozen, parts.stats))
     opt_state = jax.eval_shape(optimizer.init, trainable)
     number = jax.ShapeDtypeStruct((), np.int32)
     training = step.lower(trainable, opt_state, stats, frozen, batch, number).compile()
-    forward = jax.jit(make_predict(parts, dtype)).lower(trainable, frozen, stats, batch["image"]).compile()
+    structures = []
+
+    def fold(trainable, frozen, stats):
+        folded = split_state(merge(parts.merge(trainable, frozen, stats)))
+        structures.append(folded)
+        return folded.trainable, folded.frozen, folded.stats
+
+    merged = jax.eval_shape(fold, trainable, frozen, stats)
+    forward = jax.jit(make_predict(structures[0], dtype)).lower(*merged, batch["image"]).compile()
     devices = mesh.devices.size
-    return {
+    found = {
         "platform": jax.devices()[0].platform,
         "devices": devices,
         "step": _costs(training, config.batch_size // devices),
         "forward": _costs(forward, config.batch_size),
     }
+    if plan.layers:
+        found["merging"] = _costs(jax.jit(fold).lower(trainable, frozen, stats).compile())
+    return found | {"notes": _notes(config)}
+
+
+def _notes(config: ConfigDict) -> list[str]:
+    loops = {
+        "optimizer.surgery": config.optimizer.surgery != "none",
+        "optimizer.accumulate": config.optimizer.accumulate > 1,
+    }
+    return [
+        f"the compiler counts a loop once, however often it runs: with {name} a step does more than its count"
+        for name, used in loops.items()
+        if used
+    ]
 
 
 def _batch(config: ConfigDict, tasks) -> dict:
@@ -79,21 +110,17 @@ def _batch(config: ConfigDict, tasks) -> dict:
     return {"image": image, "labels": labels, "valid": jax.ShapeDtypeStruct((count,), np.bool_)}
 
 
-def _costs(compiled, images: int) -> dict[str, Any]:
+def _costs(compiled, images: int | None = None) -> dict[str, Any]:
     analysis = compiled.cost_analysis() or {}
     analysis = analysis[0] if isinstance(analysis, list) else analysis
     flops, traffic = analysis.get("flops"), analysis.get("bytes accessed")
     memory = compiled.memory_analysis()
-    kinds = {
-        "arguments": "argument_size_in_bytes",
-        "results": "output_size_in_bytes",
-        "temporary": "temp_size_in_bytes",
-    }
-    return {
-        "images": images,
-        "flops": flops,
-        "flops_per_image": None if flops is None else flops / images,
-        "bytes_accessed": traffic,
-        "bytes_accessed_per_image": None if traffic is None else traffic / images,
-        "memory": {name: getattr(memory, f"{kind}_size_in_bytes", None) for name, kind in kinds.items()},
-    }
+    sizes = {name: getattr(memory, f"{kind}_size_in_bytes", None) for name, kind in _MEMORY.items()}
+    reused = getattr(memory, "alias_size_in_bytes", 0)  # results written over arguments: the state of a step
+    sizes["together"] = None if None in sizes.values() else sum(sizes.values()) - reused
+    found = {"flops": flops, "bytes_accessed": traffic, "memory": sizes}
+    if images is None:
+        return found
+    share = lambda total: None if total is None else total / images
+    per_image = {"flops_per_image": share(flops), "bytes_accessed_per_image": share(traffic)}
+    return {"images": images} | found | per_image

@@ -3,8 +3,10 @@
 import json
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
+from ditask_jax.adapters.options import plain
 from ditask_jax.adapters.plan import Plan
 from ditask_jax.config import config_diff, to_json
 from ditask_jax.training.build import describe_plan, known_examples, training_length
@@ -20,7 +22,14 @@ def _schedule(config: ConfigDict) -> dict | None:
     if examples is None:
         return None
     per_epoch, total = training_length(config, examples)
-    return describe_schedule(config.optimizer, per_epoch, total, config.batch_size)
+    # A batch is spread over the devices: their number changes neither steps nor rates.
+    devices = config.mesh.data or jax.device_count()
+    share = config.batch_size // devices if config.batch_size % devices == 0 else None
+    return {
+        **describe_schedule(config.optimizer, per_epoch, total, config.batch_size),
+        "devices": devices,
+        "images_per_device": share,
+    }
 
 
 def by_role(plan: Plan) -> dict[str, dict[str, int]]:
@@ -63,8 +72,9 @@ def describe_text(config: ConfigDict, cost: bool = False) -> str:
             lines.append(f"  {role}: {entry['layers']} layers, shared {entry['shared']:,}, task {entry['task']:,}")
         storage = gradient_storage(plan, config)
         lines.append("numbers kept for the backward pass, by the formulas of the paper's supplement")
-        lines.append(f"  DiTASK, N_P + p + c1 c2: {storage['ditask']:,}")
-        lines += [f"  LoRA, r c2 (c2 + c1) + c1 c2: {storage['lora']:,}", ""]
+        cells, rank = plain(config.method.shared_cells), plain(config.method.shared_rank)
+        lines.append(f"  DiTASK, N_P + p + c1 c2, N_P = {cells}: {storage['ditask']:,}")
+        lines += [f"  LoRA, r c2 (c2 + c1) + c1 c2, r = {rank}: {storage['lora']:,}", ""]
     schedule = _schedule(config)
     if schedule is None:
         lines.append("schedule: known once the files of the data set are there")
@@ -77,16 +87,22 @@ def describe_text(config: ConfigDict, cost: bool = False) -> str:
 
 
 def _cost_rows(costs: dict[str, Any]) -> list[str]:
-    rows = [
-        f"cost of compiled programs ({costs['platform']}, {costs['devices']} devices; a step is one device's share)"
-    ]
+    devices = f"{costs['devices']} device{'s; a step is the share of one' if costs['devices'] > 1 else ''}"
+    rows = [f"cost of compiled programs ({costs['platform']}, {devices})"]
+    titles = {"step": "training step", "forward": "forward pass, merged", "merging": "merging, once per set of weights"}
     shown = lambda value: "not told" if value is None else f"{value:,.0f}"
-    for name in ("step", "forward"):
+    for name, title in titles.items():
+        if name not in costs:
+            continue
         entry = costs[name]
-        rows.append(f"  {name}, {entry['images']} images: floating-point operations {shown(entry['flops'])}")
-        rows.append(f"    per image {shown(entry['flops_per_image'])}; bytes moved {shown(entry['bytes_accessed'])}")
-        rows += [f"    memory, {kind}: {shown(size)} bytes" for kind, size in entry["memory"].items()]
-    return rows
+        images = f" of {entry['images']} images" if "images" in entry else ""
+        rows.append(f"  {title}{images}")
+        for key, words in (("flops", "floating-point operations"), ("bytes_accessed", "bytes read and written")):
+            each = f" ({shown(entry[f'{key}_per_image'])} per image)" if images else ""
+            rows.append(f"    {words}: {shown(entry[key])}{each}")
+        sizes = ", ".join(f"{kind} {shown(size)}" for kind, size in entry["memory"].items())
+        rows.append(f"    bytes of memory: {sizes}")
+    return rows + [f"  {note}" for note in costs["notes"]]
 
 
 def describe_difference(config: ConfigDict, other: ConfigDict) -> dict[str, Any]:

@@ -8,8 +8,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ditask_jax.data import Augmentation, eval_batches
+from ditask_jax.data.pipeline import widen_labels
+from ditask_jax.labels import LabelSpec
 from ditask_jax.tasks import Task, delta_m_of
 from ditask_jax.training.mesh import place_batch
+from ditask_jax.training.processes import add_up, gather, own_rows, share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,9 +88,11 @@ def evaluate(
         threads=threads,
         augmentation=augmentation,
         original_size=original_size,
+        **share(),
     )
     with batches_of as iterator:
         for batch in iterator:
+            batch = _of_one_size(batch, specs)
             placed = place_batch({name: batch[name] for name in _ON_DEVICE if name in batch}, mesh)
             sums, loss, decoded = jax.device_get(eval_step(*state, placed))
             for task in tasks:
@@ -95,6 +100,9 @@ def evaluate(
                     totals[task.name] = task.accumulate(totals[task.name], found)
                 losses[task.name] += float(loss[task.name])
             batches += 1
+    if jax.process_count() > 1:
+        # Sums from the device are of all processes already, those taken on the host of its own rows.
+        totals |= {task.name: add_up(totals[task.name]) for task in tasks if task.on_host}
     scores = {task.name: task.finalize(totals[task.name]) for task in tasks}
     mean = {name: value / max(batches, 1) for name, value in losses.items()}
     delta = delta_m_of(tasks, scores, references)
@@ -102,9 +110,18 @@ def evaluate(
     return Evaluation(len(source), scores, mean, delta, used)
 
 
+def _of_one_size(batch: Mapping, specs: Sequence[LabelSpec]) -> Mapping:
+    """Makes label maps of their own size as large as those of the other processes: parts of one array fit together."""
+    if jax.process_count() == 1 or "size" not in batch:
+        return batch
+    maps = [spec for spec in specs if spec.is_map]
+    here = np.array([batch["labels"][spec.name].shape[1:3] for spec in maps[:1]])
+    return batch | {"labels": widen_labels(batch["labels"], maps, gather(here).max((0, 1)).tolist())}
+
+
 def _host_sums(task: Task, predicted: np.ndarray, batch: Mapping) -> Iterator[Mapping]:
-    """Sums of a task scored on the host; picture by picture where each has a size of its own."""
-    label, valid = batch["labels"][task.name], batch["valid"]
+    """Sums of a task scored on the host, of this process's rows; picture by picture where each has its own size."""
+    predicted, label, valid = own_rows(predicted), batch["labels"][task.name], batch["valid"]
     if "size" not in batch:
         yield task.host_sums(predicted, label, valid)
         return

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ditask_jax.errors import CheckpointError
-from ditask_jax.files import atomic_write_json
+from ditask_jax.files import atomic_write_text
 
 MANIFEST_NAME = "manifest.json"
 _FORMAT = 1
@@ -60,7 +60,7 @@ def write_manifest(
         },
         "files": {str(path.relative_to(folder)): _hash_file(path) for path in _files(folder)},
     }
-    atomic_write_json(folder / MANIFEST_NAME, body | {"sha256": _hash_body(body)})
+    atomic_write_text(folder / MANIFEST_NAME, _text(body | {"sha256": _hash_body(body)}))
 
 
 def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
@@ -71,12 +71,15 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST_NAME
     try:
-        body = json.loads(path.read_bytes())
+        content = path.read_bytes()
+        body = json.loads(content)
+        # The text itself is compared as well: a byte that changes no value is damage all the same.
+        is_whole = isinstance(body, dict) and _text(body).encode() == content
     except FileNotFoundError:
         raise CheckpointError(f"checkpoint: {folder}: no {MANIFEST_NAME}, the save was not finished") from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"checkpoint: {path}: not readable ({_one_line(error)})") from None
-    if not isinstance(body, dict) or body.pop("sha256", None) != _hash_body(body):
+    if not is_whole or body.pop("sha256", None) != _hash_body(body):
         raise CheckpointError(f"checkpoint: {path}: damaged, its content does not match its own hash")
     if body["format"] != _FORMAT:
         raise CheckpointError(f"checkpoint: {path}: format {body['format']}, this version reads format {_FORMAT}")
@@ -170,6 +173,10 @@ def _hash_file(path: pathlib.Path) -> str:
 
 def _hash_body(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _text(body: Mapping[str, Any]) -> str:
+    return json.dumps(body, indent=2, ensure_ascii=False) + "\n"
 
 
 def _one_line(error: BaseException) -> str:

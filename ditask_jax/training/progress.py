@@ -10,7 +10,7 @@ _REDRAW_SECONDS = 0.1  # between two drawings of a line in place
 
 
 class Progress:
-    """Prints `step 120/1000  loss 0.412  35.1 images/s  ETA 0:04:10`, compile time left out of the rate.
+    """Prints `step 120/1000  loss 0.412  35.1 images/s  ETA 0:04:10  6.2 GB`, compile time left out of the rate.
 
     On a terminal the line is rewritten in place; elsewhere a plain line appears every `log_every_steps`. The first step
     of a process includes compilation, so the clock starts after it; `pause` keeps evaluations out of the rate too.
@@ -57,12 +57,13 @@ class Progress:
         self._width = 0
         self._printed = -_REDRAW_SECONDS
 
-    def update(self, step: int, values: Mapping[str, float] | None = None) -> None:
+    def update(self, step: int, values: Mapping[str, float] | None = None, memory: int | None = None) -> None:
         """Reports steps done; call it once their results are there, so that asynchronous dispatch is not what is timed.
 
         Args:
             step: Optimiser steps done.
             values: Numbers shown, such as the loss.
+            memory: Bytes in use at the most so far.
         """
         now = self._clock()
         first = self.compile_seconds is None
@@ -75,7 +76,7 @@ class Progress:
         redraw = self._in_place and now - self._printed >= _REDRAW_SECONDS
         if self._active and (due or redraw):
             self._printed = now
-            self._print(self._line(values or {}))
+            self._print(self._line(values or {}, memory))
 
     @property
     def images_per_second(self) -> float | None:
@@ -109,12 +110,14 @@ class Progress:
             print(file=self._stream, flush=True)
             self._width = 0
 
-    def _line(self, values: Mapping[str, float]) -> str:
+    def _line(self, values: Mapping[str, float], memory: int | None) -> str:
         parts = [f"step {self._step}/{self.total_steps}", *(f"{name} {value:.4g}" for name, value in values.items())]
         if self.images_per_second is None:
             parts.append(f"compiled in {self.compile_seconds:.1f} s")
         else:
             parts += [f"{self.images_per_second:.1f} images/s", f"ETA {_clock_text(self.eta_seconds)}"]
+        if memory is not None:
+            parts.append(f"{memory / 1e9:.1f} GB")
         return "  ".join(parts)
 
     def _print(self, line: str) -> None:

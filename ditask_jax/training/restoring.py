@@ -29,14 +29,20 @@ class Restored:
     rejected: tuple[tuple[int, str], ...]
 
 
-def restore_run(workdir: str | Path) -> Restored:
+def restore_run(workdir: str | Path, weights: str | Path | None = None) -> Restored:
     """Builds the model of a run and loads its newest whole checkpoint.
+
+    Args:
+      workdir: the run's folder.
+      weights: the weight file that the run started from, where that has moved.
 
     Raises:
       CheckpointError: no run, no checkpoint, or frozen weights other than it was trained on.
     """
     run = RunDir(workdir)
     config = run.load_config()
+    if weights is not None and config.backbone.weights is not None:
+        config.backbone.weights = str(weights)
     experiment = build_experiment(config)
     # Only the structure of the optimiser's state matters here, and no schedule's length changes that.
     steps_per_epoch, total_steps = training_length(config, known_examples(config) or config.batch_size)

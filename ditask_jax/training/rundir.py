@@ -7,21 +7,54 @@ from ml_collections import ConfigDict
 from ditask_jax.config import config_diff, from_json, to_json
 from ditask_jax.errors import CheckpointError
 from ditask_jax.files import atomic_write_text
+from ditask_jax.training.processes import is_first
+from ditask_jax.training.starts import STARTS_NAME
 
-# Fields that change neither the numbers of a run nor their order; they may differ when a run goes on.
+# Fields that change neither the numbers of a run (but for rounding) nor their order: they may differ when it goes on.
 FREE_FIELDS = (
     "log_every_steps",
     "checkpoint_every_steps",
     "checkpoint.keep",
+    "checkpoint.allow_changed",
     "data.threads",
     "data.workers",
     "data.root",
+    "data.stall_seconds",
     "mesh.data",
+    "mesh.fsdp",
+    "on_nonfinite",
+    "remat",
+    "logging.tensorboard",
+    "logging.wandb",
+    "logging.wandb_project",
+    "logging.wandb_name",
 )
+# Fields that came later, with the value that does what was done before: runs from then can be resumed and evaluated.
+LATER_FIELDS = {
+    "checkpoint.allow_changed": None,
+    "checkpoint.best_mode": "max",
+    "data.stall_seconds": 60.0,
+    "logging.tensorboard": False,
+    "logging.wandb": "off",
+    "logging.wandb_name": None,
+    "logging.wandb_project": "ditask_jax",
+    "mesh.fsdp": 1,
+    "mesh.statistics": "global",
+    "on_nonfinite": "stop",
+    "optimizer.accumulate": 1,
+    "remat": "none",
+}
+
+
+# Groups of fields that came later as a whole.
+LATER_GROUPS = ("logging",)
 
 
 class RunDir:
     """Paths inside a run's folder.
+
+    A folder belongs to one configuration. Of another one only `FREE_FIELDS` may differ, and the fields that it lists
+    itself in `checkpoint.allow_changed`.
 
     >>> RunDir("runs/x").checkpoints.as_posix()
     'runs/x/checkpoints'
@@ -32,6 +65,10 @@ class RunDir:
         self.config = self.path / "config.json"
         self.checkpoints = self.path / "checkpoints"
         self.figures = self.path / "figures"
+        self.nonfinite = self.path / "nonfinite"
+        self.examples = self.path / "examples"
+        self.profile = self.path / "profile"
+        self.starts = self.path / STARTS_NAME
         self.evaluation = self.path / "evaluation.json"
 
     def check(self, config: ConfigDict) -> None:
@@ -43,13 +80,15 @@ class RunDir:
         if self.path.exists() and not self.path.is_dir():
             raise CheckpointError(f"workdir: '{self.path}' is a file; give a folder")
         if self.config.exists():
-            before = from_json(self.config.read_text(), str(self.config))
-            differences = [line for line in config_diff(before, config) if line.split(":")[0] not in FREE_FIELDS]
+            allowed = (config.checkpoint.allow_changed or "").split(",")
+            free = {*FREE_FIELDS, *(name.strip() for name in allowed)}
+            differences = [line for line in config_diff(self.load_config(), config) if line.split(":")[0] not in free]
             if differences:
-                more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+                names = ",".join(line.split(":")[0] for line in differences)
                 raise CheckpointError(
-                    f"workdir: '{self.path}' holds a run of another configuration: {'; '.join(differences[:3])}{more}. "
-                    "Use another --workdir, or the same configuration to go on"
+                    f"workdir: '{self.path}' holds a run of another configuration: {'; '.join(differences)}. "
+                    "Use another --workdir, the same configuration to go on, or go on with the change: "
+                    f"--config.checkpoint.allow_changed={names}"
                 )
         elif self.checkpoints.exists() and any(self.checkpoints.iterdir()):
             raise CheckpointError(
@@ -57,9 +96,10 @@ class RunDir:
             )
 
     def claim(self, config: ConfigDict) -> None:
-        """Makes the folder this configuration's own; raises as `check` does."""
+        """Makes the folder this configuration's own; raises as `check` does. Of several processes the first writes."""
         self.check(config)
-        atomic_write_text(self.config, to_json(config))
+        if is_first():
+            atomic_write_text(self.config, to_json(config))
 
     def load_config(self) -> ConfigDict:
         """The configuration of the run.
@@ -69,4 +109,19 @@ class RunDir:
         """
         if not self.config.is_file():
             raise CheckpointError(f"workdir: '{self.path}' holds no run (no config.json); train one there first")
-        return from_json(self.config.read_text(), str(self.config))
+        return _completed(from_json(self.config.read_text(), str(self.config)))
+
+
+def _completed(config: ConfigDict) -> ConfigDict:
+    with config.unlocked():
+        for group in LATER_GROUPS:
+            if group not in config:
+                config[group] = ConfigDict()
+        for name, value in LATER_FIELDS.items():
+            *groups, field = name.split(".")
+            group = config
+            for part in groups:
+                group = group.get(part, None) if isinstance(group, ConfigDict) else None
+            if isinstance(group, ConfigDict) and field not in group:
+                group[field] = value
+    return config

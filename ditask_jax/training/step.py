@@ -10,28 +10,20 @@ from jax.sharding import Mesh
 from ditask_jax.adapters.merging import merge
 from ditask_jax.errors import check_known
 from ditask_jax.nn.context import Context, name_hash
-from ditask_jax.nn.state import ModelState, statistics
+from ditask_jax.nn.state import ModelState
 from ditask_jax.tasks.base import Task, multi_task_loss
-from ditask_jax.training.mesh import replicated, sharded
+from ditask_jax.training.forward import Passage, make_forward
+from ditask_jax.training.guards import all_finite
+from ditask_jax.training.mesh import frozen_shardings, replicated, sharded
 from ditask_jax.training.resolution import resize_to_own
 from ditask_jax.training.surgery import SURGERIES, pcgrad
 
 
-def _make_forward(parts: ModelState, tasks: Sequence[Task], dtype) -> Callable:
-    """`forward(trainable, frozen, stats, batch, key) -> total, losses by task, new statistics` in training mode."""
-
-    def forward(trainable, frozen, stats, batch, key):
-        model = parts.merge(trainable, frozen, stats)
-        logits = model(batch["image"], Context(train=True, key=key, dtype=dtype))
-        total, losses = multi_task_loss(tuple(tasks), logits, batch["labels"], batch["valid"])
-        return total, losses, statistics(model)
-
-    return forward
-
-
-def make_loss(parts: ModelState, tasks: Sequence[Task], dtype) -> Callable:
+def make_loss(
+    parts: ModelState, tasks: Sequence[Task], dtype, mesh: Mesh | None = None, passage: Passage | None = None
+) -> Callable:
     """`loss(trainable, frozen, stats, batch, key) -> total, (losses by task, new statistics)` in training mode."""
-    forward = _make_forward(parts, tasks, dtype)
+    forward = make_forward(parts, tasks, dtype, mesh, passage)
 
     def loss(*arguments):
         total, losses, stats = forward(*arguments)
@@ -40,15 +32,46 @@ def make_loss(parts: ModelState, tasks: Sequence[Task], dtype) -> Callable:
     return loss
 
 
-def make_terms(parts: ModelState, tasks: Sequence[Task], dtype) -> Callable:
+def make_terms(
+    parts: ModelState, tasks: Sequence[Task], dtype, mesh: Mesh | None = None, passage: Passage | None = None
+) -> Callable:
     """As `make_loss`, but with the tasks' weighted losses one by one, `[T]`, in place of their sum."""
-    forward = _make_forward(parts, tasks, dtype)
+    forward = make_forward(parts, tasks, dtype, mesh, passage)
 
     def terms(*arguments):
         _, losses, stats = forward(*arguments)
         return jnp.stack([task.loss_weight * losses[task.name] for task in tasks]), (losses, stats)
 
     return terms
+
+
+def make_gradients(
+    parts: ModelState,
+    tasks: Sequence[Task],
+    mesh: Mesh,
+    seed: int,
+    dtype=jnp.float32,
+    surgery: str = "none",
+    passage: Passage | None = None,
+) -> Callable:
+    """`gradients(trainable, stats, frozen, batch, step) -> total, losses, statistics, gradients, extra metrics`.
+
+    Args as for `make_train_step`.
+    """
+    check_known("config: optimizer.surgery", surgery, SURGERIES)
+    loss, terms = (make(parts, tasks, dtype, mesh, passage) for make in (make_loss, make_terms))
+
+    def gradients(trainable, stats, frozen, batch, number):
+        key_for = lambda name: jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), name_hash(name)), number)
+        rest = (frozen, stats, batch, key_for("train"))
+        if surgery == "none":
+            (total, (losses, stats)), found = jax.value_and_grad(loss, has_aux=True)(trainable, *rest)
+            return total, losses, stats, found, {}
+        parts_of_loss = lambda values: terms(values, *rest)
+        total, (losses, stats), found, extra = pcgrad(parts_of_loss, trainable, key_for("surgery"))
+        return total, losses, stats, found, extra
+
+    return gradients
 
 
 def make_train_step(
@@ -59,47 +82,48 @@ def make_train_step(
     seed: int,
     dtype=jnp.float32,
     surgery: str = "none",
+    passage: Passage | None = None,
 ) -> Callable:
     """The jitted `step(trainable, opt_state, stats, frozen, batch, step) -> trainable, opt_state, stats, metrics`.
 
-    Losses and batch statistics are those of the global batch. Every random number is a function of (seed, step,
-    layer, stream), so a resumed run draws what the straight one drew. The first three arguments are donated.
+    Losses and batch statistics are those of the global batch, unless `passage` says otherwise. Every random number is a
+    function of (seed, step, layer, stream, place in the batch), so a resumed run draws what the straight one drew. The
+    first three arguments are donated. Where anything is NaN or infinite (a float of the batch, a loss, a gradient, what
+    the update makes of it), the three come back as they were and the metric `finite` is False.
 
     Args:
       parts: the wrapped model taken apart; its graph is closed over.
       tasks: the tasks, in the model's order.
       optimizer: see `make_optimizer`.
-      mesh: where batches are spread over; everything else is replicated.
+      mesh: where batches are spread over; see `ditask_jax.training.mesh` for the frozen weights.
       seed: of dropout and drop path.
       dtype: of the matrix products.
       surgery: what becomes of conflicting gradients; see `ditask_jax.training.surgery`.
+      passage: how the batch goes through the model; None: at once.
 
     Returns:
-      A jitted function; its metrics are float32 scalars: `loss`, `grad_norm` (before clipping),
-      `tasks/<name>/loss`, and with surgery `conflicts`, the share of pairs of tasks that conflict.
+      A jitted function; its metrics are scalars: the boolean `finite`, and float32 `loss`, `grad_norm` (before
+      clipping), `tasks/<name>/loss`, and with surgery `conflicts`, the share of pairs of tasks that conflict.
     """
-    check_known("config: optimizer.surgery", surgery, SURGERIES)
-    loss, terms = make_loss(parts, tasks, dtype), make_terms(parts, tasks, dtype)
+    gradients_of = make_gradients(parts, tasks, mesh, seed, dtype, surgery, passage)
 
     def step(trainable, opt_state, stats, frozen, batch, number):
-        key_for = lambda name: jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), name_hash(name)), number)
-        rest = (frozen, stats, batch, key_for("train"))
-        if surgery == "none":
-            (total, (losses, stats)), gradients = jax.value_and_grad(loss, has_aux=True)(trainable, *rest)
-            extra = {}
-        else:
-            parts_of_loss = lambda values: terms(values, *rest)
-            total, (losses, stats), gradients, extra = pcgrad(parts_of_loss, trainable, key_for("surgery"))
-        updates, opt_state = optimizer.update(gradients, opt_state, trainable)
+        total, losses, new_stats, gradients, extra = gradients_of(trainable, stats, frozen, batch, number)
+        updates, new_opt_state = optimizer.update(gradients, opt_state, trainable)
+        new_trainable = optax.apply_updates(trainable, updates)
+        norm = optax.tree.norm(gradients)
+        finite = all_finite((batch, losses, total, norm, new_trainable, new_stats))
+        keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
         metrics = {f"tasks/{name}/loss": value for name, value in losses.items()}
-        metrics |= {"loss": total, "grad_norm": optax.tree.norm(gradients)} | extra
-        return optax.apply_updates(trainable, updates), opt_state, stats, metrics
+        metrics |= {"loss": total, "grad_norm": norm, "finite": finite} | extra
+        state = keep(new_trainable, trainable), keep(new_opt_state, opt_state), keep(new_stats, stats)
+        return *state, metrics
 
     whole, split = replicated(mesh), sharded(mesh)
     return jax.jit(
         step,
         donate_argnums=(0, 1, 2),
-        in_shardings=(whole, whole, whole, whole, split, None),
+        in_shardings=(whole, whole, whole, frozen_shardings(mesh, parts.frozen), split, None),
         out_shardings=whole,
     )
 
@@ -135,4 +159,5 @@ def make_eval_step(parts: ModelState, tasks: Sequence[Task], mesh: Mesh, dtype=j
         return sums, losses, decoded
 
     whole, split = replicated(mesh), sharded(mesh)
-    return jax.jit(eval_step, in_shardings=(whole, whole, whole, split), out_shardings=whole)
+    frozen = whole if parts is None else frozen_shardings(mesh, parts.frozen)
+    return jax.jit(eval_step, in_shardings=(whole, whole, frozen, split), out_shardings=whole)

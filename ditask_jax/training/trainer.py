@@ -1,18 +1,19 @@
 """The training loop: restore or start, step, log, evaluate, save; and again after a kill as if nothing had happened."""
 
-import signal
+import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ditask_jax.config import validate
+from ditask_jax.config import to_json, validate
 from ditask_jax.data import eval_batches, train_batches
-from ditask_jax.errors import CheckpointError, ConfigError, DitaskError
+from ditask_jax.errors import CheckpointError, ConfigError, check_known
 from ditask_jax.files import atomic_write_json
 from ditask_jax.model import MultiTaskModel
 from ditask_jax.nn.filling import state_parts
@@ -25,22 +26,26 @@ from ditask_jax.training.build import (
 )
 from ditask_jax.training.checkpoints import Checkpointer
 from ditask_jax.training.evaluation import Evaluation, evaluate, predictions, score_table
+from ditask_jax.training.examples import write_examples
 from ditask_jax.training.figure import draw_predictions
 from ditask_jax.training.fingerprint import fingerprint
+from ditask_jax.training.forward import passage_of
 from ditask_jax.training.from_model import experiment_from
-from ditask_jax.training.mesh import check_batch_size, make_mesh, place_batch, replicated
+from ditask_jax.training.guards import Guard, describe, make_diagnosis
+from ditask_jax.training.memory import peak_memory
+from ditask_jax.training.mesh import check_batch_size, frozen_shardings, make_mesh, place_batch, place_whole, replicated
 from ditask_jax.training.optimizer import make_optimizer
+from ditask_jax.training.processes import StopSignal, agree, is_first, share, wait_for_all
+from ditask_jax.training.profiling import Window, traced
 from ditask_jax.training.progress import Progress
 from ditask_jax.training.rundir import RunDir
 from ditask_jax.training.schedules import make_schedule
-from ditask_jax.training.step import make_eval_step, make_predict, make_train_step
-from ditask_jax.training.writers import MetricsWriter
+from ditask_jax.training.sinks import RunLog, asked_for, check_logging
+from ditask_jax.training.spectra import make_spectra
+from ditask_jax.training.step import make_eval_step, make_gradients, make_predict, make_train_step
+from ditask_jax.training.watchdog import Watchdog
 
 FIGURE_EXAMPLES = 4
-
-
-class NonFiniteError(DitaskError):
-    """A loss or gradient that is NaN or infinite: training on would only lose the weights."""
 
 
 class Trainer:
@@ -74,9 +79,9 @@ class Trainer:
         config = config if given is None else given.config
         validate(config)
         self.config = config
-        self.mesh = make_mesh(config.mesh.data)
+        self.mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
         self.eval_batch_size = config.eval_batch_size or config.batch_size
-        check_batch_size("config: batch_size", config.batch_size, self.mesh)
+        check_batch_size("config: batch_size", config.batch_size, self.mesh, config.optimizer.accumulate)
         check_batch_size("config: eval_batch_size", self.eval_batch_size, self.mesh)
         # Data first: a missing file is found in a moment, a model takes seconds.
         self.train_source = build_source(config, "train")
@@ -87,18 +92,21 @@ class Trainer:
         parts, dtype = self.experiment.parts, self.experiment.dtype
         self.schedule = make_schedule(config.optimizer, self.steps_per_epoch, self.total_steps, config.batch_size)
         self.optimizer = make_optimizer(config.optimizer, self.schedule, parts.trainable)
-        surgery = config.optimizer.surgery
-        self._train_step = make_train_step(parts, self.tasks, self.optimizer, self.mesh, config.seed, dtype, surgery)
+        options = config.seed, dtype, config.optimizer.surgery, passage_of(config)
+        self._train_step = make_train_step(parts, self.tasks, self.optimizer, self.mesh, *options)
+        self._diagnose = make_diagnosis(make_gradients(parts, self.tasks, self.mesh, *options))
         self._eval_step = make_eval_step(parts, self.tasks, self.mesh, dtype)
-        self._predict = jax.jit(make_predict(parts, dtype))
-        self.frozen = self._place(parts.frozen)
+        self._spectra = make_spectra(parts, self.mesh)
+        self._predict = jax.jit(make_predict(parts, dtype), out_shardings=replicated(self.mesh))
+        self.frozen = place_whole(parts.frozen, frozen_shardings(self.mesh, parts.frozen))
         self.state = self._initial_state()
         self.step = 0
         self.stopped = False
         self._scored: tuple[int, Evaluation] | None = None
+        self._skipped = 0  # steps left out, over all starts of the run
 
     def _place(self, tree):
-        return jax.device_put(tree, replicated(self.mesh))
+        return place_whole(tree, replicated(self.mesh))
 
     def _initial_state(self) -> tuple:
         parts = self.experiment.parts
@@ -119,6 +127,7 @@ class Trainer:
         names = ("trainable", "opt_state", "stats")
         found = checkpointer.restore_latest_verified(dict(zip(names, self.state, strict=True)), replicated(self.mesh))
         if found is None:
+            agree("checkpoint", "step 0", "every process must see the same --workdir, on a shared file system")
             return 0
         self.step, state, meta = found
         if meta.get("backbone") != self.fingerprint():
@@ -128,25 +137,37 @@ class Trainer:
             )
         self.state = tuple(state[name] for name in names)
         self._scored = None
+        self._skipped = meta.get("skipped", 0)
+        agree("checkpoint", f"step {self.step}", "every process must see the same --workdir, on a shared file system")
         return self.step
 
-    def fit(self, workdir: str | Path) -> tuple:
+    def fit(self, workdir: str | Path, profile: Window | None = None) -> tuple:
         """Trains to the end, going on from the newest checkpoint of the folder; evaluates last.
 
         On SIGTERM the step is finished, saved, and `stopped` is set.
 
+        Args:
+          workdir: folder of the run.
+          profile: steps to trace, into `profile/` of the folder.
+
         Returns:
           The final state (trainable, opt_state, stats).
         """
+        check_logging(self.config)
+        if profile is not None:
+            profile.check(self.total_steps)
         run = RunDir(workdir)
         run.claim(self.config)
         every = self.config.checkpoint_every_steps
-        main = jax.process_index() == 0
-        best = self.config.checkpoint.best_metric
-        with Checkpointer(run.checkpoints, self.config.checkpoint.keep, best) as checkpointer:
+        main = is_first()
+        keeping = self.config.checkpoint
+        best = keeping.best_metric
+        with Checkpointer(run.checkpoints, keeping.keep, best, best_mode=keeping.best_mode) as checkpointer:
             start = self.restore(checkpointer)
             # Frozen weights do not change: hashed once here, not at every save.
             meta = {"backbone": self.fingerprint(), "weights": self.config.backbone.weights}
+            agree("configuration", to_json(self.config), "start every process by the same command")
+            agree("backbone", meta["backbone"], "give every process the same weight file")
             progress = Progress(
                 self.total_steps,
                 self.config.batch_size,
@@ -158,41 +179,94 @@ class Trainer:
                 progress.message(f"passed over the checkpoint of step {step}: {reason}")
             if start:
                 progress.message(f"going on from step {start} of {self.total_steps}")
-            with MetricsWriter(run.path, start, active=main) as writer, _StopSignal() as stop:
-                for step, metrics in self._steps(start, progress):
+            guard = Guard(self.config.on_nonfinite, run.nonfinite, self._skipped, checkpointer.latest)
+            steps = self._steps(start, progress, guard)
+            if main:
+                steps = traced(steps, profile, start, run.profile, progress.message)
+            with contextlib.closing(steps), self._log(run, start) as writer, StopSignal() as stop:
+                for step, metrics in steps:
+                    checkpointer.poll()
                     due = self._evaluation_due(step)
                     writer.write(step, metrics)
                     if due:
                         with progress.pause():
                             evaluation = self.evaluate()
                             writer.write(step, evaluation.metrics())
-                            if step < self.total_steps:
-                                self.draw(run.figures / f"step_{step:06d}.png")
+                            _check_best_metric(best, evaluation)
+                            self._show(run, writer, step)
                     last = step == self.total_steps
-                    self.stopped = stop.asked and not last
-                    if last or self.stopped or (every and step % every == 0):
+                    self.stopped = stop.asked() and not last
+                    if last or self.stopped or (every and step % every == 0) or (due and best):
                         with progress.pause():
                             writer.flush()
-                            self._save(checkpointer, step, meta, evaluation.metrics() if due else {})
+                            self._skipped = guard.skipped
+                            counted = meta | {"skipped": guard.skipped}
+                            self._save(checkpointer, step, counted, evaluation.metrics() if due else {})
                     if self.stopped:
                         progress.message(f"stopped at step {step} and saved; run the same command to go on")
                         break
             progress.end_line()
+        # The first process saves: one that left before would be taken for a failure, and all would be ended.
+        wait_for_all()
         return self.state
+
+    def _log(self, run: RunDir, start: int) -> RunLog:
+        devices = list(self.mesh.devices.flat)
+        # A finished run that is asked for again has nothing to log.
+        active = is_first() and start < self.total_steps
+        return RunLog(run, self.config, self.tasks, start, self.steps_per_epoch, devices, active=active)
+
+    def _show(self, run: RunDir, log: RunLog, step: int) -> None:
+        """Pictures of an evaluation on the way, in the folder and in the logs; the last one's are drawn by `report`."""
+        sinks = asked_for(self.config)
+        if sinks or step < self.total_steps:
+            log.picture(step, "panels/val", self.draw(run.figures / f"step_{step:06d}.png"))
+        if sinks:
+            trainable, _, stats = self.state
+            log.spectra(step, jax.device_get(self._spectra(trainable, stats, self.frozen)))
 
     def _save(self, checkpointer: Checkpointer, step: int, meta: Mapping, metrics: Mapping[str, float]) -> None:
         state = dict(zip(("trainable", "opt_state", "stats"), self.state, strict=True))
         checkpointer.save(step, state, meta, metrics)
 
-    def _steps(self, start: int, progress: Progress) -> Iterator[tuple[int, dict]]:
+    def _steps(self, start: int, progress: Progress, guard: Guard) -> Iterator[tuple[int, dict]]:
         """Takes the remaining steps; yields the number of steps done and the metrics of the last one."""
         if start >= self.total_steps:
             return
-        specs = [task.label_spec for task in self.tasks]
+        trainable, opt_state, stats = self.state
+        watchdog = Watchdog(self.config.data.stall_seconds, self._stalled(progress))
+        with self._batches(start) as batches, watchdog:
+            for number in range(start, self.total_steps):
+                begin = time.perf_counter()
+                with watchdog.waiting(f"batch {number} (step {number + 1})"):
+                    batch = next(batches)
+                read = time.perf_counter()
+                placed, counter = self._inputs(batch, number)
+                trainable, opt_state, stats, metrics = self._train_step(
+                    trainable, opt_state, stats, self.frozen, placed, counter
+                )
+                self.state, self.step = (trainable, opt_state, stats), number + 1
+                metrics = jax.device_get(metrics)
+                if metrics.pop("finite"):
+                    guard.passed()
+                else:
+                    found = jax.device_get(self._diagnose(trainable, stats, self.frozen, placed, counter))
+                    progress.message(guard.failed(number + 1, describe(*found), batch))
+                values = {f"train/{name}": float(value) for name, value in metrics.items()}
+                # The optimiser's own count stands still where a step is left out.
+                values["train/learning_rate"] = float(self.schedule(number - guard.skipped))
+                if guard.policy == "skip":
+                    values["train/skipped"] = guard.skipped
+                memory = peak_memory(self.mesh.local_devices)
+                progress.update(number + 1, {"loss": values["train/loss"]}, *memory.values())
+                values |= {"time/read": read - begin, "time/step": time.perf_counter() - read} | memory
+                yield number + 1, values
+
+    def _batches(self, start: int):
         data = self.config.data
-        batches = train_batches(
+        return train_batches(
             self.train_source,
-            specs,
+            [task.label_spec for task in self.tasks],
             self.config.image_size,
             self.config.batch_size,
             self.config.seed,
@@ -200,24 +274,27 @@ class Trainer:
             start_step=start,
             threads=data.threads,
             workers=data.workers,
+            **share(),
         )
-        trainable, opt_state, stats = self.state
-        with batches:
-            for number in range(start, self.total_steps):
-                begin = time.perf_counter()
-                batch = next(batches)
-                read = time.perf_counter()
-                placed = place_batch({name: batch[name] for name in ("image", "labels", "valid")}, self.mesh)
-                trainable, opt_state, stats, metrics = self._train_step(
-                    trainable, opt_state, stats, self.frozen, placed, np.int32(number)
-                )
-                self.state, self.step = (trainable, opt_state, stats), number + 1
-                values = {f"train/{name}": float(value) for name, value in jax.device_get(metrics).items()}
-                _check_finite(values, number + 1)
-                values["train/learning_rate"] = float(self.schedule(number))
-                progress.update(number + 1, {"loss": values["train/loss"]})
-                values |= {"time/read": read - begin, "time/step": time.perf_counter() - read}
-                yield number + 1, values
+
+    def _inputs(self, batch: Mapping, number: int) -> tuple:
+        placed = place_batch({name: batch[name] for name in ("image", "labels", "valid")}, self.mesh)
+        return placed, self._place(np.int32(number))
+
+    def lower_step(self) -> tuple[Any, tuple]:
+        """The program of a step, not compiled yet, and its arguments for the first one; it donates those of the state.
+
+        For programs that try a configuration (`preflight`); `fit` does not need it.
+        """
+        with self._batches(0) as batches:
+            arguments = (*self.state, self.frozen, *self._inputs(next(batches), 0))
+        return self._train_step.lower(*arguments), arguments
+
+    def _stalled(self, progress: Progress):
+        data = self.config.data
+        where = f"'{data.name}'" + (f" in {data.root}" if data.root else "")
+        remedy = f"look at the storage, or raise data.threads ({data.threads}) or data.workers ({data.workers})"
+        return lambda what, seconds: progress.message(f"{what}: {seconds:.0f} s waiting for {where}; {remedy}")
 
     def _evaluation_due(self, step: int) -> bool:
         every, epochs = self.config.eval_every_steps, self.config.eval_every_epochs
@@ -252,18 +329,27 @@ class Trainer:
             self._scored = (self.step, found)
         return found
 
-    def draw(self, path: Path) -> Path:
-        """Draws targets and predictions of the first validation examples."""
+    def draw(self, path: Path, examples: Path | None = None) -> Path:
+        """Draws targets and predictions of the first validation examples.
+
+        Args:
+          path: the figure.
+          examples: folder for a file per picture, which a report can show one by one; None: none are written.
+        """
         specs = [task.label_spec for task in self.tasks]
         size, augmentation = self.config.image_size, build_augmentation(self.config).for_evaluation()
         with eval_batches(
-            self.eval_source, specs, size, self.eval_batch_size, threads=1, augmentation=augmentation
+            self.eval_source, specs, size, self.eval_batch_size, threads=1, augmentation=augmentation, **share()
         ) as batches:
             batch = next(batches)
         shown = min(FIGURE_EXAMPLES, int(batch["valid"].sum()))
         trainable, _, stats = self.state
         placed = place_batch({"image": batch["image"]}, self.mesh)
         predicted = predictions(self._predict, (trainable, stats, self.frozen), placed, self.tasks)
+        if not is_first():
+            return path  # the others only lent their devices
+        if examples is not None:
+            write_examples(examples, batch, predicted, self.tasks, self.step)
         cut = lambda tree: {name: value[:shown] for name, value in tree.items()}
         title = f"{self.config.method.name} on {self.config.data.name}, step {self.step}"
         return draw_predictions(path, batch["image"][:shown], cut(batch["labels"]), cut(predicted), self.tasks, title)
@@ -271,7 +357,7 @@ class Trainer:
     def report(self, run: RunDir, evaluation: Evaluation, file: Path | None = None) -> str:
         """Writes the scores (to `evaluation.json` unless told otherwise) and the figure; returns the table."""
         file = file or run.evaluation
-        figure = self.draw(run.figures / "evaluation.png")
+        figure = self.draw(run.figures / "evaluation.png", run.examples)
         plan = self.experiment.plan
         content = {
             "step": self.step,
@@ -281,9 +367,12 @@ class Trainer:
             "method": plan.method,
             "trainable_backbone": plan.trainable_backbone,
             "trainable_total": plan.trainable_total,
+            "total": plan.total,
+            "groups": dict(plan.groups),
             **evaluation.to_json(),
         }
-        atomic_write_json(file, content)
+        if is_first():
+            atomic_write_json(file, content)
         return f"{score_table(evaluation, self.tasks)}\nfigure: {figure}\nscores: {file}"
 
     def _resolution(self) -> str:
@@ -297,32 +386,7 @@ def _text_size(size) -> str:
     return f"{size}x{size}" if isinstance(size, int) else f"{size[0]}x{size[1]}"
 
 
-def _check_finite(values: Mapping[str, float], step: int) -> None:
-    """Stops at once on NaN or infinity: the state of the last checkpoint is still good."""
-    bad = [name.removeprefix("train/") for name, value in values.items() if not np.isfinite(value)]
-    if bad:
-        raise NonFiniteError(
-            f"training: step {step}: {', '.join(bad)} is not finite; the last checkpoint is whole. "
-            "Lower optimizer.learning_rate, or look at the labels of that batch"
-        )
-
-
-class _StopSignal:
-    """While entered, SIGTERM asks to stop after the current step instead of killing the process."""
-
-    def __init__(self):
-        self.asked = False
-
-    def __enter__(self) -> "_StopSignal":
-        try:
-            self._before = signal.signal(signal.SIGTERM, self._ask)
-        except ValueError:
-            self._before = None  # not the main thread: signals stay with whoever owns it
-        return self
-
-    def _ask(self, *_):
-        self.asked = True
-
-    def __exit__(self, *_):
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+def _check_best_metric(name: str | None, evaluation: Evaluation) -> None:
+    """A name that no evaluation gives would keep no checkpoint, without a word."""
+    if name is not None:
+        check_known("config: checkpoint.best_metric", name, evaluation.metrics())

@@ -4,14 +4,13 @@ They run operation by operation on a model of three blocks: operations of one sh
 """
 
 import dataclasses
-import importlib.util
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ditask_jax.adapters import detach, make_plan, merge, method_class, method_names, registry
+from ditask_jax.adapters import detach, merge, method_names
 from ditask_jax.nn import Context, flatten, linears, split_state
 from tests.adapters.cases import largest_difference
 from tests.adapters.micro import Micro, features, method_of, plain_model
@@ -191,59 +190,3 @@ def test_every_method_and_variant_is_checked():
     assert {name for name, _ in CASES} == set(method_names()) >= set(VARIANTS)
     starts = {method.identity_at_start for method in (chosen(*case) for case in CASES)}
     assert starts == {True, False}
-
-
-ONE_FILE = '''
-"""Output scaling: one factor for every output of every dense layer, shared by all tasks."""
-
-import dataclasses
-
-import jax.numpy as jnp
-from flax import nnx
-
-from ditask_jax.adapters.plan import LayerPlan
-from ditask_jax.adapters.registry import Method
-from ditask_jax.nn.linear import Adapter, apply_kernel
-
-
-class ScalingAdapter(Adapter):
-    def __init__(self, outputs):
-        self.factor_shared = nnx.Param(jnp.ones(outputs, jnp.float32))
-
-    def __call__(self, linear, x, streams, context):
-        return apply_kernel(x, self.merged_kernel(linear, None).astype(context.dtype))
-
-    def merged_kernel(self, linear, prepared):
-        return linear.kernel[...] * self.factor_shared[...][None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Scaling(Method):
-    """Scales outputs."""
-
-    name = "scaling_for_tests"
-
-    def trains(self, path):
-        return path.split("/")[-1] == "scale"
-
-    def plan_layer(self, site):
-        return LayerPlan(site.info, site.shape, (), {"factor_shared": site.shape[1:]}, "beside")
-
-    def attach(self, linear, plan, factors, seed):
-        return ScalingAdapter(plan.shape[1])
-'''
-
-
-def test_a_method_in_one_file_of_its_own_passes(tmp_path):
-    path = tmp_path / "scaling.py"
-    path.write_text(ONE_FILE)
-    spec = importlib.util.spec_from_file_location("scaling_for_tests", path)
-    try:
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
-        assert "scaling_for_tests" in method_names()
-        method = method_class("scaling_for_tests")()
-        check_all(method, TASKS[3])
-        plan = make_plan(plain_model("depth"), method)
-        assert {layer.info.role for layer in plan.layers} == {"qkv", "proj", "fc1", "fc2", "reduction"}
-    finally:
-        registry._METHODS.pop("scaling_for_tests", None)

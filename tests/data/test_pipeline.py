@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -14,23 +15,8 @@ from ditask_jax.data.sources import open_source
 from ditask_jax.data.transforms import transform
 from ditask_jax.errors import ConfigError, DataError
 from ditask_jax.labels import LabelSpec
+from tests.data.sources import Numbers
 from tests.data.specs import ALL, DEPTH, NORMALS, SEMSEG
-
-
-@dataclasses.dataclass(frozen=True)
-class Numbers:
-    """Tiny examples that show their index."""
-
-    count: int
-    broken: int | None = None
-
-    def __len__(self):
-        return self.count
-
-    def __getitem__(self, index):
-        if index == self.broken:
-            raise DataError(f"folder: /pictures/{index}.png cannot be decoded")
-        return {"image": np.full((8, 8, 3), index, np.uint8), "semseg": np.full((8, 8), index % 12, np.uint8)}
 
 
 def take(count, source=None, batch_size=4, seed=3, **options):
@@ -80,13 +66,19 @@ def test_resuming_needs_the_step_only(reference):
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_share_the_same_global_batches(reference, count):
-    shares = [take(6, process_index=p, process_count=count) for p in range(count)]
-    for k, whole in enumerate(reference):
-        for p in range(count):
-            part = shares[p][k]
-            np.testing.assert_array_equal(part["index"], whole["index"][p::count])
-            np.testing.assert_array_equal(part["image"], whole["image"][p::count])
-            np.testing.assert_array_equal(part["labels"]["depth"], whole["labels"]["depth"][p::count])
+    assert_equal(joined([take(6, process_index=p, process_count=count) for p in range(count)]), reference)
+
+
+def joined(shares):
+    """The global batches of which processes have read a block of rows each."""
+    return [jax.tree.map(lambda *rows: np.concatenate(rows), *parts) for parts in zip(*shares, strict=True)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_processes_with_workers_read_the_same_rows(reference, workers):
+    shares = [take(4, process_index=p, process_count=2, start_step=2, workers=workers) for p in range(2)]
+    assert_equal(joined(shares), reference[2:])
 
 
 def test_worker_processes_change_nothing_and_pass_errors_on(reference):
@@ -94,6 +86,15 @@ def test_worker_processes_change_nothing_and_pass_errors_on(reference):
     with (
         train_batches(Numbers(4, broken=2), [SEMSEG], 8, 4, workers=1) as batches,
         pytest.raises(DataError, match=r"^folder: /pictures/2\.png cannot be decoded$"),
+    ):
+        next(batches)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_one_line():
+    with (
+        train_batches(Numbers(4, deadly=2), [SEMSEG], 8, 4, workers=1) as batches,
+        pytest.raises(DataError, match=r"^data: a reading process ended with exit code -9: it was killed, usually"),
     ):
         next(batches)
 

@@ -3,7 +3,6 @@
 import errno
 import json
 import pickle
-import signal
 import subprocess
 import sys
 
@@ -83,13 +82,10 @@ def test_batches_are_the_same_from_the_tree_and_from_the_prepared_set(pascal):
             np.testing.assert_array_equal(a["labels"]["normals"], b["labels"]["normals"])
 
 
-def test_order_holds_over_several_shards(pascal, monkeypatch):
+def test_order_holds_over_several_shards(pascal):
     root, out, written = pascal
-    sharded = lambda **options: real(num_shards=2, **options)
-    real = tfds.download.DownloadConfig
-    monkeypatch.setattr(tfds.download, "DownloadConfig", sharded)
-    folder, manifest, _ = build("pascal", root, out, tasks=("semseg",))
-    assert sum("train.array_record" in name for name in manifest["files"]) == 2
+    folder, manifest, _ = build("pascal", root, out, tasks=("semseg",), examples_per_shard=2)
+    assert sum("train.array_record" in name for name in manifest["files"]) == 3
     source = PreparedSource(folder, "train", ())
     assert [source[k]["id"] for k in range(len(source))] == list(written["train"])
     assert len(PreparedSource(folder, "train", (), num_examples=2)) == 2
@@ -109,8 +105,24 @@ def test_tensorflow_datasets_reads_the_set_too(pascal):
         source = builder.as_data_source("val")
         for example, want in zip(source, written["val"].values(), strict=True):
             np.testing.assert_array_equal(example["image"], want["image"])
-            np.testing.assert_array_equal(example["semseg"][..., 0], want["semseg"])
-            np.testing.assert_array_equal(example["sal"][..., 0], want["sal"])
+            np.testing.assert_array_equal(example["semseg"], want["semseg"])
+            np.testing.assert_array_equal(example["sal"], want["sal"])
+
+
+def test_the_builder_alone_prepares_the_same_examples(pascal, capfd):
+    root, out, written = pascal
+    from ditask_jax.data.builders.multitask import PascalMt
+
+    builder = PascalMt(data_dir=out, tasks=("semseg", "normals"), file_format="array_record")
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=root))
+    capfd.readouterr()
+    folder, _, _ = build("pascal", root, out.with_name("mine"), tasks=("semseg", "normals"))
+    theirs, mine = builder.as_data_source("train"), tfds.builder_from_directory(folder).as_data_source("train")
+    assert len(theirs) == len(mine) == len(written["train"])
+    for a, b in zip(theirs, mine, strict=True):
+        assert a["id"] == b["id"]
+        for what in ("image", "semseg", "normals"):
+            np.testing.assert_array_equal(a[what], b[what])
 
 
 def test_a_second_start_verifies_and_does_nothing(pascal):
@@ -217,6 +229,11 @@ def test_bad_examples_can_be_left_out_and_are_listed(pascal):
     assert list(skipped) == [names[1], names[4]]
     assert "is not an image file" in skipped[names[1]]
     assert verify(folder) == manifest
+    # A shard without a single good example stands among the others.
+    folder, _, _ = build("pascal", root, out, tasks=("semseg",), skip_bad=True, examples_per_shard=1, replace=True)
+    source = PreparedSource(folder, "train", ("semseg",))
+    assert [source[k]["id"] for k in range(len(source))] == [names[0], names[2], names[3]]
+    manifest = verify(folder)
     for path in (root / "semseg/VOC12").iterdir():
         path.write_bytes(b"")
     for path in (root / "semseg/pascal-context").iterdir():
@@ -241,38 +258,22 @@ def test_pictures_that_decoders_read_differently_are_stored_plainly(pascal):
     np.testing.assert_array_equal(first["image"], stored)
 
 
-KILL = """
-import os, signal, sys
+LIMITED = """
+import resource, sys
 from pathlib import Path
-from ditask_jax.data import prepare as module
-die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-seen = []
-def on_example(split, name, total):
-    seen.append(name)
-    if sys.argv[3] == "examples" and len(seen) == 4: die()
-if sys.argv[3] == "manifest": module.atomic_write_json = die
-if sys.argv[3] == "rename": module._put_in_place = die
-module.prepare(module.Wish("pascal", ("semseg",)), Path(sys.argv[1]), Path(sys.argv[2]), on_example=on_example)
+from ditask_jax.data.prepare import Wish, prepare
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+prepare(Wish("pascal", ("semseg", "normals")), Path(sys.argv[1]), Path(sys.argv[2]))
 """
 
 
-@pytest.mark.parametrize("moment", ["examples", "manifest", "rename"])
-def test_a_killed_preparation_leaves_nothing_that_is_taken_for_a_set(moment, pascal):
-    root, out, written = pascal
-    command = [sys.executable, "-c", KILL, str(root), str(out), moment]
+def test_a_shard_that_cannot_be_written_stops_and_leaves_nothing_behind(tmp_path):
+    miniature.write_pascal(tmp_path / "tree", train=12, val=1)
+    command = [sys.executable, "-c", LIMITED, str(tmp_path / "tree"), str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert prepared.working_folder(out, "pascal").is_dir()
-    assert not (out / "pascal_mt").exists()
-    with pytest.raises(DataError, match=r"the preparation in .* has not finished; run the same"):
-        open_multitask("pascal", out, "train", ("semseg",))
-    folder, _, said = build("pascal", root, out, tasks=("semseg",))
-    assert said[0].startswith("removing what an interrupted preparation left")
-    verify(folder)
-    assert [path.name for path in out.iterdir()] == ["pascal_mt"]
-    source = PreparedSource(folder, "train", ("semseg",))
-    for k, want in enumerate(written["train"].values()):
-        np.testing.assert_array_equal(source[k]["semseg"], want["semseg"])
+    assert "DataError: data: " in done.stderr
+    assert "array_record-00000-of-00001 cannot be written: " in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_preparations_do_not_work_in_one_folder(pascal):
@@ -281,6 +282,14 @@ def test_two_preparations_do_not_work_in_one_folder(pascal):
     with pytest.raises(DataError, match=r"another preparation is working in .*out"):
         prepare(Wish("pascal", ("semseg",)), root, out, on_example=inside)
     assert not out.exists()
+
+
+def test_a_file_is_no_folder_for_a_set(pascal):
+    root, out, _ = pascal
+    out.write_text("kept")
+    with pytest.raises(ConfigError, match=r"out is a file; a prepared set needs a folder"):
+        build("pascal", root, out)
+    assert out.read_text() == "kept"
 
 
 def test_what_is_not_ours_is_not_touched(pascal):

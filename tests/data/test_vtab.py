@@ -9,7 +9,9 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from ditask_jax import cli
 from ditask_jax.data import open_source
+from ditask_jax.data.__main__ import main
 from ditask_jax.data.vtab import VtabListSource, VtabPreparedSource, open_vtab
 from ditask_jax.data.vtab_prepare import prepare_vtab
 from ditask_jax.data.vtab_tasks import GROUPS, VTAB_TASKS
@@ -127,6 +129,30 @@ def test_a_truncated_picture_is_named(tree):
     file.write_bytes(file.read_bytes()[:60])
     with pytest.raises(DataError, match=r"images/test/000003\.png cannot be decoded|is not an image file"):
         open_vtab(root, "val", "svhn")[3]
+
+
+def test_doctor_examines_the_tasks_that_are_there(tree, capsys):
+    root, _ = tree
+    doctor = lambda *options: cli.execute(main, ["doctor", "vtab", "--root", str(root), *options])
+    assert doctor() == cli.OK
+    out = capsys.readouterr().out
+    for task, count in (("cifar100", 100), ("svhn", 10)):
+        assert f"vtab {task} in {root}\n  train: 9 examples; 1000 were published\n  val: 5 examples\n" in out
+        assert f" of {count} classes among 14 pictures" in out
+    assert out.count("verdict: ready for training on classification") == 2
+    (root / "svhn/images/test/000003.png").write_bytes(b"no picture")
+    (root / "svhn/images/train800/the first.png").unlink()
+    assert doctor("--task", "svhn") == 1
+    out = capsys.readouterr().out
+    assert "broken: train image:\n  vtab: " in out
+    assert "images/train800/the first.png of the list is missing" in out
+    assert "000003.png is not an image file" in out
+    assert out.splitlines()[-1] == "verdict: training on classification would fail"
+    assert doctor("--task", "cifar100") == cli.OK
+    assert doctor("--task", "svnh") == cli.USER_ERROR
+    assert "Did you mean 'svhn'?" in capsys.readouterr().err
+    assert cli.execute(main, ["doctor", "vtab", "--root", str(root / "svhn/images")]) == 1
+    assert "holds none of the 19 tasks" in capsys.readouterr().out
 
 
 def test_mistakes_are_named(tmp_path):

@@ -103,6 +103,14 @@ def test_the_export_command(run, tmp_path, capsys):
     for arguments, message in wrong:
         assert cli.execute(export.main, arguments) == cli.USER_ERROR
         assert message in capsys.readouterr().err
+    start, moved = folder / "start.safetensors", folder / "moved.safetensors"
+    start.rename(moved)
+    again = [workdir, "--layout=timm", f"--out={tmp_path / 'again.safetensors'}"]
+    assert cli.execute(export.main, again) == cli.USER_ERROR
+    assert "no file" in capsys.readouterr().err
+    assert cli.execute(export.main, [*again, f"--weights={moved}"]) == cli.OK
+    moved.rename(start)
+    assert (tmp_path / "again.safetensors").read_bytes() == out.read_bytes()
 
 
 def test_what_does_not_fit_together(tmp_path):

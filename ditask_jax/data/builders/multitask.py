@@ -1,10 +1,11 @@
 """Builders of the multi-task data sets over the trees of `ditask_jax.data.trees`."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
 
 from ditask_jax.data import files
 from ditask_jax.data.trees import SPLITS, Tree, open_tree
@@ -12,21 +13,16 @@ from ditask_jax.data.trees.cityscapes import CityscapesTree
 from ditask_jax.data.trees.mtan import MtanTree
 from ditask_jax.data.trees.nyud import PACKAGES, NyudTree
 from ditask_jax.data.trees.pascal import PascalTree
-from ditask_jax.data.trees.record import DEPTH_FACTOR, Record, finish
-from ditask_jax.errors import DataError
-
-IMAGE_FORMS = ("classes", "colours", "disparity")
+from ditask_jax.data.trees.record import DEPTH_FACTOR, DTYPES, Record, finish
 
 
 def label_feature(form: str) -> tfds.features.FeatureConnector:
-    """How a label of a stored form (`trees.record`) is kept: a PNG, or plain numbers for floats."""
-    if form == "colours":
-        return tfds.features.Image(shape=(None, None, 3), dtype=np.uint8, encoding_format="png")
-    if form in IMAGE_FORMS:
-        dtype = np.uint16 if form == "disparity" else np.uint8
-        return tfds.features.Image(shape=(None, None, 1), dtype=dtype, encoding_format="png")
-    shape = (None, None, 3) if form == "vectors" else (None, None)
-    return tfds.features.Tensor(shape=shape, dtype=np.float32, encoding=tfds.features.Encoding.BYTES)
+    """How a label of a stored form (`trees.record`) is kept: its plain numbers, for shards are compressed anyway.
+
+    As PNG files, labels would take three times as long to read, and directions half the room.
+    """
+    shape = (None, None, 3) if form in ("colours", "vectors") else (None, None)
+    return tfds.features.Tensor(shape=shape, dtype=DTYPES[form], encoding=tfds.features.Encoding.BYTES)
 
 
 class _MultiTaskBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -35,8 +31,6 @@ class _MultiTaskBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     Args:
       tasks: labels to keep; None: the usual ones of the data set.
       depth_unit, semseg_classes: as of `open_tree`.
-      skip_bad: leave out examples whose files are missing or damaged; they are listed in `skipped`.
-      on_example: called with split and id after each example.
       options: those of every tensorflow-datasets builder; `config` names the package.
     """
 
@@ -53,17 +47,11 @@ class _MultiTaskBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         tasks: Sequence[str] | None = None,
         depth_unit: str | None = None,
         semseg_classes: int | None = None,
-        skip_bad: bool = False,
-        on_example: Callable[[str, str], None] | None = None,
         **options,
     ) -> None:
         self._asked_tasks = None if tasks is None else tuple(tasks)
         self._depth_unit = depth_unit
         self._semseg_classes = semseg_classes
-        self._skip_bad = skip_bad
-        self._on_example = on_example
-        self.failure: DataError | None = None
-        self.skipped: dict[str, dict[str, str]] = {split: {} for split in SPLITS}
         super().__init__(**options)
 
     def _tree(self, root: Path) -> Tree:
@@ -97,36 +85,32 @@ class _MultiTaskBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
 
     def _generate_examples(self, tree: Tree, split: str) -> Iterator[tuple[int, dict]]:
         for number, name in enumerate(tree.ids(split)):
-            try:
-                record = tree.record(split, name, self._tasks)
-                finish(record, tree.forms, tree.resizes_labels)  # finds a label that does not fit before training does
-            except DataError as error:
-                if not self._skip_bad:
-                    self.failure = error  # tensorflow-datasets rewrites messages
-                    raise
-                self.skipped[split][name] = str(error)
-                continue
-            finally:
-                if self._on_example is not None:
-                    self._on_example(split, name)
-            yield number, encode(record, tree.forms)
-        count, skipped = len(tree.ids(split)), self.skipped[split]
-        if len(skipped) == count:
-            last = list(skipped.values())[-1]
-            self.failure = DataError(
-                f"{tree.name}: not one of the {count} examples of {split} can be read; the last: {last}"
-            )
-            raise self.failure
+            yield number, read_features(tree, split, name, self._tasks)
+
+
+def read_features(tree: Tree, split: str, name: str, tasks: Sequence[str]) -> dict:
+    """The features of one example of a tree.
+
+    Raises:
+      DataError: a file is missing or damaged, or a label does not fit its picture.
+    """
+    record = tree.record(split, name, tasks)
+    finish(record, tree.forms, tree.resizes_labels)  # finds a label that does not fit before training does
+    return encode(record, tree.forms)
 
 
 def encode(record: Record, forms: dict[str, str]) -> dict:
     """The features of a record: bytes and arrays."""
     image = record.content if record.content is not None else files.encode_png(record.image)
-    labels = {
-        task: files.encode_png(values) if forms[task] in IMAGE_FORMS else values
-        for task, values in record.values.items()
-    }
+    labels = {task: np.asarray(values, DTYPES[forms[task]]) for task, values in record.values.items()}
     return {"image": image, "id": record.name, **labels, **record.constants}
+
+
+def serialize(features: tfds.features.FeaturesDict, example: dict) -> bytes:
+    """An example as it stands in a shard; equal examples give equal bytes."""
+    content = features.serialize_example(example)
+    # Protocol buffers write their maps in any order unless they are told not to.
+    return tf_example_pb2.Example.FromString(content).SerializeToString(deterministic=True)
 
 
 class PascalMt(_MultiTaskBuilder):

@@ -13,7 +13,7 @@ EXAMPLES = (
     "folder --root my_images --semseg-classes 5",
     "pascal --root prepared",
 )
-NAMES = (*TREES, "folder")
+NAMES = (*TREES, "vtab", "folder")
 UNHEALTHY = 1
 _SHOWN = 5
 
@@ -24,6 +24,7 @@ def add_arguments(parser) -> None:
     parser.add_option("--samples", type=int, default=16, metavar="N", help="examples to decode per split (default 16)")
     parser.add_option("--all", action="store_true", help="decode every example, and name every bad file")
     parser.add_option("--human-parts-classes", type=int, metavar="N", help="folder: classes of human_parts")
+    parser.add_option("--task", metavar="NAME", help="vtab: one of its 19 tasks (default: those that are there)")
     parser.add_option("--val-fraction", type=float, metavar="F", help="folder: share of train/ for validation")
 
 
@@ -34,23 +35,24 @@ def run(args) -> int:
         raise ConfigError(f"command line: --samples: got {args.samples}, expected at least 1")
     try:
         with progress_bar("reading") as update:
-            report = _examine(args, None if args.all else args.samples, update)
+            reports = _examine(args, None if args.all else args.samples, update)
     except DataError as error:
         print(f"{args.name} in {args.root}\nbroken:\n  {error}\nverdict: training would fail")
         return UNHEALTHY
-    print(report_text(report, args.all))
-    return UNHEALTHY if report.fatal() else cli.OK
+    print("\n\n".join(report_text(report, args.all) for report in reports))
+    return UNHEALTHY if any(report.fatal() for report in reports) else cli.OK
 
 
-def _examine(args, samples, on_example):
+def _examine(args, samples, on_example) -> list:
     from ditask_jax.data import doctor
 
     tasks = parse_tasks(args.tasks)
     root = folder(args.root)
+    if args.name == "vtab":
+        return [doctor.examine_vtab(root, task, samples, on_example) for task in _vtab_tasks(root, args.task)]
     if args.name != "folder":
-        return doctor.examine_multitask(
-            args.name, root, tasks, samples, on_example, args.layout, args.depth_unit, args.semseg_classes
-        )
+        chosen = (args.layout, args.depth_unit, args.semseg_classes)
+        return [doctor.examine_multitask(args.name, root, tasks, samples, on_example, *chosen)]
     from ditask_jax.data.folder import READERS, SPLITS, FolderSource
 
     if tasks is None:
@@ -59,7 +61,19 @@ def _examine(args, samples, on_example):
     classes = {task: count for task, count in asked.items() if count is not None}
     options = {"num_classes": classes, "val_fraction": args.val_fraction}
     sources = {split: (lambda split=split: FolderSource(root, split, tasks, **options)) for split in SPLITS}
-    return doctor.examine_sources(f"folder in {root}", sources, tasks, classes, samples, on_example)
+    return [doctor.examine_sources(f"folder in {root}", sources, tasks, classes, samples, on_example)]
+
+
+def _vtab_tasks(root, task: str | None) -> list[str]:
+    from ditask_jax.data.vtab import find_tasks
+    from ditask_jax.data.vtab_tasks import VTAB_TASKS, vtab_task
+
+    found = find_tasks(root) if task is None else [vtab_task(task).name]
+    if not found:
+        raise DataError(
+            f"{root} holds none of the {len(VTAB_TASKS)} tasks: neither TASK/train800val200.txt nor a prepared set"
+        )
+    return found
 
 
 def report_text(report, every_file: bool = False) -> str:
@@ -72,18 +86,22 @@ def report_text(report, every_file: bool = False) -> str:
     lines = [report.title]
     for split, (count, published) in report.counts.items():
         if published is None:
-            lines.append(f"  {split}: {count} examples")
+            lines.append(f"  {split}: {_examples(count)}")
         elif count == published:
-            lines.append(f"  {split}: {count} examples, as published")
+            lines.append(f"  {split}: {_examples(count)}, as published")
         else:
-            lines.append(f"  {split}: {count} examples; {published} were published")
+            lines.append(f"  {split}: {_examples(count)}; {published} were published")
     lines += [f"  {note}" for note in report.notes]
-    lines.append(f"{report.read} examples decoded:")
+    lines.append(f"{_examples(report.read)} decoded:")
     width = max(len(what) for what in report.statistics)
     lines += [f"  {what:<{width}}  {statistics.text()}" for what, statistics in report.statistics.items()]
     lines += problem_lines(report.problems, every_file)
     lines.append(_verdict(report))
     return "\n".join(lines)
+
+
+def _examples(count: int) -> str:
+    return "1 example" if count == 1 else f"{count} examples"
 
 
 def problem_lines(problems, every_file: bool = False) -> list[str]:
@@ -121,6 +139,8 @@ def _verdict(report) -> str:
     labels = "+".join(report.needed) or "no labels"
     others = {problem.what for problem in report.problems} - {problem.what for problem in fatal}
     if fatal:
+        if any(problem.is_whole_split for problem in fatal):
+            return f"verdict: training on {labels} would fail"
         number = "1 bad file" if len(fatal) == 1 else f"{len(fatal)} bad files"
         return f"verdict: training on {labels} would fail: {number} (data.on_bad_file=skip passes over bad examples)"
     usable = [task for task in report.optional if task not in others]

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ditask_jax.errors import ConfigError
+from ditask_jax.files import user_path
 
 
 def add_tree_options(parser, names, root_required: bool = True) -> None:
@@ -31,4 +32,4 @@ def parse_tasks(text: str | None) -> tuple[str, ...] | None:
 
 def folder(text: str) -> Path:
     """The path of an option; a leading ~ is the home folder."""
-    return Path(text).expanduser()
+    return user_path(text)

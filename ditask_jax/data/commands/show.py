@@ -1,7 +1,5 @@
 """`python -m ditask_jax.data show`: one example with all its labels, as stored, as evaluated and as augmented."""
 
-from pathlib import Path
-
 import numpy as np
 
 from ditask_jax import cli
@@ -56,7 +54,7 @@ def run(args) -> int:
     from ditask_jax.data.commands.picture import draw_example
 
     rows = _rows(example, tasks, args)
-    path = draw_example(Path(args.out).expanduser(), rows, tasks, title)
+    path = draw_example(folder(args.out), rows, tasks, title)
     print(f"wrote {path}")
     return cli.OK
 
@@ -105,7 +103,7 @@ def _rows(example: dict, tasks, args) -> list[tuple[str, np.ndarray, dict]]:
     labels = {task.name: example[task.name] for task in tasks}
     rows = [(f"as stored\n{height}x{width}", example["image"], labels)]
     specs, size = [task.label_spec for task in tasks], (args.size, args.size)
-    augmentation = PRESETS[args.name]
+    augmentation = PRESETS.get(args.name, Augmentation())  # a data set of a user's own has none
     evaluated = transform(example, specs, size, None, augmentation)
     rows.append((f"in evaluation\n{args.size}x{args.size}", evaluated["image"], evaluated["labels"]))
     for number in range(args.draws if augmentation.is_random else 0):

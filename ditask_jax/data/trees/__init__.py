@@ -8,6 +8,7 @@ from ditask_jax.data.trees.pascal import open_pascal
 from ditask_jax.data.trees.source import TreeSource, missing_text
 from ditask_jax.data.trees.tree import SPLITS, Tree
 from ditask_jax.errors import check_known
+from ditask_jax.files import user_path
 
 __all__ = ["SPLITS", "TREES", "Tree", "TreeSource", "missing_text", "open_tree"]
 
@@ -43,4 +44,4 @@ unpack PASCAL_MT.tgz and give the folder with JPEGImages and ImageSets in it
     check_known("data set", name, TREES)
     # The others have one set of classes, against which the tasks are checked.
     options = {"semseg_classes": semseg_classes} if name == "cityscapes" else {}
-    return TREES[name](Path(root).expanduser(), layout=layout, depth_unit=depth_unit, **options)
+    return TREES[name](user_path(root), layout=layout, depth_unit=depth_unit, **options)

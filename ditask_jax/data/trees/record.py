@@ -21,7 +21,14 @@ import numpy as np
 from ditask_jax.data import files
 from ditask_jax.errors import DataError
 
-FORMS = ("classes", "colours", "vectors", "distances", "disparity")
+DTYPES = {
+    "classes": np.uint8,
+    "colours": np.uint8,
+    "vectors": np.float32,
+    "distances": np.float32,
+    "disparity": np.uint16,
+}
+"""Type of the numbers of each form."""
 DEPTH_FACTOR = "depth_factor"
 """Constant of an example: baseline times focal length, which over the disparity is the depth in metres."""
 

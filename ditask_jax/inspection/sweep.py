@@ -1,0 +1,95 @@
+"""Which options runs differ in, and their scores along each of them."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ditask_jax.pictures.sweeps import Line
+from ditask_jax.reports.runs import Run
+from ditask_jax.tasks import Task, delta_m_of
+from ditask_jax.training.rundir import FREE_FIELDS
+
+DELTA_M = "delta_m"
+# Differences that are repetitions, or that follow from others.
+_NO_OPTIONS = {*FREE_FIELDS, "seed", "eval_batch_size", "eval_every_steps", "eval_every_epochs"}
+
+
+def swept_options(runs: Sequence[Run]) -> dict[str, tuple[str, ...]]:
+    """Numerical options with several values among the runs; those that always change together count as one.
+
+    Returns:
+      Name, such as "method.shared_cells = method.task_cells", to the fields.
+    """
+    differing = _differing(runs)
+    columns: dict[tuple, list[str]] = defaultdict(list)
+    for name in differing:
+        values = tuple(run.fields.get(name) for run in runs)
+        if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+            columns[values].append(name)
+    return {" = ".join(names): tuple(names) for names in columns.values()}
+
+
+def sweep_lines(
+    runs: Sequence[Run], fields: Sequence[str], tasks: Sequence[Task], references: Mapping[str, float]
+) -> list[Line]:
+    """Scores along an option: a line for every set of runs that are equal otherwise; repetitions are averaged.
+
+    Args:
+      runs: evaluated runs.
+      fields: the option, as `swept_options` names it.
+      tasks: whose primary scores count.
+      references: single-task scores, for delta_m.
+    """
+    others = [name for name in _differing(runs) if name not in fields]
+    groups: dict[tuple, dict[float, list]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        rest = tuple(_text(run.fields.get(name)) for name in others)
+        groups[rest][run.fields[fields[0]]].append(_scores(run, tasks, references))
+    lines = []
+    for rest, points in groups.items():
+        name = ", ".join(f"{name.rsplit('.', 1)[-1]}={value}" for name, value in zip(others, rest, strict=True))
+        lines.append(Line(name, [(value, _mean(points[value])) for value in sorted(points)]))
+    return lines
+
+
+def _differing(runs: Sequence[Run]) -> list[str]:
+    names = dict.fromkeys(name for run in runs for name in run.fields)
+    return [
+        name for name in names if name not in _NO_OPTIONS and len({_text(run.fields.get(name)) for run in runs}) > 1
+    ]
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def gain_curve(run: Run, references: Mapping[str, float]) -> tuple[list[int], list[float]]:
+    """Steps and delta_m of every evaluation of a run, against these references and not those of the time."""
+    steps, gains = [], []
+    for row in run.rows:
+        names = {task.name: f"val/tasks/{task.name}/{task.primary_metric}" for task in run.tasks}
+        scores = {
+            task.name: {task.primary_metric: row[names[task.name]]}
+            for task in run.tasks
+            if isinstance(row.get(names[task.name]), int | float)
+        }
+        gain = delta_m_of(run.tasks, scores, references)
+        if gain is not None:
+            steps.append(row["step"])
+            gains.append(gain)
+    return steps, gains
+
+
+def _scores(run: Run, tasks: Sequence[Task], references: Mapping[str, float]) -> dict[str, float]:
+    primary = {task.name: run.primary(task) for task in tasks}
+    known = {name: value for name, value in primary.items() if value is not None}
+    by_metric = {task.name: {task.primary_metric: known[task.name]} for task in run.tasks if task.name in known}
+    gain = delta_m_of(run.tasks, by_metric, references)
+    return known if gain is None else known | {DELTA_M: gain}
+
+
+def _mean(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for one in scores for name in one)
+    known = {name: [one[name] for one in scores if name in one] for name in names}
+    return {name: math.fsum(values) / len(values) for name, values in known.items()}

@@ -1,0 +1,150 @@
+"""Figures: one style, text that is measured before it is placed, and files that appear whole."""
+
+import functools
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ditask_jax.errors import check_known
+from ditask_jax.files import atomic_write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMATS = ("png", "svg")
+DPI = 150
+# SVG: equal figures give equal files.
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8.0,
+    "axes.titlesize": 8.0,
+    "axes.labelsize": 8.0,
+    "xtick.labelsize": 7.0,
+    "ytick.labelsize": 7.0,
+    "legend.fontsize": 8.0,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.grid": True,
+    "grid.color": "0.9",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4.0,
+    "svg.hashsalt": "ditask_jax",
+    "figure.max_open_warning": 0,
+}
+# Colours that differ in lightness, and dashes and markers that tell lines apart without them.
+_COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
+_DASHES = (
+    "-",
+    (0, (5, 1.5)),
+    (0, (1.5, 1)),
+    (0, (6, 1.5, 1.5, 1.5)),
+    (0, (9, 2)),
+    (0, (3, 1, 1, 1, 1, 1)),
+    (0, (1, 2)),
+)
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+
+
+def styled(draw: Callable) -> Callable:
+    """Runs a drawing function in the style of these figures, whatever the user's own settings are."""
+
+    @functools.wraps(draw)
+    def inside(*args, **kwargs):
+        import matplotlib
+
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            matplotlib.rcParams.update(_STYLE)
+            return draw(*args, **kwargs)
+
+    return inside
+
+
+def line_style(number: int) -> dict:
+    """Colour, dashes and marker of the line of that number.
+
+    >>> line_style(0)["marker"], line_style(1)["marker"]
+    ('o', 's')
+    """
+    return {
+        "color": _COLOURS[number % len(_COLOURS)],
+        "linestyle": _DASHES[number % len(_DASHES)],
+        "marker": _MARKERS[number % len(_MARKERS)],
+    }
+
+
+def new_figure(width: float, height: float, constrained: bool = False) -> "Figure":
+    """An empty figure of so many inches on a canvas of its own."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained" if constrained else None)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+@styled
+def to_bytes(figure: "Figure", format: str = "png", dpi: float = DPI) -> bytes:
+    """A figure as the content of a file."""
+    check_known("figures: format", format, FORMATS)
+    buffer = io.BytesIO()
+    # No date and no version inside: the same figure is the same file.
+    metadata = {"Software": None} if format == "png" else {"Date": None, "Creator": "ditask_jax"}
+    figure.savefig(buffer, format=format, dpi=dpi, metadata=metadata)
+    return buffer.getvalue()
+
+
+def save(figure: "Figure", path: str | Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+    """Writes a figure, once per format; returns the files.
+
+    Args:
+      figure: what to write.
+      path: of the files, without an ending.
+      formats: of `FORMATS`.
+    """
+    content = {format: to_bytes(figure, format) for format in formats}
+    return [atomic_write_bytes(f"{path}.{format}", value) for format, value in content.items()]
+
+
+@functools.lru_cache(maxsize=4096)
+def text_width(text: str, size: float) -> float:
+    """Width of one line in inches, for a font of so many points."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    font = FontProperties(family="DejaVu Sans", size=size)
+    width, _, _ = text_to_path.get_text_width_height_descent(text, font, False)
+    return width / 72
+
+
+def wrapped(text: str, width: float, size: float, most_lines: int = 3) -> str:
+    """Text in lines of at most so many inches; words that are too long are cut, and what is too much ends in "...".
+
+    >>> wrapped("a few words", 10.0, 8.0)
+    'a few words'
+    """
+    lines, line = [], ""
+    for word in text.split():
+        joined = f"{line} {word}".strip()
+        if text_width(joined, size) <= width:
+            line = joined
+            continue
+        if line:
+            lines.append(line)
+        while text_width(word, size) > width and len(word) > 1:
+            cut = next((n for n in range(len(word) - 1, 0, -1) if text_width(word[:n], size) <= width), 1)
+            lines.append(word[:cut])
+            word = word[cut:]
+        line = word
+    lines = [*lines, line] if line else lines
+    if len(lines) > most_lines:
+        last = lines[most_lines - 1]
+        while last and text_width(f"{last}...", size) > width:
+            last = last[:-1]
+        lines = [*lines[: most_lines - 1], f"{last}..."]
+    return "\n".join(lines)

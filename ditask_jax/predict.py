@@ -1,0 +1,101 @@
+"""`python -m ditask_jax.predict`: every task's prediction for a user's own pictures, as pictures and as raw files."""
+
+import sys
+
+from ditask_jax import cli
+
+
+def main(argv: list[str]) -> int:
+    """Loads a trained model, predicts a file or a folder of files, and writes the results."""
+    parser = cli.Parser(
+        "ditask_jax.predict",
+        "Predicts pictures of any size: per task a colour picture and a raw file, and a panel of all tasks.",
+        [
+            "--workdir=runs/scenes --input=photo.jpg --out=predictions",
+            "--workdir=runs/scenes --input=photos --out=predictions --tasks=semseg+depth --raw=png",
+            "--workdir=runs/pascal --input=photos --out=predictions --tile --overlap=0.5",
+            "--adapter=out/adapter --weights=swin_tiny.safetensors --dataset=pascal --input=photos --out=predictions",
+        ],
+        config=None,
+    )
+    parser.add_option("--workdir", metavar="DIR", help="folder of a training run")
+    parser.add_option("--adapter", metavar="DIR", help="folder of an adapter, in place of --workdir")
+    note = "adapter: weight file of its backbone, or embedded; not needed where it was made on the embedded one"
+    parser.add_option("--weights", metavar="FILE", help=note)
+    note = "adapter: data set that names its classes and the unit of depth (default: class 1, class 2 ...; metres)"
+    parser.add_option("--dataset", metavar="NAME", help=note)
+    parser.add_option("--input", required=True, metavar="PATH", help="a picture, or a folder of pictures")
+    parser.add_option("--out", required=True, metavar="DIR", help="folder for the results")
+    parser.add_option("--tasks", metavar="A+B", help="run these tasks only, and no stream of the others (default: all)")
+    note = "slide the network over the picture at its own scale (default: resize it to the network's size)"
+    parser.add_option("--tile", action="store_true", help=note)
+    note = "least overlap of neighbouring tiles, as a fraction of a tile (default 0.25)"
+    parser.add_option("--overlap", type=float, default=0.25, metavar="F", help=note)
+    parser.add_option("--batch-size", type=int, default=8, metavar="N", help="pictures or tiles at a time (default 8)")
+    note = "format of raw depth and normals: npy (float32, default) or png (16 bits)"
+    parser.add_option("--raw", default="npy", metavar="FORMAT", help=note)
+    parser.add_option("--no-panels", action="store_true", help="leave out the panels, which take most of the writing")
+    note = "what to do about a broken file: skip it by name (default) or stop"
+    parser.add_option("--on-bad-file", choices=["skip", "stop"], default="skip", metavar="WHAT", help=note)
+    args = parser.parse(argv)
+
+    from ditask_jax.data.commands.bar import progress_bar
+    from ditask_jax.errors import ConfigError, DataError
+    from ditask_jax.prediction.pictures_in import find_pictures
+    from ditask_jax.prediction.raw import check_format
+    from ditask_jax.prediction.tiling import check_overlap
+
+    if (args.workdir is None) == (args.adapter is None):
+        raise ConfigError("predict: give either --workdir DIR or --adapter DIR")
+    if args.adapter is None and (args.weights or args.dataset):
+        raise ConfigError("predict: --weights and --dataset go with --adapter; a run knows its own")
+    check_format(args.raw)
+    check_overlap(args.overlap)
+    files = find_pictures(args.input, leave_out=args.out)
+
+    from ditask_jax.prediction import Predictor
+    from ditask_jax.prediction.reading import readable
+    from ditask_jax.prediction.results import ResultFolder, check_folder
+
+    check_folder(args.out)
+
+    options = {"batch_size": args.batch_size, "tile": args.tile, "overlap": args.overlap}
+    if args.workdir is not None:
+        predictor = Predictor.from_run(args.workdir, args.tasks, **options)
+    else:
+        predictor = Predictor.from_adapter(args.adapter, args.weights, args.tasks, args.dataset, **options)
+    results = ResultFolder(args.out, predictor, args.raw, panels=not args.no_panels)
+
+    def broken(file, reason: str) -> None:
+        if args.on_bad_file == "stop":
+            raise DataError(reason)
+        print(f"skipped: {reason}", file=sys.stderr, flush=True)
+        results.skip(file, reason)
+
+    with progress_bar("predicting") as update:
+        pairs = readable(files, broken)
+        waiting = []
+
+        def images():
+            for file, image in pairs:
+                waiting.append((file, image))
+                yield image
+
+        for prediction in predictor.stream(images()):
+            file, image = waiting.pop(0)
+            results.add(file, image, prediction)
+            update("pictures", sum(results.counts), len(files))
+    done, skipped = results.counts
+    if not done:
+        raise DataError(f"predict: none of the {len(files)} files could be read; the reasons are above")
+    description = results.finish()
+    note = f", {skipped} skipped" if skipped else ""
+    print(
+        f"{predictor.source}: {done} of {len(files)} pictures{note}: {' '.join(task.name for task in predictor.tasks)}"
+    )
+    print(f"results: {description.parent} (what is what: {description})")
+    return cli.OK
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,201 @@
+"""Predictions on arrays: pictures of any size in, one decoded map per task out, at the pictures' own sizes."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ditask_jax.adapters.merging import merge
+from ditask_jax.data import Augmentation, transform
+from ditask_jax.errors import ConfigError, DataError
+from ditask_jax.model import MultiTaskModel
+from ditask_jax.nn.context import Context
+from ditask_jax.nn.state import split_state
+from ditask_jax.prediction.maps import MapBuilder, resized_map
+from ditask_jax.prediction.restoring import build_adapted
+from ditask_jax.prediction.subset import check_tasks, for_tasks
+from ditask_jax.prediction.tiling import check_overlap, tiled
+from ditask_jax.tasks import Task
+from ditask_jax.training.restoring import restore_run
+
+Prediction = dict[str, np.ndarray]
+"""By task: class ids uint8 `[H, W]`, probabilities or depth float32 `[H, W]`, unit normals float32 `[H, W, 3]`; a class
+of the picture int32 `[]`."""
+
+# A picture this many times larger than the network's input is resized with anti-aliasing, however the run resized.
+_ALIASING = 2.0
+
+
+class Predictor:
+    """A trained model that takes pictures of any size.
+
+    Adapters are merged into plain kernels once, and only the streams, necks and heads of the wanted tasks run.
+
+    Args:
+      model: a model, wrapped or not.
+      tasks: the tasks it was created for.
+      state: values in place of the model's own, as `Trainer.fit` returns them.
+      only: names of the tasks to predict, joined by "+" or as a sequence; None: all.
+      batch_size: pictures (or tiles) per forward pass.
+      tile: run overlapping tiles over the picture at its own scale, in place of resizing it to the network's size.
+      overlap: least overlap of neighbouring tiles, as a fraction of a tile.
+      resize: how pictures are resized: "cubic" or "pillow" (see `data.resize`); far larger pictures always by the
+        second, which does not alias.
+      dtype: of the matrix products.
+      source: what the model came from, as text for descriptions.
+
+    Attributes:
+      tasks: those that are predicted, in the model's order.
+      image_size: (height, width) of the network.
+
+    >>> import ditask_jax as dj
+    >>> tasks = dj.tasks("semseg+depth", dataset="scenes")
+    >>> model = dj.create_model("swin_test", tasks, image_size=32, widths=(4, 4, 4, 4))
+    >>> predictor = Predictor(model, tasks, only="depth")
+    >>> [found] = predictor([np.zeros((50, 70, 3), np.uint8)])
+    >>> {name: (value.shape, str(value.dtype)) for name, value in found.items()}
+    {'depth': ((50, 70), 'float32')}
+    """
+
+    def __init__(
+        self,
+        model: MultiTaskModel,
+        tasks: Sequence[Task],
+        state: Any = None,
+        *,
+        only: str | Sequence[str] | None = None,
+        batch_size: int = 8,
+        tile: bool = False,
+        overlap: float = 0.25,
+        resize: str = "cubic",
+        dtype=jnp.float32,
+        source: str = "a model",
+    ):
+        if tuple(task.name for task in tasks) != model.task_names:
+            given = " ".join(task.name for task in tasks)
+            raise ConfigError(f"predict: the model was made for {' '.join(model.task_names)}, got the tasks {given}")
+        if batch_size < 1:
+            raise ConfigError(f"predict: batch_size: got {batch_size}, expected 1 or more")
+        check_overlap(overlap)
+        names = model.task_names if only is None else _names(only)
+        check_tasks(model, names)
+        self.tasks = tuple(task for task in tasks if task.name in names)
+        if tile and not all(task.is_map for task in self.tasks):
+            raise ConfigError("predict: tiles are for maps; a class of the whole picture needs the whole picture")
+        self.image_size = model.backbone.image_size
+        self.batch_size, self.tile, self.overlap = batch_size, tile, overlap
+        self.source = source
+        self._resize = resize
+        parts = split_state(for_tasks(merge(model, state), names))
+        self._values = (parts.trainable, parts.frozen, parts.stats)
+        self._logits = jax.jit(lambda values, images: parts.merge(*values)(images, Context(train=False, dtype=dtype)))
+
+    @classmethod
+    def from_run(cls, workdir: str | Path, only: str | Sequence[str] | None = None, **options) -> "Predictor":
+        """The model of a run's newest whole checkpoint.
+
+        Args:
+          workdir: the run's folder.
+          only: names of tasks; None: all.
+          options: keyword arguments of the constructor.
+
+        Raises:
+          CheckpointError: no run, no checkpoint, or other frozen weights than it was trained on.
+        """
+        run = restore_run(workdir)
+        config = run.experiment.config
+        given = {"resize": config.data.resize, "dtype": run.experiment.dtype}
+        given["source"] = f"{config.method.name} on {config.data.name}, step {run.step}"
+        return cls(run.experiment.model, run.experiment.tasks, run.state, only=only, **given | options)
+
+    @classmethod
+    def from_adapter(
+        cls,
+        folder: str | Path,
+        weights: str | Path | None = None,
+        only: str | Sequence[str] | None = None,
+        dataset: str | None = None,
+        **options,
+    ) -> "Predictor":
+        """The model of an adapter's folder, on the backbone that it was made on.
+
+        Args:
+          folder: from `save_adapter`, with everything that trained (its default).
+          weights: the backbone's weight file, or "embedded"; None where the adapter was made on the embedded one, or on
+            random weights of seed 0.
+          only: names of tasks; None: all.
+          dataset: where names of classes and the unit of depth are taken from; None: "class 1" ..., metres.
+          options: keyword arguments of the constructor.
+
+        Raises:
+          WeightsError: damaged files, another backbone, or an adapter without necks and heads.
+          ConfigError: no weights given where they are needed.
+        """
+        model, tasks = build_adapted(folder, weights, dataset)
+        return cls(model, tasks, only=only, **{"source": f"adapter {Path(folder).name}"} | options)
+
+    def __call__(self, images: Iterable[np.ndarray]) -> list[Prediction]:
+        """Predicts pictures uint8 `[H, W, 3]` RGB, each of any size; grey `[H, W]` ones are taken as RGB."""
+        return list(self.stream(images))
+
+    def stream(self, images: Iterable[np.ndarray]) -> Iterator[Prediction]:
+        """As a call, but one prediction after the other: pictures are taken from the iterable a batch at a time."""
+        for group in _groups(images, self.batch_size):
+            checked = [_checked(image) for image in group]
+            yield from map(self._predict_tiled, checked) if self.tile else self._predict_resized(checked)
+
+    def _predict_resized(self, images: Sequence[np.ndarray]) -> Iterator[Prediction]:
+        for image, logits in zip(images, self._forward([self._fit(image) for image in images]), strict=True):
+            size = image.shape[:2]
+            yield {
+                task.name: resized_map(task, logits[task.name], size)
+                if task.is_map
+                else np.asarray(task.decode(logits[task.name][None]))[0]
+                for task in self.tasks
+            }
+
+    def _predict_tiled(self, image: np.ndarray) -> Prediction:
+        maps = {task.name: MapBuilder(task, image.shape[:2]) for task in self.tasks}
+        for strip in tiled(image, self._forward, self.image_size, self.overlap, self.batch_size):
+            for name, (row, logits) in strip.items():
+                maps[name].add(row, logits)
+        return {name: builder.map for name, builder in maps.items()}
+
+    def _fit(self, image: np.ndarray) -> np.ndarray:
+        """The picture at the network's size, resized as in evaluation."""
+        shrinks = max(have / want for have, want in zip(image.shape[:2], self.image_size, strict=True))
+        resize = "pillow" if shrinks > _ALIASING else self._resize
+        return transform({"image": image}, (), self.image_size, augmentation=Augmentation(resize=resize))["image"]
+
+    def _forward(self, images: Sequence[np.ndarray]) -> list[Mapping[str, np.ndarray]]:
+        """Logits by task of pictures of the network's size."""
+        # Batches of 1, 2, 4 ... pictures, filled up: few programs to compile, whatever numbers come.
+        room = min(1 << (len(images) - 1).bit_length(), self.batch_size)
+        batch = np.zeros((room, *self.image_size, 3), np.uint8)
+        batch[: len(images)] = np.stack(images)
+        logits = jax.device_get(self._logits(self._values, batch))
+        return [{name: values[k] for name, values in logits.items()} for k in range(len(images))]
+
+
+def _names(only: str | Sequence[str]) -> list[str]:
+    names = [name.strip() for name in (only.split("+") if isinstance(only, str) else only)]
+    return [name for name in names if name]
+
+
+def _groups(images: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+    remaining = iter(images)
+    while group := list(itertools.islice(remaining, size)):
+        yield group
+
+
+def _checked(image: np.ndarray) -> np.ndarray:
+    image = np.asarray(image)
+    if image.ndim == 2:
+        image = np.repeat(image[..., None], 3, axis=2)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
+        raise DataError(f"predict: a picture is {image.dtype} {list(image.shape)}; expected uint8 [H, W, 3]")
+    return image

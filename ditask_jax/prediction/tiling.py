@@ -1,0 +1,97 @@
+"""A picture of any size through a network of one size: overlapping tiles, blended so that no seam shows."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import cv2
+import numpy as np
+
+from ditask_jax.errors import ConfigError
+from ditask_jax.prediction.maps import Block
+
+Forward = Callable[[Sequence[np.ndarray]], list[Mapping[str, np.ndarray]]]
+"""Pictures of the network's size to logits `[h, w, C]` by task, picture by picture."""
+
+
+def check_overlap(overlap: float) -> None:
+    """Raises ConfigError unless the overlap is a fraction of a tile that leaves something to move on by.
+
+    >>> check_overlap(0.25)
+    """
+    if not 0 <= overlap <= 0.9:
+        raise ConfigError(f"predict: overlap: got {overlap}, expected a fraction of a tile from 0 to 0.9")
+
+
+def starts(length: int, tile: int, overlap: float) -> list[int]:
+    """Where tiles begin along one axis: evenly spread, overlapping by at least the asked fraction of a tile.
+
+    >>> starts(100, 40, 0.25), starts(30, 40, 0.25)
+    ([0, 30, 60], [0])
+    """
+    if length <= tile:
+        return [0]
+    step = max(tile * (1 - overlap), 1)
+    count = math.ceil((length - tile) / step) + 1
+    return [round(k * (length - tile) / (count - 1)) for k in range(count)]
+
+
+def ramp(tile: int, overlap: float) -> np.ndarray:
+    """Weights along one axis of a tile: 1 inside, falling over the overlap towards the edges, never 0.
+
+    >>> ramp(5, 0.4).tolist()
+    [0.5, 1.0, 1.0, 1.0, 0.5]
+    """
+    distance = np.minimum(np.arange(tile), np.arange(tile)[::-1]) + 1
+    return np.minimum(distance / max(round(tile * overlap), 1), 1.0).astype(np.float32)
+
+
+def tiled(
+    image: np.ndarray, forward: Forward, tile: tuple[int, int], overlap: float, batch: int
+) -> Iterator[dict[str, Block]]:
+    """Strips of logits of a picture at its own scale, top to bottom, by task.
+
+    A picture smaller than a tile is continued by its mirror image. Memory holds one row of tiles, whatever the height.
+
+    Args:
+      image: uint8 `[H, W, 3]`.
+      forward: the network.
+      tile: its (height, width).
+      overlap: least overlap of neighbours, as a fraction of a tile.
+      batch: tiles per call of `forward`.
+    """
+    height, width = image.shape[:2]
+    padding = [max(side - have, 0) for side, have in zip(tile, (height, width), strict=True)]
+    if any(padding):
+        image = cv2.copyMakeBorder(image, 0, padding[0], 0, padding[1], cv2.BORDER_REFLECT_101)
+    tops, lefts = (starts(n, side, overlap) for n, side in zip(image.shape[:2], tile, strict=True))
+    down, across = ramp(tile[0], overlap), ramp(tile[1], overlap)
+    weights_down, weights_across = (
+        _total(n, places, weights)
+        for n, places, weights in zip(image.shape[:2], (tops, lefts), (down, across), strict=True)
+    )
+    sums: dict[str, np.ndarray] = {}
+    for row, top in enumerate(tops):
+        pieces = [image[top : top + tile[0], left : left + tile[1]] for left in lefts]
+        for first in range(0, len(pieces), batch):
+            found = forward(pieces[first : first + batch])
+            for left, logits in zip(lefts[first : first + batch], found, strict=True):
+                for name, values in logits.items():
+                    if name not in sums:
+                        sums[name] = np.zeros((tile[0], image.shape[1], values.shape[-1]), np.float32)
+                    sums[name][:, left : left + tile[1]] += values * (down[:, None] * across)[..., None]
+        # No later tile reaches above its own top: those rows are done.
+        end = tops[row + 1] if row + 1 < len(tops) else image.shape[0]
+        done = end - top
+        weight = (weights_down[top:end, None] * weights_across)[..., None]
+        keep = slice(0, max(min(end, height) - top, 0))
+        yield {name: (top, (total[:done] / weight)[keep, :width]) for name, total in sums.items()}
+        for total in sums.values():
+            total[: tile[0] - done] = total[done:].copy()
+            total[tile[0] - done :] = 0
+
+
+def _total(length: int, places: Sequence[int], weights: np.ndarray) -> np.ndarray:
+    total = np.zeros(length, np.float32)
+    for place in places:
+        total[place : place + len(weights)] += weights
+    return total

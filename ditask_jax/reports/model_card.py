@@ -1,0 +1,198 @@
+"""`MODEL_CARD.md`: what a trained model is made of, how it was made, how well it does, and what it is not for."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ditask_jax.config import to_json
+from ditask_jax.files import atomic_write_text
+from ditask_jax.reports.named import UNITS, count, duration, score_text, signed
+from ditask_jax.reports.published_rows import published
+from ditask_jax.reports.runs import Run, read_run
+from ditask_jax.reports.weight_licences import weights_lines
+from ditask_jax.training.starts import read_starts
+
+CARD_NAME = "MODEL_CARD.md"
+
+_DATA = {
+    "scenes": "procedural pictures made by this package (Apache-2.0); no photograph, no person",
+    "folder": "the user's own pictures; their terms are the user's to state",
+    "pascal": "PASCAL-Context with labels of several tasks; photographs under the terms of their owners, for research",
+    "nyud": "NYUDv2; rooms in the United States, under its own terms, for research",
+    "cityscapes": "Cityscapes; streets of German and neighbouring cities, under its own terms, non-commercial",
+    "vtab": "one task of VTAB-1k, under the terms of that data set",
+}
+_DISTILLED = {
+    "pascal": "Labels of sal and normals come from other networks, not from people, and inherit their mistakes.",
+}
+
+
+def model_card(run: Run, exported: str | None = None, step: int | None = None) -> str:
+    """The card of a run.
+
+    Args:
+      run: as `read_run` reads it; without an evaluation the card says so.
+      exported: name of the file it was exported to; None: the card of the run itself.
+      step: steps behind the exported file.
+    """
+    title = exported or run.path.resolve().name
+    sections = {
+        "Model": _model(run, exported, step),
+        "Base weights and licence": weights_lines(run.config.backbone.name, run.config.backbone.weights),
+        "Data": _data(run),
+        "Training": _training(run),
+        "Scores": _scores(run, step),
+        "Limits": _limits(run),
+    }
+    parts = [f"# {title}", "Written by ditask_jax from the run's own files; it states what they hold and no more."]
+    for heading, lines in sections.items():
+        parts += [f"## {heading}", "\n".join(lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_model_card(workdir: str | Path, out: str | Path | None = None, step: int | None = None) -> Path:
+    """Writes the card of a run into its folder, or of an exported file beside that.
+
+    Args:
+      workdir: the run's folder.
+      out: an exported file; None: the run itself.
+      step: steps behind the exported file.
+
+    Returns:
+      The card: `MODEL_CARD.md` in the folder, or `NAME.MODEL_CARD.md` beside `NAME.safetensors`.
+
+    Raises:
+      CheckpointError: there is no run in the folder, or a file of it is damaged.
+    """
+    run = read_run(workdir, evaluated=False)
+    if out is None:
+        return atomic_write_text(run.path / CARD_NAME, model_card(run))
+    out = Path(out)
+    return atomic_write_text(out.with_name(f"{out.stem}.{CARD_NAME}"), model_card(run, out.name, step))
+
+
+def config_hash(run: Run) -> str:
+    """SHA-256 of the run's configuration as JSON, every field of it."""
+    return hashlib.sha256(to_json(run.config).encode()).hexdigest()
+
+
+def _model(run: Run, exported: str | None, step: int | None) -> list[str]:
+    config = run.config
+    tasks = ", ".join(f"{task.name} ({task.num_outputs} outputs)" for task in run.tasks)
+    found = [
+        f"- backbone: `{config.backbone.name}`, pictures of {_size(config.image_size)} pixels",
+        f"- tasks: {tasks}; decoder `{config.head.name}`",
+        f"- method: `{run.method}`{_options(run)}",
+    ]
+    if run.trainable_backbone is not None:
+        found.append(
+            f"- trained: {count(run.trainable_backbone)} numbers in the backbone, {count(run.trainable_total)} with "
+            "necks and decoders; all other weights are those of the base"
+        )
+    if exported is not None:
+        found.append(f"- this file: `{exported}`, adapters merged, after {count(step)} steps")
+    return [*found, f"- configuration: SHA-256 `{config_hash(run)}` (`config.json` of the run)"]
+
+
+def _options(run: Run) -> str:
+    if run.method == "ditask":
+        options = run.config.method
+        return (
+            f", singular values moved by diffeomorphisms: {_plain(options.shared_cells)} cells shared, "
+            f"{_plain(options.task_cells)} per task, domain `{options.domain}`, headroom {options.headroom:g}"
+        )
+    if run.method in ("lora", "dora", "mtlora"):
+        return f", rank {_plain(run.config.method.shared_rank)}"
+    return ""
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return "/".join(map(_plain, value))
+    if hasattr(value, "items"):
+        return ", ".join(f"{name} {_plain(entry)}" for name, entry in value.items())
+    return str(value)
+
+
+def _size(size) -> str:
+    return f"{size} x {size}" if isinstance(size, int) else f"{size[0]} x {size[1]}"
+
+
+def _data(run: Run) -> list[str]:
+    data = run.config.data
+    found = [f"- `{data.name}`: {_DATA.get(data.name, 'see the data set')}"]
+    if data.name == "vtab":
+        found.append(f"- task: {data.vtab_task}")
+    for split, limit in (("training", data.train_examples), ("validation", data.eval_examples)):
+        if limit is not None:
+            found.append(f"- at most {count(limit)} {split} pictures were used")
+    if data.name in _DISTILLED and {"sal", "normals"} & set(run.task_names):
+        found.append(f"- {_DISTILLED[data.name]}")
+    return found
+
+
+def _training(run: Run) -> list[str]:
+    config, optimizer = run.config, run.config.optimizer
+    peak = optimizer.learning_rate * config.batch_size / 512
+    found = [
+        f"- {count(run.rows[-1]['step'] if run.rows else run.step)} steps of {config.batch_size} pictures, "
+        f"`{optimizer.name}`, peak learning rate {peak:.3g}, schedule `{optimizer.schedule}`, weight decay "
+        f"{optimizer.weight_decay:g}, seed {config.seed}, activations in {config.compute_dtype}"
+    ]
+    starts = read_starts(run.path)
+    if starts:
+        last = starts[-1]
+        found.append(f"- on {last.get('device_count')} x {', '.join(last.get('devices') or ['unknown'])}")
+    seconds = sum(run.series("time/step")[1]) + sum(run.series("time/read")[1])
+    if seconds:
+        found.append(f"- {duration(seconds)} in steps and waiting for their batches")
+    return found
+
+
+def _scores(run: Run, step: int | None) -> list[str]:
+    if run.evaluation is None:
+        return ["Not evaluated. `python -m ditask_jax.evaluate --workdir=DIR` scores the whole validation split."]
+    evaluation = run.evaluation
+    references: Mapping[str, float] = evaluation.get("references") or {}
+    lines = ["| task | metric | score | single-task reference |", "|---|---|---:|---:|"]
+    for task in run.tasks:
+        unit = UNITS[task.unit][1]
+        reference = references.get(task.name)
+        shown = "" if reference is None else f"{score_text(task, reference)} {unit}"
+        lines.append(
+            f"| {task.name} | {task.primary_metric} | {score_text(task, run.primary(task))} {unit} | {shown} |"
+        )
+    lines += [
+        "",
+        f"delta_m {signed(run.delta_m)} %: mean gain over the single-task references."
+        if run.delta_m is not None
+        else "delta_m is not defined: a single-task reference is missing.",
+        "",
+        f"Protocol: validation split, {count(evaluation.get('examples'))} pictures, "
+        f"{evaluation.get('protocol', 'not recorded')}, after {count(run.step)} steps.",
+    ]
+    if step is not None and step != run.step:
+        lines += ["", f"The exported file is of step {count(step)}: these scores are not its own."]
+    known = published(run.dataset)
+    different = [] if known is None else known.differences(run)
+    if different:
+        lines += ["", "Not the published protocol:", "", *(f"- {line}" for line in different)]
+    return lines
+
+
+def _limits(run: Run) -> list[str]:
+    found = [
+        "- Scores are of one seed and of the validation split, on which options may have been chosen; there is no test "
+        "split.",
+        f"- It was trained on {run.dataset} alone: pictures of another kind, camera or size were not tried.",
+        "- Outputs carry no measure of how sure they are; nothing here was tried for decisions about people or safety.",
+    ]
+    config = run.config
+    if run.step is not None and config.total_steps is not None and run.step < config.total_steps:
+        found.append(f"- Training was not finished: step {count(run.step)} of {count(config.total_steps)}.")
+    if config.backbone.weights is None:
+        found.append("- It started from random weights: a check of the program, not a model to use.")
+    if "depth" in run.task_names:
+        found.append("- Depth is in the unit and of the cameras of the training set; it is no measurement.")
+    return found

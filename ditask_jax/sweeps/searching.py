@@ -1,0 +1,150 @@
+"""Search by optuna: trials choose points of a sweep; the study is kept in the sweep's folder and goes on from there."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ditask_jax.errors import ConfigError
+from ditask_jax.sweeps.loading import Job
+from ditask_jax.sweeps.points import Sweep
+from ditask_jax.sweeps.running import STOPPED, Outcome, hold
+from ditask_jax.sweeps.space import Space
+from ditask_jax.sweeps.states import FINISHED, score_of, state_of
+
+STUDY_NAME = "study.journal"
+
+
+class Search:
+    """A study over the points of a sweep.
+
+    Args:
+        sweep: The sweep; its `metric` is improved.
+        space: Its axes.
+        folder: Where the study is kept.
+        trials: How many trials the study shall have, those of earlier starts included.
+
+    Raises:
+        ConfigError: Optuna is not installed, or the study there is of another sweep.
+    """
+
+    def __init__(self, sweep: Sweep, space: Space, folder: Path, trials: int):
+        if trials < 1:
+            raise ConfigError(f"command line: --optuna: got {trials}, expected at least 1")
+        optuna = _optuna()
+        self._optuna, self._space, self._wanted = optuna, space, trials
+        self._metric, self._failed = sweep.metric, 0
+        self._pending: dict[str, list] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        self._distributions = {
+            axis: optuna.distributions.CategoricalDistribution(values) for axis, values in space.values.items()
+        }
+        self._guard = (folder / f"{STUDY_NAME}.guard").open("ab")
+        if not hold(self._guard):
+            self.close()
+            raise ConfigError(f"sweep: another process searches in '{folder}'; wait for it, or give it more --jobs")
+        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / STUDY_NAME)))
+        self.study = optuna.create_study(
+            storage=storage,
+            study_name="sweep",
+            direction=f"{sweep.goal}imize",
+            load_if_exists=True,
+        )
+        # A start that goes on must not draw the same numbers again. Of several trainings at once, those still running
+        # count as bad, so that not all try the same.
+        self.study.sampler = optuna.samplers.TPESampler(seed=len(self.study.trials), constant_liar=True)
+        try:
+            self._check_study(sweep, folder)
+        except ConfigError:
+            self.close()
+            raise
+        self._take_up()
+
+    def jobs(self) -> Iterator[Job]:
+        """Asks for trials until there are enough; yields the points that must be trained."""
+        while self._done() + len(self._running()) + self._failed < self._wanted:
+            trial = self.study.ask(self._distributions)
+            job = self._space.job(trial.params)
+            if state_of(job) == FINISHED:
+                self._tell([trial], job)
+            elif job.name in self._pending:
+                self._pending[job.name].append(trial)
+            else:
+                self._pending[job.name] = [trial]
+                yield job
+
+    def add(self, outcome: Outcome) -> None:
+        """Tells the study how a point ended; a trial that was stopped is taken up by the next start."""
+        trials = self._pending.pop(outcome.job.name, [])
+        if outcome.state == FINISHED:
+            self._tell(trials, outcome.job)
+        elif outcome.state != STOPPED:
+            for trial in trials:
+                self.study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
+                self._failed += 1
+
+    def close(self) -> None:
+        """Lets go of the study, for another search in the same folder."""
+        self._guard.close()
+
+    def summary(self) -> str:
+        """The best point so far, and how many trials there are."""
+        done = self.study.get_trials(deepcopy=False, states=[self._optuna.trial.TrialState.COMPLETE])
+        if not done:
+            return "search: no trial is complete"
+        best = self.study.best_trial
+        point = self._space.job(best.params).name
+        return f"search: {len(done)} trials, best {self._metric} {best.value:.6g} at {point}"
+
+    def _tell(self, trials: Sequence, job: Job) -> None:
+        score = score_of(job, self._metric)
+        if score is None:
+            raise ConfigError(
+                f"sweep: metric: the scores of '{job.name}' have no {self._metric}; give Sweep(metric=...) a number of "
+                f"{job.workdir / 'evaluation.json'}: delta_m, or TASK/METRIC"
+            )
+        for trial in trials:
+            trial.set_user_attr("point", job.name)
+            self.study.tell(trial, score)
+
+    def _done(self) -> int:
+        return len(self.study.get_trials(deepcopy=False, states=[self._optuna.trial.TrialState.COMPLETE]))
+
+    def _running(self) -> list:
+        return [trial for trials in self._pending.values() for trial in trials]
+
+    def _check_study(self, sweep: Sweep, folder: Path) -> None:
+        present = {
+            "metric": sweep.metric,
+            "goal": sweep.goal,
+            "axes": {k: list(v) for k, v in self._space.values.items()},
+        }
+        before = self.study.user_attrs.get("sweep")
+        if before is None:
+            self.study.set_user_attr("sweep", present)
+        elif before != present:
+            raise ConfigError(
+                f"sweep: {folder / STUDY_NAME} is the study of another sweep (its axes, metric or goal differ); use "
+                "another --workdir, or the sweep file it was started with"
+            )
+
+    def _take_up(self) -> None:
+        """Trials that were running when an earlier start ended are asked for first."""
+        state = self._optuna.trial.TrialState
+        for trial in self.study.get_trials(deepcopy=False, states=[state.RUNNING]):
+            self.study.tell(trial.number, state=state.FAIL)
+            self.study.enqueue_trial(trial.params)
+
+
+def _optuna():
+    try:
+        import optuna
+    except ImportError:
+        raise ConfigError(
+            "command line: --optuna: the package optuna is not installed; run 'pip install optuna', or leave --optuna "
+            "out to train every point"
+        ) from None
+    logging.getLogger("optuna").setLevel(logging.WARNING)
+    # The journal is the storage for file systems without good locks; its interface is still called experimental.
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    return optuna

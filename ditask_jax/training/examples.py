@@ -1,0 +1,77 @@
+"""Pictures of single examples, each in a file of its own: what a report lets its reader leaf through."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ditask_jax.files import atomic_write_bytes, atomic_write_json
+from ditask_jax.tasks import Task
+
+EXAMPLES_NAME = "examples.json"
+MOST_EXAMPLES = 8
+_JPEG_QUALITY = 92
+
+
+def write_examples(
+    folder: Path, batch: Mapping, predicted: Mapping[str, np.ndarray], tasks: Sequence[Task], step: int
+) -> Path:
+    """Writes input, target and prediction of the first examples of a batch, and a list of them, written last.
+
+    Args:
+      folder: where to.
+      batch: of the validation split, its first one.
+      predicted: by task, `[N, ...]`, in the units of the label.
+      tasks: in order.
+      step: steps behind the predictions.
+
+    Returns:
+      The list, `examples.json`.
+    """
+    shown = min(MOST_EXAMPLES, int(batch["valid"].sum()))
+    return atomic_write_json(
+        folder / EXAMPLES_NAME,
+        {
+            "step": step,
+            "tasks": [task.name for task in tasks],
+            "examples": [_example(folder, batch, predicted, tasks, row) for row in range(shown)],
+        },
+    )
+
+
+def _example(folder: Path, batch: Mapping, predicted: Mapping, tasks: Sequence[Task], row: int) -> dict[str, Any]:
+    number = int(batch["index"][row])
+    entry: dict[str, Any] = {"index": number, "input": f"{number:06d}_input.jpg", "tasks": {}}
+    _write(folder / entry["input"], batch["image"][row], ".jpg", [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    for task in tasks:
+        label, prediction = batch["labels"][task.name][row], predicted[task.name][row]
+        scale = task.value_range(label)
+        found = {}
+        for kind, value in (("target", label), ("prediction", prediction)):
+            name = f"{number:06d}_{task.name}_{kind}.png"
+            _write(folder / name, task.render(value, scale), ".png")
+            found[kind] = {"file": name, "caption": task.caption(value)}
+        entry["tasks"][task.name] = found
+    return entry
+
+
+def _write(path: Path, picture: np.ndarray, ending: str, options: Sequence[int] = ()) -> None:
+    whole, encoded = cv2.imencode(ending, np.ascontiguousarray(picture[..., ::-1]), list(options))
+    if not whole:
+        raise ValueError(f"{path.name}: a picture {picture.shape} {picture.dtype} cannot be encoded")
+    atomic_write_bytes(path, encoded.tobytes())
+
+
+def read_examples(folder: Path) -> dict[str, Any] | None:
+    """The list of a folder's examples; None where there is none or it cannot be read."""
+    path = folder / EXAMPLES_NAME
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("examples"), list) else None

@@ -1,0 +1,149 @@
+"""Several processes that train as one: starting them, agreeing, and adding up what each has seen.
+
+With one process every function here is trivial and touches no other machine.
+"""
+
+import hashlib
+import os
+import signal
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from ditask_jax.errors import CheckpointError, ConfigError
+from ditask_jax.training.cluster import Cluster, find_cluster
+
+_START_SECONDS = 300
+
+
+def start(environment: Mapping[str, str] | None = None) -> Cluster | None:
+    """Joins the processes that the environment speaks of; before anything asks JAX for a device.
+
+    Returns:
+      The cluster, None for a process on its own.
+
+    Raises:
+      ConfigError: the description is wrong, or the others cannot be reached.
+    """
+    cluster = find_cluster(os.environ if environment is None else environment)
+    if cluster is None or jax.distributed.is_initialized():
+        return cluster
+    # `StopSignal` takes its place; Orbax would ask it from another thread and so move the step that is agreed on.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            cluster.address,
+            cluster.count,
+            cluster.index,
+            cluster.devices,
+            # What JAX reads from SLURM gives a task one device, see `cluster`.
+            cluster_detection_method="deactivate",
+            initialization_timeout=_START_SECONDS,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"cluster: process {cluster.index} of {cluster.count} could not join {cluster.address} "
+            f"({' '.join(str(error).split())[:200]}); check that every process was started and that this address and "
+            "port are open between the nodes"
+        ) from error
+    return cluster
+
+
+def is_first() -> bool:
+    """Whether this process writes what is written once: logs, figures, checkpoints."""
+    return jax.process_index() == 0
+
+
+def share() -> dict[str, int]:
+    """Which block of every batch this process reads, as arguments of `train_batches` and `eval_batches`."""
+    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
+
+
+def own_rows(array: np.ndarray) -> np.ndarray:
+    """This process's block of the rows of a global array that it holds whole.
+
+    >>> own_rows(np.arange(4)).tolist()
+    [0, 1, 2, 3]
+    """
+    rows = len(array) // jax.process_count()
+    return array[rows * jax.process_index() : rows * (jax.process_index() + 1)]
+
+
+def gather(array: np.ndarray) -> np.ndarray:
+    """The arrays of all processes, stacked; of equal shape and dtype everywhere, exact to the last bit.
+
+    >>> gather(np.array([2.0, 3.0])).tolist()
+    [[2.0, 3.0]]
+    """
+    array = np.asarray(array)
+    if jax.process_count() == 1:
+        return array[None]
+    from jax.experimental import multihost_utils
+
+    # As bytes: on its way through devices a 64-bit number would become one of 32 bits.
+    found = multihost_utils.process_allgather(np.frombuffer(array.tobytes(), np.uint8))
+    return np.frombuffer(np.asarray(found).tobytes(), array.dtype).reshape(jax.process_count(), *array.shape)
+
+
+def add_up(total: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Adds the totals of all processes, in their order.
+
+    >>> add_up({"hits": np.array([1, 2])})
+    {'hits': array([1, 2])}
+    """
+    return {name: gather(value).sum(0, dtype=value.dtype) for name, value in sorted(total.items())}
+
+
+def wait_for_all() -> None:
+    """Returns once every process has come here; the last thing a command does, as the first process has most to do.
+
+    JAX waits at the end as well, but only for minutes, and then aborts them all.
+    """
+    gather(np.zeros(1, np.uint8))
+
+
+def agree(what: str, value: str, remedy: str) -> None:
+    """Makes sure that every process has the same value of something.
+
+    Raises:
+      CheckpointError: they differ; raised by every process.
+    """
+    if jax.process_count() == 1:
+        return
+    digests = gather(np.frombuffer(hashlib.sha256(value.encode()).digest(), np.uint8))
+    others = [index for index, digest in enumerate(digests) if not np.array_equal(digest, digests[0])]
+    if others:
+        raise CheckpointError(
+            f"cluster: process {others[0]} has another {what} than process 0 "
+            f"(process {jax.process_index()} has {value[:80]}); {remedy}"
+        )
+
+
+class StopSignal:
+    """While entered, SIGTERM asks to stop after a step instead of killing the process.
+
+    Of several processes, one that is told to stop stops all of them after the same step.
+    """
+
+    def __init__(self):
+        self._asked = False
+        self._before = None
+
+    def __enter__(self) -> "StopSignal":
+        try:
+            self._before = signal.signal(signal.SIGTERM, self._ask)
+        except ValueError:
+            self._before = None  # not the main thread: signals stay with whoever owns it
+        return self
+
+    def asked(self) -> bool:
+        """Whether to stop now; every process asks once after every step."""
+        return bool(gather(np.array(self._asked)).any())
+
+    def _ask(self, *_):
+        self._asked = True
+
+    def __exit__(self, *_):
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)

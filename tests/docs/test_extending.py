@@ -1,0 +1,241 @@
+"""docs/extending.md: each of its four files, written as printed, obeys the laws of what is built in, and trains."""
+
+import contextlib
+import importlib
+import json
+import os
+import pathlib
+import pickle
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import ditask_jax as dj
+from ditask_jax import backbones, plugins
+from ditask_jax.adapters import make_plan, method_class, registry
+from ditask_jax.data import derived, open_source, sources
+from ditask_jax.errors import ConfigError, DataError
+from ditask_jax.labels import IGNORE
+from ditask_jax.nn import Context
+from ditask_jax.tasks import datasets
+from ditask_jax.tasks import registry as task_registry
+from tests.adapters import test_method_laws as method_laws
+from tests.adapters.cases import Wrapped, largest_difference
+from tests.docs.pages import ROOT, samples
+
+FILES = {re.fullmatch(r"`(\w+\.py)`", s.above)[1]: s.text for s in samples() if s.page == "extending.md"}
+TABLES = (
+    registry._METHODS,
+    backbones.REGISTRY,
+    backbones._CLASSES,
+    datasets.DATASETS,
+    task_registry._OTHERS,
+    derived.LABELS,
+    sources.OPENERS,
+)
+
+
+@contextlib.contextmanager
+def plugged_in(folder: pathlib.Path, *names: str):
+    """The files of the page, written and loaded as the commands load them; afterwards every registry is as before."""
+    for name in names:
+        (folder / name).write_text(FILES[name])
+    before, path = [dict(table) for table in TABLES], list(sys.path)
+    try:
+        yield plugins.load_plugins(os.pathsep.join(str(folder / name) for name in names))
+    finally:
+        for table, content in zip(TABLES, before, strict=True):
+            table.clear()
+            table.update(content)
+        sys.path[:] = path
+        for name in names:
+            sys.modules.pop(name.removesuffix(".py"), None)
+        importlib.invalidate_caches()
+
+
+def write_pairs(root: pathlib.Path, **counts: int) -> None:
+    for split, count in counts.items():
+        (root / split).mkdir(parents=True)
+        source = open_source("scenes", split, ["depth"], image_size=(40, 56), num_examples=count)
+        for number in range(count):
+            example = source[number]
+            np.savez(root / split / f"{number:03d}.npz", image=example["image"], depth=example["depth"])
+
+
+def test_the_page_has_a_file_for_each():
+    assert set(FILES) == {"people.py", "scaling.py", "crossing.py", "pairs.py"}
+
+
+def test_a_task(tmp_path):
+    with plugged_in(tmp_path, "people.py"):
+        (task,) = dj.tasks("people", dataset="scenes")
+        source = open_source("scenes", "val", ["people"], image_size=32, num_examples=8)
+        both = pickle.loads(pickle.dumps(open_source("scenes", "val", ["people", "semseg"], image_size=32)))
+        examples = [source[k] for k in range(8)]
+        assert all(set(example) == {"image", "id", "people"} for example in examples)
+        for k, example in enumerate(examples):
+            np.testing.assert_array_equal(example["people"], both[k]["semseg"] == 2)
+        label = np.stack([example["people"] for example in examples])
+        assert label.dtype == task.label_spec.dtype
+        assert 0 < label.mean() < 0.5
+        label[0, :5] = IGNORE
+        logits = np.random.default_rng(0).standard_normal((*label.shape, 1)).astype(np.float32)
+        valid = np.arange(8) != 3
+        check_task_laws(task, logits, label, valid)
+        found, true = (logits[..., 0] > 0)[valid], label[valid]
+        hit, union = (found & (true == 1)).sum(), ((found | (true == 1)) & (true != IGNORE)).sum()
+        assert task.finalize(task.metric_sums(logits, label, valid)) == {"iou": pytest.approx(hit / union)}
+        perfect = np.where(label == 1, 9.0, -9.0)[..., None].astype(np.float32)
+        assert task.finalize(task.metric_sums(perfect, label)) == {"iou": 1.0}
+        with pytest.raises(ConfigError, match="'people' is registered already"):
+            dj.register_task(task, ["scenes"])
+        with pytest.raises(ConfigError, match="'people' is not a task of 'pascal'"):
+            dj.tasks("people", dataset="pascal")
+    with pytest.raises(ConfigError, match="'people' is not a task of 'scenes'"):
+        dj.tasks("people", dataset="scenes")
+
+
+def check_task_laws(task, logits, label, valid) -> None:
+    """Losses and sums do not see what is ignored or padded; sums of parts make the sum of the whole."""
+    loss = jax.value_and_grad(lambda z, l, v: task.loss(z, l, v))
+    value, gradient = loss(logits, label, valid)
+    assert np.isfinite(value)
+    assert value > 0
+    gradient = np.asarray(gradient)
+    assert not gradient[~valid].any()
+    assert not gradient[label == IGNORE].any()
+    assert gradient[valid][label[valid] != IGNORE].any()
+    nothing, gradient = loss(logits, np.full_like(label, IGNORE), valid)
+    assert nothing == 0
+    assert not np.any(gradient)
+    whole = task.accumulate(None, task.metric_sums(logits, label, valid))
+    total = None
+    for part in (slice(0, 3), slice(3, 4), slice(4, 8)):
+        total = task.accumulate(total, task.metric_sums(logits[part], label[part], valid[part]))
+    assert {name: array.tolist() for name, array in total.items()} == {n: a.tolist() for n, a in whole.items()}
+    assert task.primary_metric in task.finalize(whole)
+    assert task.finalize(task.metric_sums(logits, np.full_like(label, IGNORE), valid)) == {}
+    picture = task.render(np.asarray(task.decode(logits))[0])
+    assert picture.dtype == np.uint8
+    assert picture.shape == (*label.shape[1:], 3)
+
+
+def test_a_method(tmp_path):
+    with plugged_in(tmp_path, "scaling.py"):
+        method = method_class("scaling")()
+        method_laws.check_all(method, ("semseg", "depth", "sal"))
+        plan = make_plan(method_laws.plain_model("depth"), method)
+        assert {layer.info.role for layer in plan.layers} == {"qkv", "proj", "fc1", "fc2", "reduction"}
+    assert "scaling" not in dj.method_names()
+
+
+def test_a_backbone(tmp_path):
+    with plugged_in(tmp_path, "crossing.py") as (module,):
+        assert "crossing_tiny" in dj.list_models()
+        method = dj.DiTASK(shared_cells=4, task_cells=4, dropout=0.0)
+        wrapped = Wrapped(method, "semseg", "depth", backbone="crossing_tiny")
+        bare, images = backbones.create_backbone("crossing_tiny", 64), np.zeros((2, 64, 64, 3), np.float32)
+        taps = jax.eval_shape(lambda x: [x for x, _ in bare(x, Context(train=False))], images)
+        assert [tap.shape for tap in taps] == [(1, 2, 16, 16, 16)] * 4
+        plan = wrapped.plan
+        split = {layer.info.path for layer in plan.layers if "depth" in layer.streams}
+        assert len(split) == 12
+        assert len(plan.layers) == 15
+        # A task's own parameters move its logits and nobody else's.
+        start = wrapped.logits()
+        moved = move(wrapped.parts.trainable, "theta_depth")
+        after = wrapped.logits(moved)
+        assert largest_difference(start["semseg"], after["semseg"]) == 0
+        assert largest_difference(start["depth"], after["depth"]) > 1e-3
+        abstract = dj.create_model("crossing_tiny", dj.tasks("depth"), 64, widths=(4,) * 4, abstract=True)
+        assert make_plan(abstract, dj.LoRA()).trainable_backbone > 0
+        assert backbones.create_backbone("crossing_tiny", 64, readout="last").readout == "last"
+        with pytest.raises(ConfigError, match="Nearest valid sizes: 64x64"):
+            backbones.create_backbone("crossing_tiny", 66)
+        with pytest.raises(ConfigError, match="'swin_test' is registered already"):
+            dj.register_backbone("swin_test", backbones.backbone_entry("crossing_tiny"), module.CrossingNet)
+        with pytest.raises(ConfigError, match="CrossingConfig belong to another backbone"):
+            dj.register_backbone("other", backbones.backbone_entry("crossing_tiny"), backbones.Backbone)
+    assert "crossing_tiny" not in dj.list_models()
+
+
+def move(tree, ending: str):
+    if isinstance(tree, dict):
+        return {
+            name: value + 0.5 if name == ending else move(value, ending) if isinstance(value, dict) else value
+            for name, value in tree.items()
+        }
+    return tree
+
+
+def test_a_data_set(tmp_path):
+    with plugged_in(tmp_path, "pairs.py"):
+        write_pairs(tmp_path / "data", train=3, val=2)
+        train = open_source("pairs", "train", ["depth"], root=tmp_path / "data")
+        assert (len(train), len(open_source("pairs", "val", ["depth"], root=tmp_path / "data"))) == (3, 2)
+        assert len(open_source("pairs", "train", ["depth"], root=tmp_path / "data", num_examples=1)) == 1
+        example = pickle.loads(pickle.dumps(train))[1]
+        assert example["image"].shape == (40, 56, 3)
+        assert example["image"].dtype == np.uint8
+        assert example["depth"].dtype == np.float32
+        with pytest.raises(DataError, match=r"no \.npz files"):
+            open_source("pairs", "train", ["depth"], root=tmp_path)
+        with pytest.raises(ConfigError, match="'sal' is not a task of 'pairs'"):
+            dj.tasks("sal", dataset="pairs")
+        with pytest.raises(ConfigError, match="'pairs' is registered already"):
+            dj.register_dataset("pairs", len, ["depth"])
+
+
+def command(module: str, *arguments: str, plugins: str, cwd: pathlib.Path) -> subprocess.CompletedProcess:
+    environment = os.environ | {"DITASK_PLUGINS": plugins, "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-m", *module.split(), *arguments]
+    return subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+
+
+def test_plugins_of_commands(tmp_path):
+    """A plugin is there for every command; one that fails is a line with exit code 2."""
+    (tmp_path / "pairs.py").write_text(FILES["pairs.py"])
+    write_pairs(tmp_path / "data", train=1)
+    show = ("ditask_jax.data show", "pairs", "--root=data", "--tasks=depth", "--size=32", "--out=example.png")
+    done = command(*show, plugins="pairs.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "example.png").stat().st_size > 1000
+    (tmp_path / "broken.py").write_text("import ditask_jax\n\nditask_jax.nothing\n")
+    done = command(*show, plugins="broken.py", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("plugins: broken.py, line 3: AttributeError: module 'ditask_jax' has no attribute")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_plugin_that_hides_behind_another_module(tmp_path):
+    (tmp_path / "json.py").write_text("")
+    with pytest.raises(ConfigError, match="there is another module 'json'"):
+        plugins.load_plugins(str(tmp_path / "json.py"))
+
+
+@pytest.mark.slow
+def test_all_four_train_together(tmp_path):
+    """By commands: a short training with loader processes, and its evaluation, which reads the run's folder."""
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    write_pairs(tmp_path / "data", train=8, val=3)
+    small = ["--config=configs/smoke.py", "--config.total_steps=2", "--config.image_size=32"]
+    small += ["--config.backbone.name=crossing_tiny", "--config.method.name=scaling", "--config.data.workers=1"]
+    runs = {
+        "people": ["--config.tasks=semseg+people"],
+        "pairs": ["--config.tasks=depth", "--config.data.name=pairs", "--config.data.root=data"],
+    }
+    for name, options in runs.items():
+        chosen = os.pathsep.join(FILES)
+        train = [*small, *options, "--config.data.train_examples=8", f"--workdir={name}"]
+        done = command("ditask_jax.train", *train, plugins=chosen, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        done = command("ditask_jax.evaluate", f"--workdir={name}", plugins=chosen, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        scores = json.loads((tmp_path / name / "evaluation.json").read_text())["scores"]
+        assert set(scores) == {"semseg", "people"} if name == "people" else {"depth"}
+        assert command("ditask_jax.evaluate", f"--workdir={name}", plugins="", cwd=tmp_path).returncode == 2

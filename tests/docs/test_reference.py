@@ -1,0 +1,28 @@
+"""docs/reference.md says what the source says."""
+
+import inspect
+
+import ditask_jax as dj
+from docs import build_reference
+
+
+def test_the_committed_page_is_current():
+    found = build_reference.PAGE.read_text(encoding="utf-8")
+    assert found == build_reference.page(), "run 'python -m docs.build_reference'"
+
+
+def test_every_public_name_has_an_entry_with_its_docstring():
+    page = build_reference.page()
+    for name in dj.__all__:
+        if not name.startswith("__"):
+            (_, entry) = page.split(f"### `{name}`\n", 1)
+            summary = inspect.getdoc(getattr(dj, name)).splitlines()[0]
+            assert summary in entry.split("\n## ")[0].split("\n### ")[0], name
+
+
+def test_signatures_are_those_of_python():
+    for name in ("wrap", "create_model", "load_config", "tasks", "register_task", "export_weights"):
+        function = getattr(dj, name)
+        text = build_reference.signature(function.__module__, name, build_reference.find(function.__module__, name)[1])
+        assert text.startswith(f"{name}(")
+        assert [parameter for parameter in inspect.signature(function).parameters if f"{parameter}:" not in text] == []

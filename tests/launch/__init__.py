@@ -1,0 +1,1 @@
+"""The launch scripts, with stand-ins for a cluster."""

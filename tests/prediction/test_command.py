@@ -1,0 +1,121 @@
+"""The command: what it writes for pictures of all kinds, and what it says of mistakes."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ditask_jax import cli, predict
+from ditask_jax.adapters.storage import save_adapter
+from ditask_jax.training.restoring import restore_run
+from tests.prediction.made_run import made_run
+
+COLOURS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    return made_run(tmp_path_factory.mktemp("runs") / "run")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder as people have them, with one broken file."""
+    folder = tmp_path / "photos"
+    (folder / "trip").mkdir(parents=True)
+    image = Image.fromarray(COLOURS)
+    image.save(folder / "plain.jpg")
+    image.convert("RGBA").save(folder / "trip/see_through.png")
+    image.convert("L").save(folder / "grey.png")
+    Image.fromarray(COLOURS[..., 0].astype(np.uint16) << 8).save(folder / "deep.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(folder / "turned.png", exif=exif)
+    (folder / "broken.jpg").write_bytes((folder / "plain.jpg").read_bytes()[:200])
+    return folder
+
+
+def files_below(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_folder_of_photographs(run_folder, photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    code = cli.execute(predict.main, [f"--workdir={run_folder}", f"--input={photos}", f"--out={out}", "--batch-size=4"])
+    captured = capsys.readouterr()
+    assert code == cli.OK, captured.err
+    assert "broken.jpg" in captured.err
+    assert "5 of 6 pictures, 1 skipped: semseg depth" in captured.out
+    names = ["deep", "grey", "plain", "trip/see_through", "turned"]
+    expected = [f"{kind}/{task}/{name}.png" for kind in ("pictures", "raw") for task in ("semseg",) for name in names]
+    expected += [f"pictures/depth/{name}.png" for name in names] + [f"raw/depth/{name}.npy" for name in names]
+    expected += [f"panels/{name}.png" for name in names] + ["predictions.json"]
+    assert files_below(out) == sorted(expected)
+    description = json.loads((out / "predictions.json").read_text())
+    assert description["how"] == "resized to 32x32, predictions resized back"
+    assert description["tasks"]["depth"]["unit"] == "metres"
+    assert description["tasks"]["semseg"]["classes"][0] == "background"
+    assert [entry["file"].endswith("broken.jpg") for entry in description["skipped"]] == [True]
+    sizes = {entry["id"]: (entry["height"], entry["width"]) for entry in description["pictures"]}
+    assert sizes == {name: (60, 40) if name == "turned" else (40, 60) for name in names}
+    for name, size in sizes.items():
+        classes = Image.open(out / f"raw/semseg/{name}.png")
+        assert np.asarray(classes).shape == size
+        picture = np.asarray(Image.open(out / f"pictures/semseg/{name}.png"))
+        assert np.array_equal(picture, np.asarray(classes.convert("RGB")))
+        depth = np.load(out / f"raw/depth/{name}.npy")
+        assert depth.shape == size
+        assert depth.dtype == np.float32
+
+
+@pytest.mark.slow
+def test_tiles_from_an_adapter_with_one_task(run_folder, photos, tmp_path, capsys):
+    run = restore_run(run_folder)
+    save_adapter(tmp_path / "adapter", run.experiment.model, run.state)
+    arguments = [f"--adapter={tmp_path / 'adapter'}", "--dataset=scenes", f"--input={photos / 'plain.jpg'}"]
+    arguments += [f"--out={tmp_path / 'out'}", "--tasks=depth", "--tile", "--overlap=0.5", "--raw=png", "--no-panels"]
+    assert cli.execute(predict.main, arguments) == cli.OK, capsys.readouterr().err
+    assert files_below(tmp_path / "out") == ["pictures/depth/plain.png", "predictions.json", "raw/depth/plain.png"]
+    description = json.loads((tmp_path / "out/predictions.json").read_text())
+    assert description["how"] == "tiles of 32x32, overlapping by at least 0.5 of a tile"
+    assert list(description["tasks"]) == ["depth"]
+    assert np.asarray(Image.open(tmp_path / "out/raw/depth/plain.png")).dtype == np.uint16
+
+
+@pytest.mark.slow
+def test_a_broken_file_can_stop(run_folder, photos, tmp_path, capsys):
+    arguments = [f"--workdir={run_folder}", f"--input={photos}", f"--out={tmp_path / 'out'}", "--on-bad-file=stop"]
+    assert cli.execute(predict.main, arguments) == cli.USER_ERROR
+    error = capsys.readouterr().err.strip()
+    assert "broken.jpg" in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "out/predictions.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--input --out: missing"),
+        (["--input=x", "--out=y"], "give either --workdir DIR or --adapter DIR"),
+        (["--input=x", "--out=y", "--workdir=a", "--adapter=b"], "give either --workdir DIR or --adapter DIR"),
+        (["--input=x", "--out=y", "--workdir=a", "--weights=b"], "--weights and --dataset go with --adapter"),
+        (["--input=nowhere", "--out=y", "--workdir=a"], "predict: no file or folder 'nowhere'"),
+        (["--input=.", "--out=y", "--workdir=a", "--raw=npz"], "Did you mean 'npy'"),
+        (["--input=.", "--out=y", "--workdir=a", "--overlap=2"], "overlap: got 2.0"),
+        (["--input=.", "--out=y", "--workdr=a"], "Did you mean '--workdir'"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message, capsys):
+    assert cli.execute(predict.main, arguments) == cli.USER_ERROR
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_file_in_place_of_the_results(tmp_path, capsys):
+    Image.fromarray(COLOURS).save(tmp_path / "a.png")
+    arguments = ["--workdir=nowhere", f"--input={tmp_path / 'a.png'}", f"--out={tmp_path / 'a.png'}"]
+    assert cli.execute(predict.main, arguments) == cli.USER_ERROR
+    assert "is a file; give a folder" in capsys.readouterr().err
+    assert (tmp_path / "a.png").is_file()

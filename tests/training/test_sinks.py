@@ -1,0 +1,173 @@
+"""Logs of a run: what TensorBoard and Weights & Biases get, once per step through kills and resumes."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+from ditask_jax.config import load_config
+from ditask_jax.errors import ConfigError
+from ditask_jax.training.build import build_tasks
+from ditask_jax.training.rundir import RunDir
+from ditask_jax.training.sinks import PACKAGES, RunLog, check_logging
+from ditask_jax.training.starts import read_starts
+from ditask_jax.training.wandb_files import offline_rows
+from ditask_jax.training.writers import read_metrics
+from tests.training.event_files import read_events
+
+CHECKOUT = pathlib.Path(__file__).parents[2]
+needs = {
+    name: pytest.mark.skipif(
+        importlib.util.find_spec(package) is None, reason=f"{package} is not installed: pip install {package}"
+    )
+    for name, package in PACKAGES.items()
+}
+
+
+def _log(folder, *overrides, start=0, active=True):
+    config = load_config("configs/smoke.py", overrides)
+    return RunLog(RunDir(folder), config, build_tasks(config), start, 3, jax.devices()[:1], active=active)
+
+
+def _values(step):
+    return {"train/loss": 1 / step, "train/note": "a text", "train/bad": float("nan"), "train/tasks/depth/loss": step}
+
+
+def _picture(folder, shade):
+    path = folder / "picture.png"
+    cv2.imwrite(str(path), np.full((4, 6, 3), shade, np.uint8))
+    return path
+
+
+SPECTRA = {"blocks/0/proj/shared": (np.array([[4.0, 2.0]]), np.array([[4.0, 2.4]]))}
+
+
+@needs["tensorboard"]
+def test_tensorboard_gets_numbers_pictures_and_spectra(tmp_path):
+    with _log(tmp_path, "logging.tensorboard=true") as log:
+        log.write(1, _values(1))
+        log.write(1, {"val/delta_m": -2.5})
+        log.picture(1, "panels/val", _picture(tmp_path, 77))
+        log.spectra(1, SPECTRA)
+    found = read_events(tmp_path / "tensorboard")
+    assert found["train/loss"] == [(1, 1.0)]
+    assert found["val/delta_m"] == [(1, -2.5)]
+    assert found["moved/blocks/0/proj/shared"] == [(1, pytest.approx(5.0))]
+    assert found["spectra/blocks/0/proj/shared"] == [(1, 2.0)]
+    ((step, picture),) = found["panels/val"]
+    assert (step, picture.shape, set(picture.ravel().tolist())) == (1, (4, 6, 3), {77})
+    assert "train/bad" not in found
+    assert "train/note" not in found
+    assert read_metrics(tmp_path)[0]["train/note"] == "a text"
+
+
+@needs["tensorboard"]
+def test_a_killed_run_that_goes_on_has_every_step_once(tmp_path):
+    log = _log(tmp_path, "logging.tensorboard=true")
+    for step in range(1, 8):
+        log.write(step, {"train/loss": float(step)})
+        if step == 4:
+            log.flush()  # a checkpoint
+    for sink in log._sinks:
+        sink.flush()  # what came behind it has reached the disk as well, and then the process is killed
+    with _log(tmp_path, "logging.tensorboard=true", start=4) as second:
+        for step in range(5, 10):
+            second.write(step, {"train/loss": 10.0 * step})
+    log.close()
+    expected = [(step, float(step)) for step in range(1, 5)] + [(step, 10.0 * step) for step in range(5, 10)]
+    assert read_events(tmp_path / "tensorboard")["train/loss"] == expected
+    assert len(read_starts(tmp_path)) == 2
+    assert [row["step"] for row in read_starts(tmp_path)] == [0, 4]
+
+
+@needs["tensorboard"]
+def test_a_run_that_starts_anew_takes_everything_back(tmp_path):
+    for value in (1.0, 2.0):
+        with _log(tmp_path, "logging.tensorboard=true") as log:
+            log.write(1, {"train/loss": value})
+    assert read_events(tmp_path / "tensorboard")["train/loss"] == [(1, 2.0)]
+
+
+def test_other_processes_and_defaults_write_nothing_more(tmp_path):
+    with _log(tmp_path / "other", active=False) as log:
+        log.write(1, _values(1))
+        log.flush()
+    assert not (tmp_path / "other").exists()
+    with _log(tmp_path / "first") as log:
+        log.write(1, _values(1))
+    assert sorted(path.name for path in (tmp_path / "first").iterdir()) == ["metrics.jsonl", "starts.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("override", "package"), [("logging.tensorboard=true", "tensorboardX"), ("logging.wandb=offline", "wandb")]
+)
+def test_a_missing_package_is_one_line_with_its_remedy(override, package, monkeypatch):
+    config = load_config("configs/smoke.py", (override,))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else object())
+    with pytest.raises(ConfigError, match=rf"^config: logging\.\w+: the package {package} .*pip install {package}"):
+        check_logging(config)
+    check_logging(load_config("configs/smoke.py"))
+
+
+def test_a_mode_that_does_not_exist_is_refused():
+    with pytest.raises(ConfigError, match=r"logging.wandb: unknown name 'ofline'. Did you mean 'offline'"):
+        load_config("configs/smoke.py", ("logging.wandb=ofline",))
+
+
+OFFLINE = """
+import sys
+import numpy as np
+sys.path.insert(0, {checkout!r})
+from tests.training.test_sinks import SPECTRA, _log, _picture, _values
+folder, start, last, kill = {folder!r}, {start}, {last}, {kill}
+import os, pathlib
+log = _log(pathlib.Path(folder), "logging.wandb=offline", start=start)
+for step in range(start + 1, last + 1):
+    log.write(step, _values(step))
+    if step == 2:
+        log.write(step, {{"val/tasks/depth/loss": 1.0, "val/tasks/semseg/loss": 2.0, "val/delta_m": 3.0}})
+    if step == 6:
+        log.picture(step, "panels/val", _picture(pathlib.Path(folder), 9))
+        log.spectra(step, SPECTRA)
+    if step % 2 == 0:
+        log.flush()
+if kill:
+    import time
+    time.sleep(2)
+    os._exit(9)
+log.close()
+"""
+
+
+@needs["wandb"]
+@pytest.mark.slow
+def test_wandb_offline_has_every_step_once_and_the_originals_names(tmp_path):
+    """In processes of their own: W&B starts a service, which would outlive a test."""
+    environment = dict(os.environ, WANDB_SILENT="true")
+    for start, last, kill, code in ((0, 5, True, 9), (4, 7, False, 0)):
+        text = OFFLINE.format(checkout=str(CHECKOUT), folder=str(tmp_path), start=start, last=last, kill=kill)
+        done = subprocess.run(
+            [sys.executable, "-c", text], cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=900,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr[-2000:]
+    rows = offline_rows(tmp_path / "wandb", (tmp_path / "wandb" / "id").read_text().strip())
+    # Whatever W&B had on the disk when it was killed.
+    assert [row["_step"] for row in rows] == list(range(1, 8))
+    by_step = {row["_step"]: row for row in rows}
+    assert by_step[1]["train/loss"] == by_step[1]["train/train_loss"] == 1.0
+    assert (by_step[4]["train/epoch_ndx"], by_step[4]["train/batch_ndx"]) == (1, 0)
+    assert by_step[2]["val/delta_m"] == 3.0
+    assert by_step[2]["val/val_loss"] == 3.0
+    assert by_step[6]["panels/val"]["_type"] == "image-file"
+    assert by_step[6]["spectra/blocks/0/proj/shared"]["_type"] == "histogram"
+    identities = {path.name.rsplit("-", 1)[1] for path in (tmp_path / "wandb").glob("offline-run-*")}
+    assert len(identities) == 1
+    assert json.loads(json.dumps(rows))

@@ -1,0 +1,70 @@
+"""One of several processes that `test_processes.py` starts; prints what it found as JSON.
+
+`python -m tests.training.two_processes FOLDER`, with the variables that `ditask_jax.training.cluster` reads.
+"""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from ditask_jax import cli
+from ditask_jax.errors import CheckpointError
+from ditask_jax.training import processes
+from ditask_jax.training.checkpoints import Checkpointer
+from ditask_jax.training.mesh import make_mesh, place_whole, replicated
+from ditask_jax.training.processes import StopSignal, add_up, agree, gather, own_rows, wait_for_all
+from tests.training.process_cases import computed, rows_read, state
+
+EXACT = 2**53 - 1  # needs every bit of a 64-bit number
+
+
+def look(folder: Path) -> dict:
+    """Goes through everything that processes do together."""
+    here, mesh = jax.process_index(), make_mesh()
+    found = {"first": processes.is_first(), "devices": [jax.local_device_count(), mesh.size]}
+    found["mesh"] = [device.process_index for device in mesh.devices.ravel()]
+    found["gathered"] = gather(np.array([EXACT + here, -1])).tolist()
+    found["total"] = add_up({"n": np.array([EXACT, here]), "one": np.array(1)})
+    found["total"] = {name: value.tolist() for name, value in found["total"].items()}
+    found["own"] = own_rows(np.arange(6)).tolist()
+    agree("number", "7", "none")
+    found["disagreement"] = _message(lambda: agree("number", str(here), "use one"))
+
+    whole = place_whole(state(), replicated(mesh))
+    with Checkpointer(folder / "checkpoints") as checkpointer:
+        checkpointer.save(3, whole, {"note": "x"}, block=True)
+        wait_for_all()  # the first process has written
+        step, back, meta = checkpointer.restore_latest_verified(whole, replicated(mesh))
+    same = jax.tree.map(lambda a, b: np.array_equal(a, b) and a.sharding == b.sharding, back, whole)
+    found["restored"] = [step, all(jax.tree.leaves(same)), meta]
+    found |= {"computed": computed(mesh), "rows": rows_read()}
+
+    with StopSignal() as stop:
+        before = stop.asked()
+        if here == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        found["stop"] = [before, stop.asked()]
+    return found
+
+
+def _message(call) -> str:
+    try:
+        call()
+    except CheckpointError as error:
+        return str(error)
+    return ""
+
+
+def main(argv: list[str]) -> int:
+    """Joins the others, looks, prints."""
+    processes.start()
+    print(json.dumps(look(Path(argv[0]))), flush=True)
+    return cli.OK
+
+
+if __name__ == "__main__":
+    cli.run(main)
