@@ -1,4 +1,4 @@
-"""The paper's comparison of methods in miniature: scenes at 48 pixels, four tasks, 200 steps, minutes a run on one core.
+"""The comparison of methods in miniature: scenes at 48 pixels, four tasks, 200 steps, minutes a run on one core.
 
 python -m ditask_jax.sweep configs/sweeps/table6.py --workdir=runs/table6
 

@@ -3,7 +3,7 @@
 Exit codes: 0 done; 1 a bug (with its traceback); 2 a user's mistake or a full or read-only disk (one line); 75 told to
 stop, saved, run again to go on; 130 interrupted from the keyboard; 141 the reader of a pipe has left. Importing this
 module loads neither JAX nor a model, so that `--help` is quick. `DITASK_TRACEBACK=1` shows the traceback of exit code 2
-as well.
+as well; `DITASK_PLUGINS` names files of the user's own that are imported first (`ditask_jax.plugins`).
 """
 
 import argparse

@@ -52,6 +52,9 @@ def draw_movement(layers: Sequence[Movement], streams: Sequence[str], title: str
     Returns:
       A Matplotlib figure.
     """
+    from matplotlib.colors import PowerNorm
+    from matplotlib.ticker import MaxNLocator
+
     values = np.array([[100 * _of(layer, stream) for stream in streams] for layer in layers])
     names = [wrapped(layer.name, 3.0, _FONT, 1) for layer in layers]
     column = max(_COLUMN, *(min(text_width(stream, _FONT) + 0.1, 2 * _COLUMN) for stream in streams))
@@ -67,7 +70,9 @@ def draw_movement(layers: Sequence[Movement], streams: Sequence[str], title: str
     figure = new_figure(width, height)
     axes = figure.add_axes((label / width, bottom / height, table / width, body / height))
     most = float(np.nanmax(values)) if np.isfinite(values).any() else 1.0
-    shown = axes.imshow(values, cmap="Greys", vmin=0, vmax=max(most, 1e-9), aspect="auto")
+    # By the root: kernels that train as a whole move ten times as far as spectra do.
+    norm = PowerNorm(0.5, 0, max(most, 1e-9))
+    shown = axes.imshow(values, cmap="Greys", norm=norm, aspect="auto")
     axes.set_facecolor("white")
     axes.grid(False)
     axes.set_yticks(range(len(layers)), names, fontsize=_FONT)
@@ -75,7 +80,7 @@ def draw_movement(layers: Sequence[Movement], streams: Sequence[str], title: str
     axes.tick_params(length=0, pad=2, top=False, bottom=False, labeltop=True, labelbottom=False)
     for (row, column), value in np.ndenumerate(values):
         text = "·" if np.isnan(value) else _short(value)
-        light = value > 0.55 * most
+        light = norm(value) > 0.55
         axes.text(column, row, text, ha="center", va="center", fontsize=_FONT, color="white" if light else "black")
     for row in range(1, len(layers)):
         if _stage(layers[row]) != _stage(layers[row - 1]):
@@ -87,10 +92,10 @@ def draw_movement(layers: Sequence[Movement], streams: Sequence[str], title: str
         ((label + table + 0.12) / width, (bottom + body - bar_height) / height, 0.1 / width,
          bar_height / height)
     )  # fmt: skip
-    figure.colorbar(shown, cax=bar)
+    ticks = [tick for tick in MaxNLocator(4).tick_values(0, norm.vmax) if 0 <= tick <= norm.vmax]
+    figure.colorbar(shown, cax=bar, ticks=ticks)
     bar.tick_params(labelsize=6, length=2)
     bar.grid(False)
-    bar.locator_params(nbins=4)
     return figure
 
 

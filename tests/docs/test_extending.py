@@ -237,5 +237,5 @@ def test_all_four_train_together(tmp_path):
         done = command("ditask_jax.evaluate", f"--workdir={name}", plugins=chosen, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         scores = json.loads((tmp_path / name / "evaluation.json").read_text())["scores"]
-        assert set(scores) == {"semseg", "people"} if name == "people" else {"depth"}
+        assert set(scores) == ({"semseg", "people"} if name == "people" else {"depth"})
         assert command("ditask_jax.evaluate", f"--workdir={name}", plugins="", cwd=tmp_path).returncode == 2
