@@ -6,9 +6,9 @@ runs every row with three seeds, and the single-task runs that delta_m is measur
 came out. One row alone: python -m ditask_jax.train --config=configs/table6.py:lora_r4 --workdir=DIR
 
 Variants, in the order of the table: `single` (full tuning, for one task; choose it with --config.tasks=depth), `full`,
-`frozen` (decoders only), `lora_r4`, `lora_r8`, `mtlora_r16`, `mtlora_r32`, `mtlora_r64`, `ditask_single` (for one task),
-`ditask`, `ditask_index`, `ditask_cells_16`, `ditask_cells_32`, `ditask_cells_128`, `ditask_shared`, `ditask_task`,
-`ditask_headroom`, `control`, and on PVT `ditask_pvt`, `frozen_pvt`, `full_pvt`.
+`frozen` (decoders only), `lora_r4`, `lora_r8`, `mtlora_r16`, `mtlora_r32`, `mtlora_r64`, `ditask_single` (for one
+task), `ditask`, `ditask_index`, `ditask_cells_16`, `ditask_cells_32`, `ditask_cells_128`, `ditask_shared`,
+`ditask_task`, `ditask_headroom`, `control`, and on PVT `ditask_pvt`, `frozen_pvt`, `full_pvt`.
 
 What is smaller than in the paper, and why:
 

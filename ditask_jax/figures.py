@@ -37,8 +37,9 @@ def main(argv: list[str]) -> int:
 
     wanted = _words(args.kinds, "--kinds", KINDS) if args.kinds is not None else None
     formats = _words(args.formats, "--formats", FORMATS)
+    examples = _numbers(args.examples)
     runs = find_runs(args.runs, evaluated=False)
-    drawn, left_out = draw_runs(runs, args.out, wanted, _numbers(args.examples), formats)
+    drawn, left_out = draw_runs(runs, args.out, wanted, examples, formats)
     for reason in left_out:
         print(f"not drawn: {reason}")
     if not drawn:

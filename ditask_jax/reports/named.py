@@ -55,7 +55,8 @@ def count(value: int | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """
+    """Seconds as people say them.
+
     >>> duration(3.2), duration(75), duration(90000)
     ('3.2 s', '1 min 15 s', '25 h 0 min')
     """

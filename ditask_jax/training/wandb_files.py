@@ -12,7 +12,8 @@ _FULL, _FIRST, _LAST = 1, 2, 4
 
 
 def offline_rows(folder: Path, identity: str) -> list[dict[str, Any]]:
-    """Rows of all offline parts of a run, in the order in which they began; `_step` is the step of a row.
+    """Rows of all offline parts of a run, in the order in which they began; `_step` is the step of a row, and what is
+    inside of a value stands under names of its own, as in `panels/val/_type`.
 
     A part whose process was killed ends where W&B last wrote to the disk.
 

@@ -166,8 +166,8 @@ def test_wandb_offline_has_every_step_once_and_the_originals_names(tmp_path):
     assert (by_step[4]["train/epoch_ndx"], by_step[4]["train/batch_ndx"]) == (1, 0)
     assert by_step[2]["val/delta_m"] == 3.0
     assert by_step[2]["val/val_loss"] == 3.0
-    assert by_step[6]["panels/val"]["_type"] == "image-file"
-    assert by_step[6]["spectra/blocks/0/proj/shared"]["_type"] == "histogram"
+    assert by_step[6]["panels/val/_type"] == "image-file"
+    assert by_step[6]["spectra/blocks/0/proj/shared/_type"] == "histogram"
     identities = {path.name.rsplit("-", 1)[1] for path in (tmp_path / "wandb").glob("offline-run-*")}
     assert len(identities) == 1
     assert json.loads(json.dumps(rows))
