@@ -205,13 +205,15 @@ def _chosen(groups: str | Iterable[str], known: Iterable[str]) -> list[str]:
 
 
 def _model(model: MultiTaskModel) -> dict[str, Any]:
-    recipe = model.recipe
+    recipe, taps = model.recipe, getattr(model.backbone.config, "tapped", None)
     return {
         "backbone": recipe.backbone,
         "tasks": dict(recipe.tasks),
         "image_size": list(recipe.image_size),
         "head": recipe.head,
         "widths": list(recipe.widths),
+        # Where a ViT is read shapes no array, so other places would go unnoticed.
+        "taps": None if taps is None else list(taps),
     }
 
 
@@ -226,8 +228,9 @@ def _differences(body: Mapping[str, Any], model: MultiTaskModel, record) -> list
             if theirs.get(name) != ours.get(name):
                 problems.append(f"{name}: {theirs.get(name)} in the file, {ours.get(name)} in the model")
     here = _model(model)
-    for name in ("backbone", "tasks", "head", "widths"):
-        if body["model"][name] != here[name]:
+    for name in ("backbone", "tasks", "head", "widths", "taps"):
+        # Files written before taps were recorded have none.
+        if body["model"].get(name, here[name]) != here[name]:
             problems.append(f"{name}: {body['model'][name]} in the file, {here[name]} in the model")
     if body["backbone"]["sha256"] != record.backbone_hash:
         file = body["backbone"]["file"] or "random weights of another seed"

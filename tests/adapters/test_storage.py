@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from ditask_jax.adapters import DiTASK, Full, merge
+from ditask_jax.adapters import DiTASK, Full, merge, wrap
 from ditask_jax.adapters.registry import method_class
 from ditask_jax.adapters.stacking import stacked, unstacked
 from ditask_jax.adapters.storage import (
@@ -18,10 +18,11 @@ from ditask_jax.adapters.storage import (
     save_adapter,
 )
 from ditask_jax.errors import CheckpointError, DitaskError, WeightsError
+from ditask_jax.model import create_model
 from ditask_jax.nn import flatten, split_state
 from ditask_jax.training.step import make_predict
 from ditask_jax.weight_files import read_weights, write_weights
-from tests.adapters.cases import IMAGES, Wrapped
+from tests.adapters.cases import IMAGES, Wrapped, task_list
 from tests.conversion.test_robustness import MUTATIONS, check_one_line, mutate
 
 METHOD = DiTASK(shared_cells=4, task_cells=4)
@@ -262,3 +263,15 @@ def test_no_mutated_adapter_loads_with_other_numbers(tmp_path, count):
             assert all(jax.tree.leaves(same))
         (tmp_path / "x" / name).write_bytes(whole[name])
     assert loaded < count // 10
+
+
+def test_a_vit_is_read_where_the_adapter_was_trained(tmp_path):
+    def built(taps):
+        model = create_model("vit_test", task_list("depth"), 32, widths=(4, 4), taps=taps)
+        wrap(model, DiTASK(shared_cells=8, task_cells=4))
+        return model
+
+    save_adapter(tmp_path / "adapter", built((1, 4)))
+    load_adapter(tmp_path / "adapter", built((1, 4)))
+    with pytest.raises(WeightsError, match=r"taps: \[1, 4\] in the file, \[2, 4\] in the model"):
+        load_adapter(tmp_path / "adapter", built((2, 4)))
