@@ -356,6 +356,9 @@ def _data_error_text(error: Exception) -> str | None:
     Grain appends lines of its own to a message, and wraps what a worker process raises into another type.
     """
     text = str(error)
+    if isinstance(error, OSError) and error.filename:
+        reason = str(error.strerror or type(error).__name__).splitlines()[0]
+        return f"data: '{error.filename}' cannot be read ({reason}); bring it back and run the same command again"
     if not isinstance(error, DataError):
         marker = f"{DataError.__name__}: "
         if marker not in text:

@@ -129,7 +129,9 @@ def test_a_finished_run_is_scored_at_another_resolution_on_request(tmp_path, mon
         (["--resolution=original"], "original", "evaluation_original.json"),
     ):
         assert cli.execute(evaluate_command.main, [f"--workdir={tmp_path}", *more]) == cli.OK
-        assert capsys.readouterr().out.splitlines() == ["step 6 of 6", f"scores: {file}"]
+        # The card has the scores that the run is known by: those at the network's resolution.
+        card = [f"model card: {tmp_path / 'MODEL_CARD.md'}"] if file == "evaluation.json" else []
+        assert capsys.readouterr().out.splitlines() == ["step 6 of 6", f"scores: {file}", *card]
         assert asked.pop() == resolution
     assert cli.execute(evaluate_command.main, [f"--workdir={tmp_path}", "--resolution=big"]) == cli.USER_ERROR
     assert RunDir(tmp_path).load_config().eval_resolution == "network"
