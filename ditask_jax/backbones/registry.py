@@ -128,9 +128,7 @@ REGISTRY: dict[str, BackboneEntry] = {
         embedded_weights="swin_nano_scenes.safetensors",
     ),
     # Its sister, for comparing methods on small scenes (configs/table6.py); `ditask_jax.pretrain` makes weights.
-    "pvt_nano": BackboneEntry(
-        PvtConfig((16, 32, 64, 128), (2, 2, 2, 2), (1, 2, 4, 8), (4, 4, 4, 4)), image_size=96
-    ),
+    "pvt_nano": BackboneEntry(PvtConfig((16, 32, 64, 128), (2, 2, 2, 2), (1, 2, 4, 8), (4, 4, 4, 4)), image_size=96),
     **_PVTS,
     **_PVT_V2S,
     **_VITS,
