@@ -26,10 +26,11 @@ from ditask_jax.adapters.plan import LayerPlan
 from ditask_jax.adapters.site import ROLES, FanOut, Site
 from ditask_jax.adapters.unfrozen import PUBLISHED, UnfrozenMethod, check_unfrozen
 from ditask_jax.errors import check_known
-from ditask_jax.nn.context import Context, widened
+from ditask_jax.nn.context import Context
 from ditask_jax.nn.linear import SHARED, Linear, apply_kernel
 from ditask_jax.nn.norm import normalise
 from ditask_jax.nn.stochastic import drop_shared
+from ditask_jax.precision import widened
 
 MODES = ("matrix", "matrixv2", "addition")
 

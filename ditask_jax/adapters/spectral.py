@@ -49,6 +49,12 @@ class SpectralAdapter(Adapter):
     def streams_out(self, streams: tuple[str, ...]) -> tuple[str, ...]:
         return self.streams or streams
 
+    @property
+    def moving(self) -> dict[str, tuple[int, str]]:
+        """The streams whose spectrum moves: its row in the changes, and the name of the parameter that moves it."""
+        own = zip(self.streams or (SHARED,), self.names, strict=True)
+        return {stream: (row, name) for row, (stream, name) in enumerate(own) if name}
+
     def __call__(self, linear: Linear, x: jax.Array, streams: tuple[str, ...], context: Context) -> jax.Array:
         # As upstream, dropout falls on the shared stream only: a task's own input is never dropped.
         x = drop_shared(x, self.dropout_rate, context, self.path, streams)

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ditask_jax.nn.context import Context, widened
+from ditask_jax.nn.context import Context
 from ditask_jax.nn.norm import BatchNorm
 from ditask_jax.nn.resize import resize_bilinear
 from ditask_jax.nn.scope import Scope
+from ditask_jax.precision import widened
 
 
 class Pointwise(nnx.Module):

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
-from ditask_jax.nn.context import Context, widened
+from ditask_jax.nn.context import Context
 from ditask_jax.nn.dense import Dense
 from ditask_jax.nn.norm import LayerNorm
 from ditask_jax.nn.scope import Scope
+from ditask_jax.precision import widened
 
 
 class LinearHead(nnx.Module):

@@ -17,12 +17,12 @@ from ditask_jax.pictures.sheet import save
 from ditask_jax.pictures.spectra import draw_spectra
 from ditask_jax.pictures.sweeps import Line, draw_sweep
 from ditask_jax.reports.comparison import compare
+from ditask_jax.reports.named import UNITS
 from ditask_jax.reports.pareto import draw_pareto
 from ditask_jax.reports.runs import Run
-from ditask_jax.tasks import Task, load_references
+from ditask_jax.tasks import load_references
 
 KINDS = ("panels", "curves", "spectra", "movement", "sweep", "pareto")
-_UNITS = {"fraction": "%", "degrees": "degrees", "metres": "m", "pixels": "px", "inverse": "1/m"}
 _BASE_TWO = ("cells", "rank", "bottleneck", "batch_size")
 
 
@@ -108,12 +108,12 @@ def _curves(book: _Book, runs: Sequence[Run], names: Sequence[str]) -> None:
     references = load_references(runs[0].dataset)
     scores = []
     for task in tasks:
-        arrow, factor = ("↑" if task.higher_is_better else "↓"), _factor(task)
+        arrow, factor = ("↑" if task.higher_is_better else "↓"), UNITS[task.unit][0]
         reference = references.get(task.name)
         reference = None if reference is None else factor * reference
-        unit = f"{task.primary_metric} ({_UNITS[task.unit]}) {arrow}"
+        unit = f"{task.primary_metric} ({UNITS[task.unit][1]}) {arrow}"
         scores.append(Plot(f"val/tasks/{task.name}/{task.primary_metric}", task.name, unit, reference))
-    factors = {plot.key: _factor(task) for plot, task in zip(scores, tasks, strict=True)}
+    factors = {plot.key: UNITS[task.unit][0] for plot, task in zip(scores, tasks, strict=True)}
     found = [
         dataclasses.replace(curves, series={**curves.series, DELTA_M: gain_curve(run, references)})
         for run, curves in zip(runs, _read(runs, names, scores, factors), strict=True)
@@ -139,10 +139,6 @@ def _read(runs, names, plots, factors=None) -> list[Curves]:
     return found
 
 
-def _factor(task: Task) -> float:
-    return 100.0 if task.unit == "fraction" else 1.0
-
-
 def _sweeps(book: _Book, runs: Sequence[Run]) -> None:
     scored = [run for run in runs if run.evaluation is not None]
     options = swept_options(scored)
@@ -151,7 +147,7 @@ def _sweeps(book: _Book, runs: Sequence[Run]) -> None:
         return
     tasks = all_tasks(scored)
     plots = [
-        (task.name, task.name, f"{task.primary_metric} ({_UNITS[task.unit]}) {'↑' if task.higher_is_better else '↓'}")
+        (task.name, task.name, f"{task.primary_metric} ({UNITS[task.unit][1]}) {'↑' if task.higher_is_better else '↓'}")
         for task in tasks
     ]
     plots.append((DELTA_M, "gain over single tasks", "delta_m (%) ↑"))
@@ -160,7 +156,7 @@ def _sweeps(book: _Book, runs: Sequence[Run]) -> None:
         if all(len(line.points) < 2 for line in lines):
             book.leave_out(f"sweep over {name}: the runs differ in other options too")
             continue
-        factors = {task.name: _factor(task) for task in tasks}
+        factors = {task.name: UNITS[task.unit][0] for task in tasks}
         scaled = [
             Line(
                 line.name,

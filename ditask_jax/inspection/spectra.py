@@ -8,7 +8,8 @@ from ditask_jax import cpab
 from ditask_jax.adapters.ditask import DiffeomorphicAdapter
 from ditask_jax.adapters.spectral import SpectralAdapter
 from ditask_jax.model import MultiTaskModel
-from ditask_jax.nn.linear import SHARED, linears
+from ditask_jax.nn.context import Context
+from ditask_jax.nn.linear import linears, prepare_adapters
 from ditask_jax.pictures.spectra import LayerSpectra
 
 _PLACES = 257
@@ -22,22 +23,15 @@ def layer_spectra(model: MultiTaskModel) -> list[LayerSpectra]:
       model: wrapped and filled with what was trained, not merged.
     """
     layers = [layer for layer in linears(model.backbone) if isinstance(layer.adapter, SpectralAdapter)]
-    by_class: dict[type, list] = defaultdict(list)
-    for layer in layers:
-        by_class[type(layer.adapter)].append(layer)
-    changes = {}
-    for cls, members in by_class.items():
-        found = cls.prepare([layer.adapter for layer in members])
-        changes |= {layer.info.path: np.asarray(change) for layer, change in zip(members, found, strict=True)}
+    changes = prepare_adapters(model.backbone, Context(train=False)).prepared
     fields = _fields([layer.adapter for layer in layers if isinstance(layer.adapter, DiffeomorphicAdapter)])
-    return [_of_layer(layer, changes[layer.info.path], fields) for layer in layers]
+    return [_of_layer(layer, np.asarray(changes[layer.info.path]), fields) for layer in layers]
 
 
 def _of_layer(layer, change: np.ndarray, fields: dict) -> LayerSpectra:
     adapter = layer.adapter
     before = np.asarray(adapter.singular_values[...])
-    streams = adapter.streams or (SHARED,)
-    moving = {stream: (k, name) for k, (stream, name) in enumerate(zip(streams, adapter.names, strict=True)) if name}
+    moving = adapter.moving
     own = {stream: fields.get((layer.info.path, name)) for stream, (_, name) in moving.items()}
     known = {stream: found for stream, found in own.items() if found is not None}
     places = np.linspace(0, 1, _PLACES)

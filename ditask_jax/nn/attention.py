@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from ditask_jax.nn.context import widened
+from ditask_jax.precision import widened
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = None) -> jax.Array:

@@ -9,15 +9,6 @@ import jax
 import jax.numpy as jnp
 
 
-def widened(x: jax.Array) -> jax.Array:
-    """At least float32: statistics, softmax and losses are taken in this, whatever dtype flows through.
-
-    >>> widened(jnp.ones(1, jnp.bfloat16)).dtype.name
-    'float32'
-    """
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
 def name_hash(name: str) -> int:
     """A stable 32-bit number for a name, to fold into random keys.
 

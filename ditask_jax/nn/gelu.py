@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from ditask_jax.nn.context import widened
+from ditask_jax.precision import widened
 
 _ROOT_HALF = 2**-0.5
 _DENSITY = (2 * math.pi) ** -0.5

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ditask_jax.nn.context import Context, widened
+from ditask_jax.nn.context import Context
 from ditask_jax.nn.scope import Scope
 from ditask_jax.nn.variables import Statistic
+from ditask_jax.precision import widened
 
 
 def _per_channel(vector: jax.Array, ndim: int) -> jax.Array:

@@ -6,18 +6,14 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 
 from ditask_jax.errors import CheckpointError
+from ditask_jax.reports.named import UNITS, task_header
 from ditask_jax.reports.row_labels import row_labels, text
 from ditask_jax.reports.rows import Row, Spread, check_comparable, make_rows, same_but_for_seed
 from ditask_jax.reports.runs import Run, default_fields
 from ditask_jax.tasks import Task, delta_m, load_references
 
-_UNITS = {
-    "fraction": (100.0, "%"),
-    "degrees": (1.0, "deg"),
-    "metres": (1.0, "m"),
-    "pixels": (1.0, "px"),
-    "inverse": (1.0, "1/m"),
-}
+# Columns are narrow.
+_UNITS = UNITS | {"degrees": (1.0, "deg")}
 _MEGABYTE = 1e6
 
 
@@ -217,7 +213,7 @@ def _mean_and_deviation(name: str, pick: Callable[[Line], Spread | None]) -> dic
 
 
 def _task_header(task: Task) -> str:
-    return f"{task.name} {task.primary_metric} {'↑' if task.higher_is_better else '↓'} ({_UNITS[task.unit][1]})"
+    return task_header(task, _UNITS)
 
 
 def _scaled(value: float | None, factor: float, places: int, sign: str = "") -> str:

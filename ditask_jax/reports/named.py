@@ -1,7 +1,7 @@
 """What tables and texts about runs share: names of runs, units of tasks, numbers as people read them."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ditask_jax.reports.runs import Run
 from ditask_jax.tasks import Task
@@ -35,9 +35,9 @@ def score_text(task: Task, value: float | None) -> str:
     return "–" if value is None else f"{value * UNITS[task.unit][0]:.2f}"
 
 
-def task_header(task: Task) -> str:
+def task_header(task: Task, units: Mapping[str, tuple[float, str]] = UNITS) -> str:
     """`semseg mIoU ↑ (%)`."""
-    return f"{task.name} {task.primary_metric} {'↑' if task.higher_is_better else '↓'} ({UNITS[task.unit][1]})"
+    return f"{task.name} {task.primary_metric} {'↑' if task.higher_is_better else '↓'} ({units[task.unit][1]})"
 
 
 def signed(value: float | None) -> str:

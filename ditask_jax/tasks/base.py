@@ -157,11 +157,6 @@ def valid_images(valid: jax.Array | None, images: int) -> jax.Array:
     return mask.reshape(images, 1, 1)
 
 
-def widened(x: jax.Array) -> jax.Array:
-    """At least float32, which losses are computed in."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
 def mean_over(values: jax.Array, mask: jax.Array) -> jax.Array:
     """Mean of the values where the mask holds; 0 with zero gradient where it holds nowhere."""
     count = jnp.maximum(jnp.sum(mask, dtype=jnp.int32), 1).astype(jnp.float32)

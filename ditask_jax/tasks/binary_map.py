@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ditask_jax.labels import IGNORE, LabelSpec
-from ditask_jax.tasks.base import IGNORED_BINARY_COLOUR, Task, mean_over, valid_images, widened
+from ditask_jax.precision import widened
+from ditask_jax.tasks.base import IGNORED_BINARY_COLOUR, Task, mean_over, valid_images
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

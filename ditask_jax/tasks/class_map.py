@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ditask_jax.labels import LabelSpec
-from ditask_jax.tasks.base import Task, mean_over, valid_images, widened
+from ditask_jax.precision import widened
+from ditask_jax.tasks.base import Task, mean_over, valid_images
 from ditask_jax.tasks.palette import class_palette
 
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ditask_jax.labels import LabelSpec
-from ditask_jax.tasks.base import MISSING_COLOUR, Task, mean_over, widened
+from ditask_jax.precision import widened
+from ditask_jax.tasks.base import MISSING_COLOUR, Task, mean_over
 from ditask_jax.tasks.palette import class_palette
 
 _SWATCH = (24, 48)

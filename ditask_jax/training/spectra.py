@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 
 from ditask_jax.adapters.spectral import SpectralAdapter
 from ditask_jax.nn.context import Context
-from ditask_jax.nn.linear import SHARED, linears, prepare_adapters
+from ditask_jax.nn.linear import linears, prepare_adapters
 from ditask_jax.nn.state import ModelState
 from ditask_jax.training.mesh import replicated
 
@@ -28,9 +28,8 @@ def make_spectra(parts: ModelState, mesh: Mesh) -> Callable:
             if not isinstance(adapter, SpectralAdapter):
                 continue
             before, change = adapter.singular_values[...], prepared[layer.info.path]
-            for k, (stream, moves) in enumerate(zip(adapter.streams or (SHARED,), adapter.names, strict=True)):
-                if moves:
-                    found[f"{layer.info.path}/{stream}"] = (before, before + change[k])
+            for stream, (row, _) in adapter.moving.items():
+                found[f"{layer.info.path}/{stream}"] = (before, before + change[row])
         return found
 
     return jax.jit(spectra, out_shardings=replicated(mesh))
