@@ -22,6 +22,8 @@ _NUMBER = 5.5
 _NUMBER_ROOM = 0.085
 # Per inch.
 _MOST_PIXELS = 220
+# Height over width of the tallest cell; taller pictures are drawn narrower than their column.
+_TALLEST = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +54,7 @@ def picture_grid(
     keys: Sequence[Sequence[Entry]] = (),
     cell_width: float = 1.6,
 ):
-    """Draws a grid of pictures; every row has the height of its first picture.
+    """Draws a grid of pictures; every row has the height of its first picture, but three times its width at the most.
 
     Args:
       rows: cells, row by row.
@@ -86,8 +88,9 @@ def picture_grid(
         for column, cell in enumerate(row):
             left = _MARGIN + side + column * (cell_width + _GAP)
             middle = (left + cell_width / 2) / width
-            axes = figure.add_axes((left / width, low / height, cell_width / width, band.picture / height))
-            _fill(axes, cell, cell_width)
+            across = max(min(cell_width, band.picture / _ratio(row)), 1 / _MOST_PIXELS)
+            where = (middle - across / 2 / width, low / height, across / width, band.picture / height)
+            _fill(figure.add_axes(where), cell, across, cell_width)
             lines = wrapped(cell.title, cell_width, _TITLE, _TITLE_LINES).split("\n")
             for k, line in enumerate(lines if cell.title else []):
                 base = low + band.picture + 0.05 + _LINE * (len(lines) - 1 - k)
@@ -116,7 +119,8 @@ class _Band:
     def of(row: Sequence[Cell], cell_width: float) -> "_Band":
         titles = [wrapped(cell.title, cell_width, _TITLE, _TITLE_LINES) for cell in row if cell.title]
         head = 0.06 + _LINE * max(title.count("\n") + 1 for title in titles) if titles else 0.0
-        return _Band(head, cell_width * _ratio(row), _NOTE_LINE if any(cell.note for cell in row) else 0.0)
+        picture = max(cell_width * min(_ratio(row), _TALLEST), 1 / _MOST_PIXELS)
+        return _Band(head, picture, _NOTE_LINE if any(cell.note for cell in row) else 0.0)
 
 
 def _ratio(row: Sequence[Cell]) -> float:
@@ -124,7 +128,8 @@ def _ratio(row: Sequence[Cell]) -> float:
     return shapes[0][0] / shapes[0][1] if shapes else 1.0
 
 
-def _fill(axes, cell: Cell, width: float) -> None:
+def _fill(axes, cell: Cell, width: float, column: float) -> None:
+    """Draws a cell of so many inches across, in a column of so many."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.grid(False)
@@ -137,14 +142,14 @@ def _fill(axes, cell: Cell, width: float) -> None:
     if cell.picture is None:
         axes.set_facecolor("0.95")
     else:
-        picture, classes = _fitted(cell.picture, cell.classes, int(width * _MOST_PIXELS))
+        picture, classes = _fitted(cell.picture, cell.classes, max(int(width * _MOST_PIXELS), 1))
         axes.imshow(picture, interpolation="nearest", extent=(0, 1, 1, 0), aspect="auto")
         if classes is not None:
             rows, columns = classes.shape
             _write_numbers(axes, numbers_of(classes, _NUMBER_ROOM * columns / width), rows, columns)
     if cell.caption:
         box = {"facecolor": "white", "edgecolor": "none", "pad": 2, "alpha": 0.85}
-        text = wrapped(cell.caption, width - 0.15, _TITLE - 1, 4)
+        text = wrapped(cell.caption, column - 0.15, _TITLE - 1, 4)
         axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=_TITLE - 1, bbox=box)
 
 

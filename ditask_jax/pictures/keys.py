@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
-from ditask_jax.pictures.sheet import text_width
+from ditask_jax.pictures.sheet import drawable, text_width
 from ditask_jax.tasks import Task
 from ditask_jax.tasks.base import IGNORED_BINARY_COLOUR
 from ditask_jax.tasks.class_map import ClassMapTask
@@ -85,7 +85,7 @@ def note_of(task: Task, value_range: tuple[float, float] | None) -> str:
 def _class_text(task: ClassMapTask, value: int) -> str:
     if value == _UNLABELLED:
         return "no label"
-    return f"{value} {task.class_names[value]}" if value < len(task.class_names) else str(value)
+    return f"{value} {drawable(task.class_names[value])}" if value < len(task.class_names) else str(value)
 
 
 def _triple(colour) -> tuple[int, int, int]:

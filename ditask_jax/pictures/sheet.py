@@ -35,6 +35,8 @@ _STYLE = {
     "lines.markersize": 4.0,
     "svg.hashsalt": "ditask_jax",
     "figure.max_open_warning": 0,
+    # A dollar in the name of a file or a run is a dollar.
+    "text.parse_math": False,
 }
 # Colours that differ in lightness, and dashes and markers that tell lines apart without them.
 _COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
@@ -122,6 +124,23 @@ def text_width(text: str, size: float) -> float:
     return width / 72
 
 
+def drawable(text: str) -> str:
+    """Text with a question mark for every sign that the font of the figures does not have.
+
+    >>> drawable("été 日本")
+    'été ??'
+    """
+    known = _signs()
+    return "".join(sign if ord(sign) in known or sign.isspace() else "?" for sign in text)
+
+
+@functools.cache
+def _signs() -> frozenset[int]:
+    from matplotlib.font_manager import findfont, get_font
+
+    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
+
+
 def wrapped(text: str, width: float, size: float, most_lines: int = 3) -> str:
     """Text in lines of at most so many inches; words that are too long are cut, and what is too much ends in "...".
 
@@ -129,7 +148,7 @@ def wrapped(text: str, width: float, size: float, most_lines: int = 3) -> str:
     'a few words'
     """
     lines, line = [], ""
-    for word in text.split():
+    for word in drawable(text).split():
         joined = f"{line} {word}".strip()
         if text_width(joined, size) <= width:
             line = joined

@@ -157,3 +157,29 @@ def test_equal_figures_are_equal_files(scenes):
         one, other = (to_bytes(draw_panel(image, labels, TASKS[:2], "x"), format) for _ in range(2))
         assert one == other
         assert len(one) > 1000
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 3000), (3000, 4), (900, 200)])
+def test_pictures_of_any_shape_give_a_panel_of_a_page(size):
+    [sal] = tasks("sal", dataset="scenes")
+    image = np.zeros((*size, 3), np.uint8)
+    figure = draw_panel(image, {"sal": np.ones(size, np.float32)}, [sal], title="a title")
+    width, height = figure.get_size_inches()
+    assert width < 6
+    assert height < 8.5
+    check_text(figure)
+    # Pixels stay square wherever a cell is more than a hairline.
+    for axes in figure.axes:
+        box = axes.get_position()
+        across, down = box.width * width, box.height * height
+        if min(across, down) > 0.05:
+            assert down / across == pytest.approx(size[0] / size[1], rel=1e-6)
+
+
+def test_names_of_files_are_written_as_they_are():
+    [sal] = tasks("sal", dataset="scenes")
+    image, prediction = np.zeros((30, 40, 3), np.uint8), {"sal": np.ones((30, 40), np.float32)}
+    for name, written in [(r"$\alpha $5 x_1^2", r"$\alpha $5 x_1^2"), ("日本 é", "?? é"), ("broken\udcff", "broken?")]:
+        figure = draw_panel(image, prediction, [sal], title=name)
+        assert len(to_bytes(figure)) > 1000
+        assert figure.texts[0].get_text() == written
