@@ -1,5 +1,6 @@
 """Runs the training command in a process of its own, kills it, and compares what it leaves with an undisturbed run."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -55,7 +56,8 @@ class Command:
         process = self.start(folder)
         while process.poll() is None and not due():
             time.sleep(0.002)
-        time.sleep(delay)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(delay)
         if process.poll() is None:
             process.send_signal(with_signal)
         output, _ = process.communicate()
