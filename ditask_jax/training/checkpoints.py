@@ -6,6 +6,7 @@ moment a process dies at, the newest folder with an intact manifest is whole.
 """
 
 import concurrent.futures
+import errno
 import logging
 import os
 import pathlib
@@ -21,6 +22,9 @@ from ditask_jax.training import manifest as manifests
 from ditask_jax.training.mesh import place_whole
 
 _log = logging.getLogger(__name__)
+
+_NO_SPACE = os.strerror(errno.ENOSPC)
+_BESIDE_ARRAY = 2048  # bytes that its name, description and hashes take
 
 
 class Checkpointer:
@@ -285,7 +289,9 @@ class Checkpointer:
 
         # Orbax refuses arrays of size zero; the manifest alone describes those.
         filled = {name: array for name, array in arrays.items() if array.size}
-        self._open().save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(filled)), force=True)
+        manager = self._open()
+        _check_space(self.directory, filled)
+        manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(filled)), force=True)
 
     def _load(self, step: int, manifest: Mapping[str, Any], like: Any, sharding: Any) -> tuple[Any, Any]:
         """Reads the arrays of a checkpoint that has the structure of `like`, and verifies them.
@@ -340,5 +346,17 @@ def _to_devices(state: Any, sharding: Any, where: str) -> Any:
     return placed
 
 
+def _check_space(directory: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Asks before Orbax's parallel writers run into a full disk, of which each prints a page."""
+    needed = sum(array.nbytes + _BESIDE_ARRAY for array in arrays.values())
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"{_NO_SPACE}: {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free")
+
+
 def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return error.strerror
+    # Orbax's storage library wraps it in a page about what it was writing.
+    return _NO_SPACE if _NO_SPACE in text else f"{type(error).__name__}: {text[:300]}"

@@ -230,6 +230,33 @@ def test_a_reader_beside_a_writer_changes_nothing(tmp_path):
         assert not unfinished.exists()
 
 
+def test_a_disk_without_room_is_found_before_anything_is_written(tmp_path, monkeypatch):
+    _saved(tmp_path, 10)
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    usage = shutil.disk_usage(tmp_path)
+    with Checkpointer(tmp_path) as checkpointer:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=5000))
+        checkpointer.save(20, _state(20))
+        text = r"step 20 could not .* \(No space left on device: 0\.\d MB needed, 0\.0 MB free\); the one of step 10"
+        with pytest.raises(CheckpointError, match=text):
+            checkpointer.wait()
+        assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
+        monkeypatch.undo()
+        checkpointer.save(20, _state(20), block=True)
+        assert checkpointer.latest() == 20
+
+
+def test_a_storage_librarys_page_about_a_full_disk_becomes_a_line(tmp_path, monkeypatch):
+    def full(*_):
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing a to b: No space left on device [spec='...']")
+
+    with Checkpointer(tmp_path) as checkpointer:
+        monkeypatch.setattr(checkpointer, "_write_arrays", full)
+        checkpointer.save(20, _state(20))
+        with pytest.raises(CheckpointError, match=r"\(No space left on device\); no earlier one exists"):
+            checkpointer.wait()
+
+
 def test_failure_to_write_is_reported_once_and_leaves_the_older_one(tmp_path, monkeypatch):
     _saved(tmp_path, 10)
 
