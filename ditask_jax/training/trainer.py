@@ -35,7 +35,7 @@ from ditask_jax.training.guards import Guard, describe, make_diagnosis
 from ditask_jax.training.memory import peak_memory
 from ditask_jax.training.mesh import check_batch_size, frozen_shardings, make_mesh, place_batch, place_whole, replicated
 from ditask_jax.training.optimizer import make_optimizer
-from ditask_jax.training.processes import StopSignal, agree, is_first, share, wait_for_all
+from ditask_jax.training.processes import StopSignal, agree, is_first, own_rows, share, wait_for_all
 from ditask_jax.training.profiling import Window, traced
 from ditask_jax.training.progress import Progress
 from ditask_jax.training.rundir import RunDir
@@ -338,16 +338,19 @@ class Trainer:
         """
         specs = [task.label_spec for task in self.tasks]
         size, augmentation = self.config.image_size, build_augmentation(self.config).for_evaluation()
+        # The first process draws, so that it needs the rows of the others too; the others only lend their devices.
+        rows = {} if is_first() else share()
         with eval_batches(
-            self.eval_source, specs, size, self.eval_batch_size, threads=1, augmentation=augmentation, **share()
+            self.eval_source, specs, size, self.eval_batch_size, threads=1, augmentation=augmentation, **rows
         ) as batches:
             batch = next(batches)
         shown = min(FIGURE_EXAMPLES, int(batch["valid"].sum()))
         trainable, _, stats = self.state
-        placed = place_batch({"image": batch["image"]}, self.mesh)
+        own = own_rows(batch["image"]) if is_first() else batch["image"]
+        placed = place_batch({"image": own}, self.mesh)
         predicted = predictions(self._predict, (trainable, stats, self.frozen), placed, self.tasks)
         if not is_first():
-            return path  # the others only lent their devices
+            return path
         if examples is not None:
             write_examples(examples, batch, predicted, self.tasks, self.step)
         cut = lambda tree: {name: value[:shown] for name, value in tree.items()}
