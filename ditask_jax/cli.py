@@ -32,6 +32,7 @@ _REMEDIES = {
     errno.EROFS: "choose a folder that can be written",
     errno.ENOENT: "check the path",
     errno.ENOTDIR: "check the path",
+    errno.EEXIST: "a file stands where a folder is needed; choose another name",
     errno.EISDIR: "check the path",
 }
 
@@ -169,7 +170,8 @@ def execute(main: Callable[[list[str]], int | None], argv: Sequence[str] | None 
     except OSError as error:
         return _report(_os_error_line(error), USER_ERROR, error)
     except KeyboardInterrupt as error:
-        return _report("interrupted; the same command goes on from the last checkpoint", INTERRUPTED, error)
+        line = "interrupted; run the same command again, a training goes on from its last checkpoint"
+        return _report(line, INTERRUPTED, error)
     return OK if code is None else code
 
 

@@ -23,6 +23,8 @@ def main(argv: list[str]) -> int:
     parser.add_option("--kinds", metavar="A,B", help=f"which of {kinds} (default: all that can be drawn)")
     note = "numbers of validation examples in the panels (default 0,1,2,3)"
     parser.add_option("--examples", default="0,1,2,3", metavar="K,L", help=note)
+    note = "single-task run that delta_m is taken against, or a folder of them; once per run (default: the package's)"
+    parser.add_option("--reference", action="append", default=[], metavar="RUN", help=note)
     parser.add_option("--formats", default="png,svg", metavar="A,B", help="png, svg or both (default)")
     args = parser.parse(argv)
 
@@ -39,7 +41,7 @@ def main(argv: list[str]) -> int:
     formats = _words(args.formats, "--formats", FORMATS)
     examples = _numbers(args.examples)
     runs = find_runs(args.runs, evaluated=False)
-    drawn, left_out = draw_runs(runs, args.out, wanted, examples, formats)
+    drawn, left_out = draw_runs(runs, args.out, wanted, examples, formats, find_runs(args.reference))
     for reason in left_out:
         print(f"not drawn: {reason}")
     if not drawn:

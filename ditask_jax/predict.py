@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
         raise ConfigError("predict: --weights and --dataset go with --adapter; a run knows its own")
     check_format(args.raw)
     check_overlap(args.overlap)
-    files = find_pictures(args.input, leave_out=args.out)
+    files = find_pictures(args.input, results=args.out)
 
     from ditask_jax.prediction import Predictor
     from ditask_jax.prediction.reading import readable

@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> int:
             command = [sys.executable, "-m", "pip", "install", "-q", "-c", str(constraints), *missing]
             code = subprocess.run(command, check=False).returncode
     if replaced:
-        print(f"replaced: {', '.join(replaced)}; restart the runtime now (Runtime > Restart), then go on below")
+        print(f"replaced: {', '.join(replaced)}; restart the runtime (Runtime > Restart), then run all cells again")
     return code
 
 

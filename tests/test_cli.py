@@ -108,8 +108,13 @@ def test_a_wrong_command_line_is_one_line(config, arguments, line):
             2,
             "file system: /x: Permission denied; check the permissions",
         ),
+        (FileExistsError(17, "File exists", "/x"), 2, "file system: /x: File exists; a file stands where a folder is"),
         (OSError("odd"), 2, "file system: odd\n"),
-        (KeyboardInterrupt(), 130, "interrupted; the same command goes on from the last checkpoint\n"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "interrupted; run the same command again, a training goes on from its last checkpoint\n",
+        ),
     ],
 )
 def test_mistakes_become_one_line_and_a_code(error, code, line, capsys):

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ditask_jax.errors import ConfigError, DitaskError
@@ -16,7 +16,7 @@ from ditask_jax.pictures.movement import draw_movement
 from ditask_jax.pictures.sheet import save
 from ditask_jax.pictures.spectra import draw_spectra
 from ditask_jax.pictures.sweeps import Line, draw_sweep
-from ditask_jax.reports.comparison import compare
+from ditask_jax.reports.comparison import compare, reference_scores
 from ditask_jax.reports.named import UNITS
 from ditask_jax.reports.pareto import draw_pareto
 from ditask_jax.reports.runs import Run
@@ -41,6 +41,7 @@ def draw_runs(
     kinds: Sequence[str] | None,
     examples: Sequence[int],
     formats: Sequence[str],
+    references: Sequence[Run] = (),
 ) -> tuple[list[Path], list[str]]:
     """Draws figures of runs into a folder.
 
@@ -50,6 +51,7 @@ def draw_runs(
       kinds: of `KINDS`; None for all.
       examples: numbers of validation examples in the panels.
       formats: "png", "svg".
+      references: single-task runs that delta_m is taken against; without them the references in the package.
 
     Returns:
       The files written, and for each kind (or run) that could not be drawn the reason.
@@ -60,12 +62,13 @@ def draw_runs(
     book = _Book(Path(out).expanduser(), formats, strict=kinds is not None)
     wanted = KINDS if kinds is None else kinds
     names = run_names(runs)
+    scores = reference_scores(all_tasks(runs), references) if references else load_references(runs[0].dataset)
     if "curves" in wanted:
-        book.attempt("curves", lambda: _curves(book, runs, names))
+        book.attempt("curves", lambda: _curves(book, runs, names, scores))
     if "sweep" in wanted:
-        book.attempt("sweep", lambda: _sweeps(book, runs))
+        book.attempt("sweep", lambda: _sweeps(book, runs, scores))
     if "pareto" in wanted:
-        book.attempt("pareto", lambda: _pareto(book, runs))
+        book.attempt("pareto", lambda: _pareto(book, runs, references))
     if {"panels", "spectra", "movement"} & set(wanted):
         book.attempt("panels, spectra, movement", lambda: _trained(book, runs, names, wanted, examples))
     return book.files, book.left_out
@@ -97,7 +100,7 @@ class _Book:
             self.leave_out(f"{what}: {error}")
 
 
-def _curves(book: _Book, runs: Sequence[Run], names: Sequence[str]) -> None:
+def _curves(book: _Book, runs: Sequence[Run], names: Sequence[str], references: Mapping[str, float]) -> None:
     tasks = all_tasks(runs)
     losses = [Plot("train/loss", "weighted total", "loss", smooth=True, logarithmic=True)]
     losses += [
@@ -105,7 +108,6 @@ def _curves(book: _Book, runs: Sequence[Run], names: Sequence[str]) -> None:
         for task in (tasks if len(tasks) > 1 else ())
     ]
     book.save(draw_curves(_read(runs, names, losses), losses, "Training loss"), "losses")
-    references = load_references(runs[0].dataset)
     scores = []
     for task in tasks:
         arrow, factor = ("↑" if task.higher_is_better else "↓"), UNITS[task.unit][0]
@@ -139,7 +141,7 @@ def _read(runs, names, plots, factors=None) -> list[Curves]:
     return found
 
 
-def _sweeps(book: _Book, runs: Sequence[Run]) -> None:
+def _sweeps(book: _Book, runs: Sequence[Run], references: Mapping[str, float]) -> None:
     scored = [run for run in runs if run.evaluation is not None]
     options = swept_options(scored)
     if not options:
@@ -152,32 +154,31 @@ def _sweeps(book: _Book, runs: Sequence[Run]) -> None:
     ]
     plots.append((DELTA_M, "gain over single tasks", "delta_m (%) ↑"))
     for name, fields in options.items():
-        lines = sweep_lines(scored, fields, tasks, load_references(runs[0].dataset))
+        lines = sweep_lines(scored, fields, tasks, references)
         if all(len(line.points) < 2 for line in lines):
             book.leave_out(f"sweep over {name}: the runs differ in other options too")
             continue
         factors = {task.name: UNITS[task.unit][0] for task in tasks}
+        in_units = lambda scores, factors=factors: {key: factors.get(key, 1.0) * v for key, v in scores.items()}
         scaled = [
-            Line(
-                line.name,
-                [(x, {key: factors.get(key, 1.0) * value for key, value in y.items()}) for x, y in line.points],
-            )
+            Line(line.name, [(x, in_units(y)) for x, y in line.points], [in_units(one) for one in line.spreads])
             for line in lines
         ]
         present = [plot for plot in plots if any(plot[0] in y for line in lines for _, y in line.points)]
         positive = all(x > 0 for line in lines for x, _ in line.points)
         binary = positive and fields[0].endswith(_BASE_TWO)
         option = " = ".join(field.rsplit(".", 1)[-1] for field in fields)
-        figure = draw_sweep(scaled, present, option, f"Scores over {name}", binary)
+        note = " (bars: one standard deviation over seeds)" if any(line.spreads for line in lines) else ""
+        figure = draw_sweep(scaled, present, option, f"Scores over {name}{note}", binary)
         book.save(figure, f"sweep_{_slug(fields[0].rsplit('.', 1)[-1])}")
 
 
-def _pareto(book: _Book, runs: Sequence[Run]) -> None:
+def _pareto(book: _Book, runs: Sequence[Run], references: Sequence[Run]) -> None:
     scored = [run for run in runs if run.evaluation is not None]
     if len(scored) < 2:
         book.leave_out("pareto: takes at least two evaluated runs")
         return
-    files = draw_pareto(book.folder / "pareto", compare(scored))
+    files = draw_pareto(book.folder / "pareto", compare(scored, references))
     for path in files:
         if path.suffix[1:] not in book.formats:
             path.unlink()

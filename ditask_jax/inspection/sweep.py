@@ -1,6 +1,7 @@
 """Which options runs differ in, and their scores along each of them."""
 
 import math
+import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,7 +34,7 @@ def swept_options(runs: Sequence[Run]) -> dict[str, tuple[str, ...]]:
 def sweep_lines(
     runs: Sequence[Run], fields: Sequence[str], tasks: Sequence[Task], references: Mapping[str, float]
 ) -> list[Line]:
-    """Scores along an option: a line for every set of runs that are equal otherwise; repetitions are averaged.
+    """Scores along an option: a line for every set of runs that are equal otherwise; repetitions become mean and spread.
 
     Args:
       runs: evaluated runs.
@@ -49,7 +50,9 @@ def sweep_lines(
     lines = []
     for rest, points in groups.items():
         name = ", ".join(f"{name.rsplit('.', 1)[-1]}={value}" for name, value in zip(others, rest, strict=True))
-        lines.append(Line(name, [(value, _mean(points[value])) for value in sorted(points)]))
+        values = sorted(points)
+        spreads = [_deviation(points[value]) for value in values]
+        lines.append(Line(name, [(value, _mean(points[value])) for value in values], spreads if any(spreads) else ()))
     return lines
 
 
@@ -90,6 +93,13 @@ def _scores(run: Run, tasks: Sequence[Task], references: Mapping[str, float]) ->
 
 
 def _mean(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: math.fsum(values) / len(values) for name, values in _by_name(scores).items()}
+
+
+def _deviation(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: statistics.stdev(values) for name, values in _by_name(scores).items() if len(values) > 1}
+
+
+def _by_name(scores: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     names = dict.fromkeys(name for one in scores for name in one)
-    known = {name: [one[name] for one in scores if name in one] for name in names}
-    return {name: math.fsum(values) / len(values) for name, values in known.items()}
+    return {name: [one[name] for one in scores if name in one] for name in names}

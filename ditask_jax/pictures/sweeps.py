@@ -17,10 +17,13 @@ class Line:
     Attributes:
       name: what they have in common and others have not; "" if there are no others.
       points: values of the option, rising, each with the scores by name of the plot.
+      spreads: of each point, standard deviations over repetitions by name of the plot, where there are several; empty
+        for none at all.
     """
 
     name: str
     points: Sequence[tuple[float, Mapping[str, float]]]
+    spreads: Sequence[Mapping[str, float]] = ()
 
 
 @styled
@@ -55,6 +58,14 @@ def draw_sweep(
         for k, line in enumerate(lines):
             found = [(x, scores[key]) for x, scores in line.points if key in scores]
             axis.plot([x for x, _ in found], [y for _, y in found], **line_style(k))
+            bars = [
+                (x, scores[key], spread[key])
+                for (x, scores), spread in zip(line.points, line.spreads, strict=False)
+                if key in spread
+            ]
+            if bars:
+                colour = line_style(k)["color"]
+                axis.errorbar(*zip(*bars, strict=True), linestyle="none", color=colour, capsize=2.5, linewidth=0.9)
         ticks = sorted({x for line in lines for x, _ in line.points})
         _place_ticks(axis, ticks, binary)
         axis.set_title(wrapped(name, _PLOT[0] - 0.3, 8.0, 2))

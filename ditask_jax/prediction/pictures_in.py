@@ -11,6 +11,8 @@ from ditask_jax.data.files import decode_image, read_bytes, turn_upright
 from ditask_jax.data.folder import IMAGE_ENDINGS
 from ditask_jax.errors import DataError
 
+RESULT_FOLDERS = ("raw", "pictures", "panels")
+"""Below the folder of the results; `ditask_jax.prediction.results` says what they hold."""
 ENDINGS = (*IMAGE_ENDINGS, ".gif", ".ppm", ".pgm")
 
 
@@ -27,12 +29,13 @@ class PictureFile:
     id: str
 
 
-def find_pictures(source: str | Path, leave_out: str | Path | None = None) -> list[PictureFile]:
+def find_pictures(source: str | Path, results: str | Path | None = None) -> list[PictureFile]:
     """The picture files of a folder and of those below it, sorted; or the one file that is named.
 
     Args:
       source: a file of any ending, or a folder.
-      leave_out: a folder that is passed over, such as that of the results.
+      results: the folder of the results, which may be inside or around that of the pictures: what predictions put
+        there is passed over.
 
     Raises:
       DataError: nothing there, or no pictures in it.
@@ -42,15 +45,22 @@ def find_pictures(source: str | Path, leave_out: str | Path | None = None) -> li
         return [PictureFile(source, source.stem)]
     if not source.is_dir():
         raise DataError(f"predict: no file or folder '{source}'")
-    banned = None if leave_out is None else Path(leave_out).expanduser().resolve()
+    banned = set() if results is None else _of_results(Path(results).expanduser().resolve(), source.resolve())
     paths = sorted(path for path in _files(source) if path.suffix.lower() in ENDINGS)
-    paths = [path for path in paths if banned is None or banned not in path.resolve().parents]
+    paths = [path for path in paths if banned.isdisjoint(path.resolve().parents)]
     if not paths:
         raise DataError(f"predict: no pictures in '{source}'; known endings: {' '.join(ENDINGS)}")
     inner = [path.relative_to(source) for path in paths]
     common = Counter(_key(path.with_suffix("")) for path in inner)
     names = [path if common[_key(path.with_suffix(""))] > 1 else path.with_suffix("") for path in inner]
     return [PictureFile(path, name.as_posix()) for path, name in zip(paths, names, strict=True)]
+
+
+def _of_results(results: Path, source: Path) -> set[Path]:
+    """Folders that hold predictions: all of one inside the pictures' own, else only those that predictions go to."""
+    if source in results.parents:
+        return {results}
+    return {results / name for name in RESULT_FOLDERS if results / name not in (source, *source.parents)}
 
 
 def _key(path: Path) -> str:

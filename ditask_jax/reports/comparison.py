@@ -156,7 +156,7 @@ def compare(runs: Sequence[Run], references: Sequence[Run] = ()) -> Comparison:
     tasks, rows = make_rows(runs)
     dataset = runs[0].dataset
     if references:
-        scores = _reference_scores(tasks, references)
+        scores = reference_scores(tasks, references)
         source = f"the {len(references)} single-task runs given as references, mean over seeds"
     else:
         known = load_references(dataset)
@@ -170,17 +170,22 @@ def compare(runs: Sequence[Run], references: Sequence[Run] = ()) -> Comparison:
     return Comparison(tasks, tuple(lines), scores, source)
 
 
-def _reference_scores(tasks: Sequence[Task], references: Sequence[Run]) -> dict[str, float]:
+def reference_scores(tasks: Sequence[Task], references: Sequence[Run]) -> dict[str, float]:
+    """Primary scores by task of single-task runs, several seeds of a task as their mean.
+
+    Raises:
+      CheckpointError: runs of several tasks, of one task with different configurations, or none of a task.
+    """
     by_task: dict[str, list[Run]] = {}
     for run in references:
         if len(run.tasks) > 1:
             raise CheckpointError(
-                f"compare: --reference '{run.path}' trains {' '.join(run.task_names)}; give runs of one task each"
+                f"--reference '{run.path}' trains {' '.join(run.task_names)}; give runs of one task each"
             )
         by_task.setdefault(run.task_names[0], []).append(run)
     if missing := [task.name for task in tasks if task.name not in by_task]:
         raise CheckpointError(
-            f"compare: --reference: no run of {' '.join(missing)}; give a single-task run of every task "
+            f"--reference: no run of {' '.join(missing)}; give a single-task run of every task "
             f"({' '.join(task.name for task in tasks)}), or none for the package's references"
         )
     found = {}
@@ -188,12 +193,12 @@ def _reference_scores(tasks: Sequence[Task], references: Sequence[Run]) -> dict[
         alike = by_task[task.name]
         if not same_but_for_seed(alike):
             raise CheckpointError(
-                f"compare: --reference: '{alike[0].path}' and others of {task.name} differ in more than the seed; give "
+                f"--reference: '{alike[0].path}' and others of {task.name} differ in more than the seed; give "
                 "one configuration per task"
             )
         spread = Spread.of(run.primary(task) for run in alike)
         if spread is None or spread.n < len(alike):
-            raise CheckpointError(f"compare: --reference '{alike[0].path}': no score of {task.name}")
+            raise CheckpointError(f"--reference '{alike[0].path}': no score of {task.name}")
         found[task.name] = spread.mean
     return found
 

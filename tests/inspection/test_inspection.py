@@ -14,6 +14,7 @@ from ditask_jax.inspection.spectra import layer_spectra
 from ditask_jax.inspection.sweep import DELTA_M, gain_curve, sweep_lines, swept_options
 from ditask_jax.nn.linear import linears
 from ditask_jax.reports import find_runs
+from ditask_jax.reports.comparison import reference_scores
 from ditask_jax.tasks import load_references, tasks
 from tests.prediction.made_run import made_run
 
@@ -108,6 +109,7 @@ def test_options_that_change_together_are_one(sweep_of_cells):
     assert [x for x, _ in line.points] == [4, 16]
     of_four = [run.primary(TASKS[0]) for run in runs if run.config.method.shared_cells == 4]
     assert line.points[0][1]["semseg"] == pytest.approx(sum(of_four) / 2)
+    assert line.spreads[0]["semseg"] == pytest.approx(abs(of_four[0] - of_four[1]) / 2**0.5)
     # delta_m is taken anew: what stands in the run is that of other references.
     steps, gains = gain_curve(runs[0], references)
     scores = {task.name: runs[0].primary(task) for task in TASKS}
@@ -124,6 +126,25 @@ def test_figures_that_need_no_weights(sweep_of_cells, tmp_path, capsys):
     expected = sorted(f"{name}.{ending}" for name in names for ending in ("png", "svg"))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == expected
     assert len(capsys.readouterr().out.splitlines()) == 8
+
+
+def test_gains_over_references_that_are_given(sweep_of_cells, tmp_path, capsys):
+    """Scores of the references themselves are no gain at all."""
+    runs = find_runs([sweep_of_cells])
+    for task in TASKS:
+        made_run(tmp_path / "single" / task.name, f"tasks={task.name}", checkpoint=False)
+    references = find_runs([tmp_path / "single"])
+    expected = {run.task_names[0]: run.primary(run.tasks[0]) for run in references}
+    assert reference_scores(TASKS, references) == expected
+    arguments = [str(sweep_of_cells), f"--reference={tmp_path / 'single'}", "--kinds=curves,sweep,pareto"]
+    assert cli.execute(figures.main, [*arguments, f"--out={tmp_path / 'a'}"]) == cli.OK, capsys.readouterr().err
+    draw_runs(runs, tmp_path / "b", ["curves", "sweep", "pareto"], [], ["png"])
+    for name in ("scores", "sweep_shared_cells", "pareto"):
+        ours, packages = ((tmp_path / folder / f"{name}.png").read_bytes() for folder in "ab")
+        assert ours != packages, name
+    arguments[1] = f"--reference={tmp_path / 'single/depth'}"
+    assert cli.execute(figures.main, [*arguments, f"--out={tmp_path / 'c'}"]) == cli.USER_ERROR
+    assert "--reference: no run of semseg" in capsys.readouterr().err
 
 
 def test_names_of_runs_are_short_and_different(tmp_path):

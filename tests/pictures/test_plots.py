@@ -164,6 +164,20 @@ def test_sweeps_of_any_number_of_tasks(count):
     assert [label.get_text() for label in axes.get_xticklabels()] == ["4", "8", "16", "32", "64"]
 
 
+def test_bars_reach_a_standard_deviation_up_and_down():
+    points = [(16, {"a": 1.0, "b": 5.0}), (32, {"a": 2.0, "b": 6.0})]
+    line = Line("", points, [{"a": 0.25}, {"a": 0.5}])
+    figure = draw_sweep([line], [("a", "semseg", "mIoU"), ("b", "depth", "rmse")], "cells", binary=True)
+    [bars] = figure.axes[0].containers
+    [ends] = bars.lines[2]
+    assert [segment.tolist() for segment in ends.get_segments()] == [
+        [[16, 0.75], [16, 1.25]],
+        [[32, 1.5], [32, 2.5]],
+    ]
+    assert not figure.axes[1].containers
+    check_text(figure)
+
+
 def test_a_sweep_of_one_line_has_no_legend():
     lines = [Line("", [(0.1, {"a": 1.0}), (0.2, {"a": 2.0})])]
     figure = draw_sweep(lines, [("a", "semseg", "mIoU")], "dropout")

@@ -80,8 +80,21 @@ def test_a_folder_with_folders(tmp_path):
     for name in ("b/x.JPG", "a.png", "b/y.tif", ".hidden/z.png", "notes.txt", "out/panels/a.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    found = find_pictures(tmp_path, leave_out=tmp_path / "out")
+    found = find_pictures(tmp_path, results=tmp_path / "out")
     assert [file.id for file in found] == ["a", "b/x", "b/y"]
+
+
+def test_results_may_go_around_the_pictures_or_beside_them(tmp_path):
+    for name in ("photos/a.png", "photos/trip/b.png", "photos/panels/a.png", "photos/raw/semseg/a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    found = lambda source, results: [file.id for file in find_pictures(tmp_path / source, tmp_path / results)]
+    # In the very folder of the pictures: its own results are no pictures.
+    assert found("photos", "photos") == ["a", "trip/b"]
+    # In the folder above, or in one of another place: every file counts.
+    assert found("photos", ".") == found("photos", "out") == ["a", "panels/a", "raw/semseg/a", "trip/b"]
+    # A folder of pictures that has the name of one of results.
+    assert found("photos/panels", "photos") == ["a"]
 
 
 def test_two_files_that_differ_in_their_ending_alone_keep_it(tmp_path):
