@@ -1,5 +1,6 @@
 """`python -m tests.mutation`: changes the code a little and counts how often the tests notice."""
 
+import ast
 import dataclasses
 import json
 import os
@@ -64,7 +65,7 @@ def main(argv: list[str]) -> int:
                 print(f"  {_shown(path)}, {mutant}")
             continue
         tests = room(name).tests if args.tests is None else tuple(args.tests.split(","))
-        check_unchanged(tests, args.timeout)
+        check_unchanged(tests, drawn[0][0], args.timeout)
         here = [attempt(tests, path, mutant, args.timeout) for path, mutant in drawn]
         outcomes += here
         print(f"{name}: {summary(here)}", flush=True)
@@ -86,13 +87,13 @@ def _of(path: Path) -> list[Mutant]:
     return list(mutants(path.read_text()))
 
 
-def check_unchanged(tests: Sequence[str], timeout: int) -> None:
-    """Makes sure that the tests pass without a change: otherwise every change would count as noticed.
+def check_unchanged(tests: Sequence[str], path: Path, timeout: int) -> None:
+    """Makes sure that the tests pass with a copy in the place of a file: otherwise every change would count as noticed.
 
     Raises:
       ConfigError: they fail, or take too long.
     """
-    code, output = _run_tests(tests, {}, timeout)
+    code, output = _run_tests(tests, path, ast.unparse(ast.parse(path.read_text())), timeout)
     if code != _MISSED:
         last = (output.strip().splitlines() or [f"not done in {timeout} s"])[-1]
         raise ConfigError(f"mutation: {' '.join(tests)} do not pass as they are ({last}); mend them first")
@@ -101,12 +102,7 @@ def check_unchanged(tests: Sequence[str], timeout: int) -> None:
 def attempt(tests: Sequence[str], path: Path, mutant: Mutant, timeout: int) -> Outcome:
     """Runs tests against a mutant and prints what became of it."""
     begin = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        # A package's __init__ must keep its name: by it the plugin sees that there are modules below.
-        file = Path(folder) / path.name
-        file.write_text(mutant.source)
-        variables = {"MUTANT_MODULE": _module(path), "MUTANT_FILE": str(file)}
-        code, output = _run_tests(tests, variables, timeout)
+    code, output = _run_tests(tests, path, mutant.source, timeout)
     if code == _NONE:
         raise ConfigError(f"mutation: {' '.join(tests)}: no test was run: {output.strip()[-200:]}")
     what = "too slow" if code is None else "missed" if code == _MISSED else "noticed"
@@ -115,21 +111,38 @@ def attempt(tests: Sequence[str], path: Path, mutant: Mutant, timeout: int) -> O
     return outcome
 
 
-def _run_tests(tests: Sequence[str], variables: dict[str, str], timeout: int) -> tuple[int | None, str]:
-    """pytest's exit code (None: out of time) and output, with the first failure ending the run."""
+def _run_tests(tests: Sequence[str], path: Path, source: str, timeout: int) -> tuple[int | None, str]:
+    """pytest's exit code (None: out of time) and output, with the first failure ending the run.
+
+    Args:
+      tests: files and folders.
+      path: the file whose place the source takes.
+      source: of the program to try.
+      timeout: in seconds.
+    """
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "tests.mutation.plugin", "-m", "not slow"]
-    try:
-        done = subprocess.run(
-            [*command, *tests],
-            env=os.environ | variables,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return None, ""
+    with tempfile.TemporaryDirectory() as folder:
+        # A package's __init__ must keep its name: by it the plugin sees that there are modules below.
+        file = Path(folder) / path.name
+        file.write_text(source)
+        variables = {
+            "MUTANT_MODULE": _module(path),
+            "MUTANT_FILE": str(file),
+            # pytest finds the doctests of the file itself and gets the module of the other one; that is the point.
+            "PY_IGNORE_IMPORTMISMATCH": "1",
+        }
+        try:
+            done = subprocess.run(
+                [*command, *tests],
+                env=os.environ | variables,
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return None, ""
     return done.returncode, done.stdout
 
 

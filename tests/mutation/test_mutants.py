@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from ditask_jax.errors import ConfigError
-from tests.mutation.__main__ import _module, draw
+from tests.mutation.__main__ import _module, attempt, check_unchanged, draw
 from tests.mutation.mutants import mutants
 from tests.mutation.rooms import ROOMS, ROOT, files, room
 
@@ -82,3 +82,11 @@ def test_a_mutant_takes_the_place_of_its_module_and_of_nothing_else(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], env=variables, cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.split()[0] == str(path)
     assert "Did you mean 'semseg'" in done.stdout
+
+
+def test_only_a_change_is_noticed():
+    """A file that is also a test, by its doctests, put in its own place; then one that is changed."""
+    path = ROOT / "ditask_jax" / "errors.py"
+    check_unchanged(["ditask_jax/errors.py"], path, 300)
+    (mutant,) = [mutant for mutant in mutants(path.read_text()) if mutant.before == "0.5"]
+    assert attempt(["ditask_jax/errors.py"], path, mutant, 300).what == "noticed"
