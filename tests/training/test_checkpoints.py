@@ -246,6 +246,21 @@ def test_a_disk_without_room_is_found_before_anything_is_written(tmp_path, monke
         assert checkpointer.latest() == 20
 
 
+@pytest.mark.parametrize(("where", "remains"), [("write_manifest", [10]), ("_remove_old", [10, 20])])
+def test_a_save_that_fails_behind_its_arrays_leaves_what_counts_and_nothing_else(tmp_path, monkeypatch, where, remains):
+    def fails(*_):
+        raise OSError(5, "Input/output error")
+
+    _saved(tmp_path, 10)
+    with Checkpointer(tmp_path) as checkpointer:
+        monkeypatch.setattr(checkpoints.manifests if where == "write_manifest" else checkpointer, where, fails)
+        checkpointer.save(20, _state(20))
+        with pytest.raises(CheckpointError, match=rf"Input/output error\); the one of step {remains[-1]} is whole"):
+            checkpointer.wait()
+        assert sorted(int(path.name) for path in tmp_path.iterdir()) == checkpointer.steps() == remains
+        assert checkpointer.restore_latest_verified(_state())[0] == remains[-1]
+
+
 def test_a_storage_librarys_page_about_a_full_disk_becomes_a_line(tmp_path, monkeypatch):
     def full(*_):
         raise ValueError("RESOURCE_EXHAUSTED: Error writing a to b: No space left on device [spec='...']")
