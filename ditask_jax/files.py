@@ -66,7 +66,12 @@ def atomic_write_text(path: str | os.PathLike, text: str) -> pathlib.Path:
 
 def atomic_write_json(path: str | os.PathLike, value: Any) -> pathlib.Path:
     """Writes a value as indented JSON, atomically; numbers keep every bit (`repr` form) and key order is kept."""
-    return atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # the name of a file that is no UTF-8: escaped, it comes back as it was
+        text = json.dumps(value, indent=2)
+    return atomic_write_text(path, text + "\n")
 
 
 def _umask() -> int:

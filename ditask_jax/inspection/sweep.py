@@ -34,7 +34,7 @@ def swept_options(runs: Sequence[Run]) -> dict[str, tuple[str, ...]]:
 def sweep_lines(
     runs: Sequence[Run], fields: Sequence[str], tasks: Sequence[Task], references: Mapping[str, float]
 ) -> list[Line]:
-    """Scores along an option: a line for every set of runs that are equal otherwise; repetitions become mean and spread.
+    """Scores along an option: a line per set of runs that are equal otherwise; repetitions become mean and spread.
 
     Args:
       runs: evaluated runs.

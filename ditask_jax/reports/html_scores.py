@@ -7,6 +7,7 @@ from ditask_jax.reports.named import UNITS, count, score_text, signed, task_head
 from ditask_jax.reports.published_rows import Published, PublishedRow, published
 from ditask_jax.reports.runs import Run
 from ditask_jax.tasks import Task, load_references
+from ditask_jax.tasks.delta_m import reference_source
 
 
 def scores_section(runs: Sequence[Run], names: Mapping[int, str], tasks: Sequence[Task], dataset: str) -> Markup:
@@ -80,7 +81,9 @@ def _published_notes(known: Published, rows: Sequence[PublishedRow]) -> Markup:
 def _no_published(dataset: str, referenced: bool) -> Markup:
     text = f"No published scores of {dataset} are known."
     if referenced:
-        text += " The last row holds the single-task scores that delta_m is taken against."
+        text += " The last row holds the single-task scores that delta_m is taken against"
+        source = reference_source(dataset)
+        text += f" ({source}): runs of other sizes, lengths or data cannot be set beside it." if source else "."
     return tag("p", text, class_="quiet")
 
 

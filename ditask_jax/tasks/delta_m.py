@@ -113,6 +113,16 @@ def load_references(dataset: str, path: str | os.PathLike | None = None) -> dict
     return _read(file)
 
 
+def reference_source(dataset: str) -> str:
+    """Where the package's single-task scores of a data set come from; "" where it has none.
+
+    >>> reference_source("folder")
+    ''
+    """
+    file = _FOLDER / f"{dataset}.json"
+    return json.loads(file.read_text(encoding="utf-8"))["source"] if file.is_file() else ""
+
+
 def _read(file: pathlib.Path) -> dict[str, float]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))

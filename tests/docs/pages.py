@@ -80,6 +80,8 @@ def _command(page: str, line: str) -> Command | None:
         if program == "ditask_jax.data" and words:
             program, words = f"{program} {words[0]}", words[1:]
         return Command(page, tuple(variables), program, tuple(words))
+    if words[:2] == ["python", "-c"]:
+        return None
     if len(words) > 1 and words[0] in ("bash", "sbatch", "python"):
         at = next((k for k, word in enumerate(words[1:], 1) if not word.startswith("-")), None)
         return None if at is None else Command(page, tuple(variables), words[at], tuple(words[at + 1 :]))

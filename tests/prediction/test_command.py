@@ -1,6 +1,8 @@
 """The command: what it writes for pictures of all kinds, and what it says of mistakes."""
 
 import json
+import os
+import types
 
 import numpy as np
 import pytest
@@ -8,6 +10,9 @@ from PIL import Image
 
 from ditask_jax import cli, predict
 from ditask_jax.adapters.storage import save_adapter
+from ditask_jax.data.files import image_size
+from ditask_jax.prediction import Predictor
+from ditask_jax.tasks import tasks
 from ditask_jax.training.restoring import restore_run
 from tests.prediction.made_run import made_run
 
@@ -119,3 +124,62 @@ def test_a_file_in_place_of_the_results(tmp_path, capsys):
     assert cli.execute(predict.main, arguments) == cli.USER_ERROR
     assert "is a file; give a folder" in capsys.readouterr().err
     assert (tmp_path / "a.png").is_file()
+
+
+@pytest.fixture
+def without_a_model(monkeypatch):
+    """Predictions of saliency without a network; `stop_after` pictures somebody presses Ctrl-C."""
+    options = types.SimpleNamespace(stop_after=None)
+
+    def stream(images):
+        for number, image in enumerate(images):
+            if number == options.stop_after:
+                raise KeyboardInterrupt
+            yield {"sal": np.ones(image.shape[:2], np.float32)}
+
+    fake = types.SimpleNamespace(
+        tasks=tasks("sal", dataset="scenes"),
+        source="nothing",
+        image_size=(8, 8),
+        tile=False,
+        overlap=0.25,
+        stream=stream,
+    )
+    monkeypatch.setattr(Predictor, "from_run", lambda *_, **__: fake)
+    return options
+
+
+def test_interrupted_it_leaves_whole_files_only(without_a_model, photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = [f"--workdir={tmp_path}", f"--input={photos}", f"--out={out}", "--no-panels"]
+    without_a_model.stop_after = 2
+    assert cli.execute(predict.main, command) == cli.INTERRUPTED
+    shown = capsys.readouterr().err.strip().splitlines()
+    assert shown[-1].startswith("interrupted; run the same command again")
+    found = files_below(out)
+    assert found == [f"{kind}/sal/{name}.png" for kind in ("pictures", "raw") for name in ("deep", "grey")]
+    assert all(np.asarray(Image.open(out / name)).shape[:2] == (40, 60) for name in found)
+    without_a_model.stop_after = None
+    assert cli.execute(predict.main, command) == cli.OK
+    assert len(files_below(out)) == 11
+    # Interrupted again, there is no description of files that may be of another time.
+    without_a_model.stop_after = 2
+    assert cli.execute(predict.main, command) == cli.INTERRUPTED
+    assert not (out / "predictions.json").exists()
+
+
+def test_pictures_and_names_of_any_kind(without_a_model, tmp_path, capsys):
+    folder = tmp_path / "a folder, ü"
+    folder.mkdir()
+    names = ["one pixel", "日本 $x_1$", "it's & more", os.fsdecode(b"latin\xff")]
+    for name, size in zip(names, [(1, 1), (40, 60), (3, 900), (900, 3)], strict=True):
+        with open(folder / f"{name}.png", "wb") as file:
+            Image.fromarray(np.zeros((*size, 3), np.uint8)).save(file, "PNG")
+    out = tmp_path / "out"
+    code = cli.execute(predict.main, [f"--workdir={tmp_path}", f"--input={folder}", f"--out={out}"])
+    assert code == cli.OK, capsys.readouterr().err
+    description = json.loads((out / "predictions.json").read_text(encoding="utf-8"))
+    assert [entry["id"] for entry in description["pictures"]] == sorted(names)
+    for entry in description["pictures"]:
+        assert image_size(out / "raw/sal" / f"{entry['id']}.png") == (entry["height"], entry["width"])
+        assert max(image_size(out / "panels" / f"{entry['id']}.png")) < 2500

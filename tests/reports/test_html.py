@@ -88,6 +88,7 @@ def test_scores_stand_beside_the_references(two):
     assert f"{references['semseg'] * 0.97:.2f}" in text
     assert "single task, full fine-tuning" in text
     assert "No published scores of scenes are known" in text
+    assert "450 steps, seed 0: python -m ditask_jax.references" in text
     assert "2 × a chip" in text
 
 
