@@ -56,9 +56,16 @@ other_python() {
       tests/cpab tests/parity tests/training
 }
 
+# Packages that a user may add; without them their tests skip, and say so.
+extra_packages() {
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check 'optuna>=4' 'wandb>=0.22' &&
+    .venv/bin/python -m pytest tests/sweeps/test_searching.py tests/training/test_sinks.py
+}
+
 make_venv .venv requirements-dev.txt || exit
 attempt "slow tests" slow_tests "$@"
 attempt "PyTorch, timm, transformers" bash launch/test_interop.sh
+attempt "optuna, Weights & Biases" extra_packages
 own="$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
 for version in 3.11 3.12 3.13; do
   if [[ "$version" == "$own" ]]; then
