@@ -8,6 +8,7 @@ from einops import rearrange
 from flax import nnx
 
 from ditask_jax.adapters.execution import choose_execution
+from ditask_jax.adapters.factored import factored_product
 from ditask_jax.adapters.plan import LayerPlan
 from ditask_jax.adapters.site import FanOut, Site
 from ditask_jax.linalg import Factors
@@ -61,12 +62,9 @@ class SpectralAdapter(Adapter):
         change = context.prepared[self.path]
         if self.execution == "materialised":
             return apply_kernel(x, self.merged_kernel(linear, change).astype(context.dtype))
-        scale = (self.singular_values[...][None] + change).astype(context.dtype)
+        scale = self.singular_values[...][None] + change
         left, right = self.left[...].astype(context.dtype), self.right[...].astype(context.dtype)
-        coordinates = jnp.einsum("s...i,pir->s...pr", x, left)
-        # A single input fans out here, behind the shared projection on the left singular vectors.
-        scale = scale.reshape(scale.shape[:1] + (1,) * (x.ndim - 2) + scale.shape[1:])
-        return rearrange(jnp.einsum("s...pr,pro->s...po", coordinates * scale, right), "... p o -> ... (p o)")
+        return factored_product(x, left, scale, right)
 
     def base_kernel(self, linear: Linear) -> jax.Array:
         """The kernel itself, or where the factors took its place their product."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from ditask_jax.nn.context import Context
@@ -89,6 +90,11 @@ class Mlp(nnx.Module):
         return gelu(x)
 
     def __call__(self, x: jax.Array, streams: Streams, context: Context) -> tuple[jax.Array, Streams]:
+        if x.shape[0] == self.fc1.separate_streams == self.fc2.separate_streams:
+            # One stream after another: the wide array between the layers is as small as it can be, and used again.
+            rows = range(x.shape[0])
+            hidden = lambda row: self.activate(self.fc1.of_stream(x[row : row + 1], row, context), context)
+            return jnp.concatenate([self.fc2.of_stream(hidden(row), row, context) for row in rows]), streams
         x = self.fc1(x, streams, context)
         streams = self.fc1.streams_out(streams)
         x = self.fc2(self.activate(x, context), streams, context)
@@ -118,11 +124,31 @@ class Block(nnx.Module):
     def _compute(self, x: jax.Array, streams: Streams, context: Context) -> tuple[jax.Array, Streams]:
         branch, leaving = self.attn(self.norm1(x), streams, context)
         branch = drop_path(branch, self.drop_rate, context, f"{self.path}/attn", leaving)
-        x, streams = pick_streams(x, streams, leaving) + branch, leaving
+        x, streams = add_branch(pick_streams(x, streams, leaving), branch), leaving
         branch, leaving = self.mlp(self.norm2(x), streams, context)
         branch = drop_path(branch, self.drop_rate, context, f"{self.path}/mlp", leaving)
         # Where nothing reads a stream any further, the branch ends it and the trunk does too.
-        return pick_streams(x, streams, leaving) + branch, leaving
+        return add_branch(pick_streams(x, streams, leaving), branch), leaving
+
+
+@jax.custom_vjp
+def add_branch(trunk: jax.Array, branch: jax.Array) -> jax.Array:
+    """`trunk + branch`; a trunk of one stream goes into every stream of the branch.
+
+    Shapes: `[1 or S, B, ..., C]` and `[S, B, ..., C]` to the latter.
+
+    >>> add_branch(jnp.ones((1, 2)), jnp.ones((3, 2))).tolist()
+    [[2.0, 2.0], [2.0, 2.0], [2.0, 2.0]]
+    """
+    return trunk + branch
+
+
+def _add_branch_backward(joined: bool, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    # Term by term: one pass over all streams, where a sum over the leading axis would be several on CPUs.
+    return (sum(gradient[s : s + 1] for s in range(gradient.shape[0])) if joined else gradient), gradient
+
+
+add_branch.defvjp(lambda trunk, branch: (trunk + branch, trunk.shape[0] < branch.shape[0]), _add_branch_backward)
 
 
 def rising_rates(last: float, depths: Sequence[int]) -> list[list[float]]:

@@ -12,7 +12,7 @@ from flax import nnx
 
 from ditask_jax.backbones.blocks import Backbone, Block, Mlp, Place, Streams, Taps, rising_rates, tap
 from ditask_jax.backbones.geometry import Size, StageGeometry, as_size, check_size
-from ditask_jax.nn.attention import attend
+from ditask_jax.nn.attention import attend, split_heads
 from ditask_jax.nn.context import Context
 from ditask_jax.nn.conv import PatchEmbed
 from ditask_jax.nn.grid_rows import GridRows
@@ -81,8 +81,7 @@ class WindowAttention(nnx.Module):
         windows = partition(x, self.window, self.shift)
         qkv = self.qkv(windows, streams, context)
         streams = self.qkv.streams_out(streams)
-        q, k, v = rearrange(qkv, "s n l (p h d) -> p s n h l d", p=3, h=self.heads)
-        mixed = attend(q, k, v, self._bias(x.shape[1]))
+        mixed = attend(*split_heads(qkv, self.heads), self._bias(x.shape[1]))
         # Projection acts on tokens one by one, so undoing the windows first saves doing it for every stream.
         mixed = reverse(mixed, self.window, self.shift, self.grid)
         return self.proj(mixed, streams, context), self.proj.streams_out(streams)

@@ -14,7 +14,7 @@ from flax import nnx
 from ditask_jax.backbones.blocks import Backbone, Block, Mlp, Place, Streams, Taps, rising_rates, tap
 from ditask_jax.backbones.geometry import Size, as_size, patch_grid
 from ditask_jax.errors import ConfigError
-from ditask_jax.nn.attention import attend
+from ditask_jax.nn.attention import attend, split_heads
 from ditask_jax.nn.context import Context
 from ditask_jax.nn.conv import PatchEmbed
 from ditask_jax.nn.grid_rows import GridRows
@@ -97,7 +97,7 @@ class Attention(nnx.Module):
     def __call__(self, x: jax.Array, streams: Streams, context: Context) -> tuple[jax.Array, Streams]:
         qkv = self.qkv(x, streams, context)
         streams = self.qkv.streams_out(streams)
-        q, k, v = rearrange(qkv, "s b l (p h d) -> p s b h l d", p=3, h=self.heads)
+        q, k, v = split_heads(qkv, self.heads)
         return self.proj(attend(q, k, v), streams, context), self.proj.streams_out(streams)
 
 

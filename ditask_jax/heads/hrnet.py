@@ -8,6 +8,7 @@ from flax import nnx
 
 from ditask_jax.nn.context import Context
 from ditask_jax.nn.norm import BatchNorm
+from ditask_jax.nn.product import product
 from ditask_jax.nn.resize import resize_bilinear
 from ditask_jax.nn.scope import Scope
 from ditask_jax.precision import widened
@@ -22,7 +23,7 @@ class Pointwise(nnx.Module):
             self.bias = nnx.Param(scope.uniform("bias", (outputs,), inputs**-0.5))
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        y = x.astype(context.dtype) @ self.kernel[...].astype(context.dtype)
+        y = product(x.astype(context.dtype), self.kernel[...].astype(context.dtype))
         if hasattr(self, "bias"):
             y = y + self.bias[...].astype(context.dtype).reshape(1, 1, 1, -1)
         return y

@@ -8,6 +8,7 @@ from jax import lax
 
 from ditask_jax.nn.context import Context
 from ditask_jax.nn.norm import LayerNorm
+from ditask_jax.nn.product import product
 from ditask_jax.nn.scope import Scope
 from ditask_jax.precision import widened
 
@@ -32,7 +33,7 @@ class Conv(nnx.Module):
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         x, kernel = x.astype(context.dtype), self.kernel[...].astype(context.dtype)
         if self.stride == self.size and not self.padding:
-            out = _patches(x, self.size) @ rearrange(kernel, "i j c o -> (i j c) o")
+            out = product(_patches(x, self.size), rearrange(kernel, "i j c o -> (i j c) o"))
         else:
             maps = x.reshape((-1, *x.shape[-3:]))
             edges = ((self.padding, self.padding),) * 2

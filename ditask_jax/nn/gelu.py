@@ -34,7 +34,8 @@ def _forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
-    wide = widened(x)
+    # Without the barrier XLA would find that erf was computed before, and keep its result as well as x.
+    wide = widened(jax.lax.optimization_barrier(x))
     slope = _phi(wide) + wide * _DENSITY * jnp.exp(-0.5 * wide * wide)
     return ((widened(gradient) * slope).astype(x.dtype),)
 

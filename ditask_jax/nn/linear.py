@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ditask_jax.nn.context import Context
+from ditask_jax.nn.product import product
 from ditask_jax.nn.scope import Scope
 
 SHARED = "shared"
@@ -111,6 +112,19 @@ class Linear(nnx.Module):
             y = y + self.bias[...].astype(context.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
         return y
 
+    @property
+    def separate_streams(self) -> int:
+        """How many streams a merged layer has a kernel for, each reading its own input alone; 0 for any other layer."""
+        merged = self.adapter is None and not hasattr(self, "shared_kernel") and self.kernel.ndim == 3
+        return self.kernel.shape[0] if merged else 0
+
+    def of_stream(self, x: jax.Array, row: int, context: Context) -> jax.Array:
+        """One stream `[1, ..., in]` of a merged layer, by its place among `merged_streams`."""
+        y = product(x.astype(context.dtype), self.kernel[...][row].astype(context.dtype))
+        if hasattr(self, "bias"):
+            y = y + self.bias[...].astype(context.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+        return y
+
 
 def apply_kernel(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`x @ kernel` over the stream axis.
@@ -122,7 +136,7 @@ def apply_kernel(x: jax.Array, kernel: jax.Array) -> jax.Array:
     (3, 5, 4)
     """
     if kernel.ndim == 2:
-        return jnp.einsum("...i,io->...o", x, kernel)
+        return product(x, kernel)
     if x.shape[0] == 1:
         return jnp.einsum("...i,sio->s...o", x[0], kernel)
     return jnp.einsum("s...i,sio->s...o", x, kernel)

@@ -5,6 +5,8 @@ Threefry would do as well, but every draw of it is a program of its own: in a sm
 layer it took most of the compile time, and on CPUs most of the forward pass.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -70,8 +72,28 @@ def drop_shared(
     """
     if not streams or streams[0] != shared or not context.train or rate == 0.0:
         return x
-    first = dropout(x[:1], rate, context, purpose)
-    return first if len(streams) == 1 else jnp.concatenate([first, x[1:]])
+    if len(streams) == 1:
+        return dropout(x, rate, context, purpose)
+    keep = _kept(context, f"{purpose}/dropout", shared, rate, (1, *x.shape[1:]), 1)
+    return _thin_first(x, keep, rate)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _thin_first(x: jax.Array, keep: jax.Array, rate: float) -> jax.Array:
+    """Dropout of the first row alone; linear in x, so it is its own backward pass.
+
+    Written as a choice for every entry, which is computed together with what stands before it: taking the row out and
+    putting it back would be passes of their own over all rows.
+    """
+    is_first = lax.broadcasted_iota(jnp.int32, x.shape, 0) == 0
+    thinned = jnp.where(jnp.broadcast_to(keep, x.shape), x / jnp.asarray(1 - rate, x.dtype), jnp.zeros_like(x))
+    return jnp.where(is_first, thinned, x)
+
+
+_thin_first.defvjp(
+    lambda x, keep, rate: (_thin_first(x, keep, rate), keep),
+    lambda rate, keep, gradient: (_thin_first(gradient, keep, rate), None),
+)
 
 
 def drop_path(x: jax.Array, rate: float, context: Context, purpose: str, streams: tuple[str, ...]) -> jax.Array:
