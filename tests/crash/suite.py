@@ -38,17 +38,20 @@ class Suite:
         self.wrong: list[str] = []
         self._dice = random.Random(seed)
         self._number = 0
-        self._undisturbed(self.straight)
-        # Again, with everything compiled: as long as this run takes, the others live, and it must end like the first.
-        begin = time.monotonic()
-        self._undisturbed(self._new_folder())
-        self._seconds = time.monotonic() - begin
-        self._compare(self.folder / f"run{self._number}")
+        self._seconds = self._undisturbed(self.straight)
 
-    def _undisturbed(self, folder: pathlib.Path) -> None:
+    def run_again(self) -> None:
+        """An undisturbed run with everything compiled: it must end like the first; the others live as long."""
+        folder = self._new_folder()
+        self._seconds = self._undisturbed(folder)
+        self._compare(folder)
+
+    def _undisturbed(self, folder: pathlib.Path) -> float:
+        begin = time.monotonic()
         code, output = self.command.run(folder)
         if code != 0:
             raise RuntimeError(f"the undisturbed run failed: {output}")
+        return time.monotonic() - begin
 
     def random_kills(self, count: int, with_signal: int = signal.SIGKILL, name: str = "random kills") -> None:
         """Kills runs at random moments: anywhere in their life, behind a step, or while a save is on disk."""
@@ -137,6 +140,7 @@ def main() -> int:
     args = parser.parse_args()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="crash"))
     suite = Suite(folder, args.seed, args.steps)
+    suite.run_again()
     suite.kills_at_points()
     print(json.dumps(suite.report()), flush=True)
     suite.random_kills(args.terminations, signal.SIGTERM, "terminations")
