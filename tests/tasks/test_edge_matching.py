@@ -161,6 +161,13 @@ def test_thin_of_a_ridge_is_its_crest():
     assert np.argwhere(thin(ridge, 0.05).any(axis=0)).ravel().tolist() == [17]
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_thin_of_a_slanting_ridge_is_its_crest(sign):
+    rows, columns = np.mgrid[0:40, 0:40].astype(np.float32)
+    distance = (rows - sign * columns - (0 if sign > 0 else 40)) / 2**0.5
+    assert np.all(distance[thin(np.exp(-(distance**2) / 18), 0.05)] == 0)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_thin_keeps_the_pieces_and_holes_of_a_binary_map(seed):
     noise = cv2.GaussianBlur(np.random.default_rng(seed).random((60, 60)).astype(np.float32), (0, 0), 2)
