@@ -112,7 +112,8 @@ def test_scripts_modules_and_tests_of_commands_exist(command):
         return
     path = ROOT / command.program
     if not path.exists():
-        path = ROOT / f"{command.program.replace('.', '/')}.py"
+        module = ROOT / command.program.replace(".", "/")
+        path = module / "__main__.py" if module.is_dir() else module.with_name(f"{module.name}.py")
     assert path.is_file(), str(command)
     if path.suffix == ".py":
         text = path.read_text(encoding="utf-8")
