@@ -21,6 +21,7 @@ from ditask_jax.nn.linear import linears, prepare_adapters
 from ditask_jax.nn.state import ModelState, split_state
 from ditask_jax.nn.variables import Frozen
 from ditask_jax.training.build import DTYPES, build_method, build_model, build_tasks
+from ditask_jax.training.compiled import program_memory, program_work
 from ditask_jax.training.forward import make_forward, passage_of
 from ditask_jax.training.mesh import make_mesh
 from ditask_jax.training.optimizer import make_optimizer
@@ -71,11 +72,9 @@ def compiled(function: Callable, *arguments, **options) -> Program:
     jitted = function if hasattr(function, "lower") else jax.jit(function, **options)
     program = jitted.lower(*arguments).compile()
     seconds = time.perf_counter() - begin
-    analysis = program.cost_analysis() or {}
-    analysis = analysis[0] if isinstance(analysis, list) else analysis
-    memory = program.memory_analysis()
-    sizes = (getattr(memory, f"{kind}_size_in_bytes", 0) for kind in ("temp", "argument", "output"))
-    return Program(program, seconds, analysis.get("flops"), analysis.get("bytes accessed"), *sizes)
+    memory = program_memory(program)
+    sizes = {name: memory[name] or 0 for name in ("temporary", "arguments", "results")}
+    return Program(program, seconds, **program_work(program), **sizes)
 
 
 class Ours:

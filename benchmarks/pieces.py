@@ -16,6 +16,7 @@ from ditask_jax.backbones.swin import Swin
 from ditask_jax.nn.context import Context
 from ditask_jax.nn.linear import SHARED, prepare_adapters
 from ditask_jax.nn.state import ModelState, split_state
+from ditask_jax.tasks import multi_task_loss
 
 
 def stage_pieces(ours: Ours) -> dict[str, tuple[Callable, tuple]]:
@@ -28,7 +29,7 @@ def stage_pieces(ours: Ours) -> dict[str, tuple[Callable, tuple]]:
     trunks = []
     for stage, module in enumerate(body.stages):
         height, width = module.blocks[0].attn.grid
-        trunks.append(jnp.ones((1, batch, height, width, body.config.embed_dim * 2**stage)))
+        trunks.append(jnp.ones((1, batch, height, width, body.config.embed_dim * 2**stage), dtype))
     found = {}
 
     def piece(module: nnx.Module, x: jax.Array, compute: Callable) -> tuple[Callable, tuple]:
@@ -71,34 +72,16 @@ def stage_pieces(ours: Ours) -> dict[str, tuple[Callable, tuple]]:
 
 def _heads(ours: Ours) -> tuple[Callable, tuple]:
     """Necks, heads, resizing and losses from random features."""
-    from ditask_jax.tasks.base import multi_task_loss
+    model, parts, batch = ours.model, ours.parts, ours.batch
+    context = Context(train=True, key=ours.key, dtype=ours.dtype)
+    shapes = jax.eval_shape(lambda images: model.features(model.normalise(images), context), batch["image"])
+    filled = lambda tap, index: jnp.ones(tap.shape, tap.dtype) * (1 + index)
+    features = {name: [filled(tap, index) for tap in taps] for index, (name, taps) in enumerate(shapes.items())}
+    values = {name: value for name, value in parts.trainable.items() if name in ("necks", "heads")}
 
-    model, tasks, batch = ours.model, tuple(ours.tasks), ours.batch
-    taps = jax.eval_shape(
-        lambda images: [
-            x for x, _ in model.backbone(model.normalise(images), prepare_adapters(model.backbone, _plain(ours)))
-        ],
-        batch["image"],
-    )
-    pick = lambda tap, index: jnp.ones(tap.shape[1:], tap.dtype) * (1 + index)
-    features = {task.name: [pick(tap, index) for tap in taps] for index, task in enumerate(tasks)}
-    modules = nnx.Dict(necks=model.necks, heads=model.heads)
-    parts = split_state(modules)
+    def total(values, features, frozen, stats, batch):
+        rebuilt = parts.merge(parts.trainable | values, frozen, stats)
+        logits = rebuilt.decode(features, batch["image"].shape[1:3], context)
+        return multi_task_loss(ours.tasks, logits, batch["labels"], batch["valid"])[0]
 
-    def total(trainable, features, frozen, stats, labels):
-        rebuilt = parts.merge(trainable, frozen, stats)
-        context, size, logits = Context(train=True, key=ours.key, dtype=ours.dtype), batch["image"].shape[1:3], {}
-        from ditask_jax.nn.resize import resize_bilinear
-
-        for task in tasks:
-            maps = features[task.name]
-            maps = rebuilt["necks"][task.name](maps, context) if task.name in rebuilt["necks"] else maps
-            found = rebuilt["heads"][task.name](maps, context)
-            logits[task.name] = resize_bilinear(found, size) if model.is_map else found
-        return multi_task_loss(tasks, logits, labels, batch["valid"])[0]
-
-    return jax.grad(total, argnums=(0, 1)), (parts.trainable, features, parts.frozen, parts.stats, batch["labels"])
-
-
-def _plain(ours: Ours) -> Context:
-    return Context(train=True, key=ours.key, dtype=ours.dtype)
+    return jax.grad(total, argnums=(0, 1)), (values, features, parts.frozen, parts.stats, batch)

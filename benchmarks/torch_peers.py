@@ -5,9 +5,6 @@ Rows: `full` (transformers' Swin, every weight trains), `lora` (the same with pe
 deformed weights throughout). All have the published heads, losses, clipping and AdamW.
 """
 
-import contextlib
-import importlib.util
-import sys
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -16,6 +13,7 @@ from torch import nn
 
 from benchmarks.torch_heads import MultiTask, total_loss
 from benchmarks.torch_swin import Adapted, TorchSwin
+from benchmarks.torchvision_operators import declare_operators
 from ditask_jax.backbones.swin import SwinConfig
 
 PEERS = {
@@ -36,12 +34,12 @@ class _Transformers(nn.Module):
 
     def forward(self, images: torch.Tensor) -> list[list[torch.Tensor]]:
         found = self.model(pixel_values=images, output_hidden_states=True).reshaped_hidden_states[1:]
-        return [[x.permute(0, 2, 3, 1)] * self.tasks for x in found[:-1] + found[-1:]]
+        return [[x.permute(0, 2, 3, 1)] * self.tasks for x in found]
 
 
 def transformers_swin(config: SwinConfig, side: int, drop_path_rate: float, lora_rank: int | None = None) -> nn.Module:
     """transformers' Swin of these sizes with random weights; with `lora_rank`, wrapped by peft and frozen."""
-    _prepare_torchvision()
+    declare_operators()
     from transformers import SwinConfig as TheirConfig
     from transformers import SwinModel
 
@@ -61,18 +59,6 @@ def transformers_swin(config: SwinConfig, side: int, drop_path_rate: float, lora
     from peft import LoraConfig, get_peft_model
 
     return get_peft_model(model, LoraConfig(r=lora_rank, lora_alpha=lora_rank, target_modules=LORA_LAYERS))
-
-
-def _prepare_torchvision() -> None:
-    """Declares two operators for torchvision, whose compiled part cannot load beside a CPU-only PyTorch."""
-    if importlib.util.find_spec("torchvision") is None or "torchvision" in sys.modules:
-        return
-    for name, schema in (
-        ("nms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"),
-        ("qnms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"),
-    ):
-        with contextlib.suppress(RuntimeError):  # there already, where torchvision fits this PyTorch
-            torch.library.define(f"torchvision::{name}", schema)
 
 
 def build(
@@ -174,10 +160,8 @@ def fill(model: MultiTask, arrays: Mapping[str, np.ndarray]) -> None:
             norm(block.norm1, f"{path}/norm1")
             norm(block.norm2, f"{path}/norm2")
             put(block.table, f"{path}/attn/relative_position_bias_table")
-            for name, layer in (("attn/qkv", block.qkv), ("attn/proj", block.proj)):
-                dense(layer, f"{path}/{name}")
-            for name, layer in (("mlp/fc1", block.fc1), ("mlp/fc2", block.fc2)):
-                dense(layer, f"{path}/{name}")
+            for name in ("attn/qkv", "attn/proj", "mlp/fc1", "mlp/fc2"):
+                dense(getattr(block, name.rpartition("/")[2]), f"{path}/{name}")
         if stage < len(body.mergings):
             norm(body.mergings[stage].norm, f"backbone/stages/{stage}/merging/norm")
             dense(body.mergings[stage].reduction, f"backbone/stages/{stage}/merging/reduction")

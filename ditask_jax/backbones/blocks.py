@@ -131,24 +131,28 @@ class Block(nnx.Module):
         return add_branch(pick_streams(x, streams, leaving), branch), leaving
 
 
-@jax.custom_vjp
 def add_branch(trunk: jax.Array, branch: jax.Array) -> jax.Array:
-    """`trunk + branch`; a trunk of one stream goes into every stream of the branch.
+    """`trunk + branch`, in the trunk's dtype; a trunk of one stream goes into every stream of the branch.
 
     Shapes: `[1 or S, B, ..., C]` and `[S, B, ..., C]` to the latter.
 
     >>> add_branch(jnp.ones((1, 2)), jnp.ones((3, 2))).tolist()
     [[2.0, 2.0], [2.0, 2.0], [2.0, 2.0]]
     """
+    return _join(trunk, branch.astype(trunk.dtype))
+
+
+@jax.custom_vjp
+def _join(trunk: jax.Array, branch: jax.Array) -> jax.Array:
     return trunk + branch
 
 
-def _add_branch_backward(joined: bool, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _join_backward(joined: bool, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     # Term by term: one pass over all streams, where a sum over the leading axis would be several on CPUs.
     return (sum(gradient[s : s + 1] for s in range(gradient.shape[0])) if joined else gradient), gradient
 
 
-add_branch.defvjp(lambda trunk, branch: (trunk + branch, trunk.shape[0] < branch.shape[0]), _add_branch_backward)
+_join.defvjp(lambda trunk, branch: (trunk + branch, trunk.shape[0] < branch.shape[0]), _join_backward)
 
 
 def rising_rates(last: float, depths: Sequence[int]) -> list[list[float]]:

@@ -20,7 +20,7 @@ from ditask_jax.reports.comparison import compare, reference_scores
 from ditask_jax.reports.named import UNITS
 from ditask_jax.reports.pareto import draw_pareto
 from ditask_jax.reports.runs import Run
-from ditask_jax.tasks import load_references
+from ditask_jax.tasks import Task, load_references
 
 KINDS = ("panels", "curves", "spectra", "movement", "sweep", "pareto")
 _BASE_TWO = ("cells", "rank", "bottleneck", "batch_size")
@@ -110,11 +110,9 @@ def _curves(book: _Book, runs: Sequence[Run], names: Sequence[str], references: 
     book.save(draw_curves(_read(runs, names, losses), losses, "Training loss"), "losses")
     scores = []
     for task in tasks:
-        arrow, factor = ("↑" if task.higher_is_better else "↓"), UNITS[task.unit][0]
         reference = references.get(task.name)
-        reference = None if reference is None else factor * reference
-        unit = f"{task.primary_metric} ({UNITS[task.unit][1]}) {arrow}"
-        scores.append(Plot(f"val/tasks/{task.name}/{task.primary_metric}", task.name, unit, reference))
+        reference = None if reference is None else UNITS[task.unit][0] * reference
+        scores.append(Plot(f"val/tasks/{task.name}/{task.primary_metric}", task.name, _axis_label(task), reference))
     factors = {plot.key: UNITS[task.unit][0] for plot, task in zip(scores, tasks, strict=True)}
     found = [
         dataclasses.replace(curves, series={**curves.series, DELTA_M: gain_curve(run, references)})
@@ -141,6 +139,10 @@ def _read(runs, names, plots, factors=None) -> list[Curves]:
     return found
 
 
+def _axis_label(task: Task) -> str:
+    return f"{task.primary_metric} ({UNITS[task.unit][1]}) {'↑' if task.higher_is_better else '↓'}"
+
+
 def _sweeps(book: _Book, runs: Sequence[Run], references: Mapping[str, float]) -> None:
     scored = [run for run in runs if run.evaluation is not None]
     options = swept_options(scored)
@@ -148,10 +150,7 @@ def _sweeps(book: _Book, runs: Sequence[Run], references: Mapping[str, float]) -
         book.leave_out("sweep: no numerical option differs between the runs")
         return
     tasks = all_tasks(scored)
-    plots = [
-        (task.name, task.name, f"{task.primary_metric} ({UNITS[task.unit][1]}) {'↑' if task.higher_is_better else '↓'}")
-        for task in tasks
-    ]
+    plots = [(task.name, task.name, _axis_label(task)) for task in tasks]
     plots.append((DELTA_M, "gain over single tasks", "delta_m (%) ↑"))
     for name, fields in options.items():
         lines = sweep_lines(scored, fields, tasks, references)

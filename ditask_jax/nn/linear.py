@@ -108,9 +108,7 @@ class Linear(nnx.Module):
             y = apply_kernel(own, self.kernel[...].astype(context.dtype))
             if hasattr(self, "shared_kernel"):
                 y = y + apply_kernel(x[:1], self.shared_kernel[...].astype(context.dtype))
-        if hasattr(self, "bias"):
-            y = y + self.bias[...].astype(context.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
-        return y
+        return self._with_bias(y, context)
 
     @property
     def separate_streams(self) -> int:
@@ -120,7 +118,9 @@ class Linear(nnx.Module):
 
     def of_stream(self, x: jax.Array, row: int, context: Context) -> jax.Array:
         """One stream `[1, ..., in]` of a merged layer, by its place among `merged_streams`."""
-        y = product(x.astype(context.dtype), self.kernel[...][row].astype(context.dtype))
+        return self._with_bias(product(x.astype(context.dtype), self.kernel[...][row].astype(context.dtype)), context)
+
+    def _with_bias(self, y: jax.Array, context: Context) -> jax.Array:
         if hasattr(self, "bias"):
             y = y + self.bias[...].astype(context.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
         return y

@@ -60,6 +60,10 @@ def dropout(x: jax.Array, rate: float, context: Context, purpose: str, stream: s
     if not context.train or rate == 0.0:
         return x
     keep = _kept(context, f"{purpose}/dropout", stream, rate, x.shape, 1)
+    return _thin(x, keep, rate)
+
+
+def _thin(x: jax.Array, keep: jax.Array, rate: float) -> jax.Array:
     return jnp.where(keep, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros_like(x))
 
 
@@ -86,8 +90,7 @@ def _thin_first(x: jax.Array, keep: jax.Array, rate: float) -> jax.Array:
     putting it back would be passes of their own over all rows.
     """
     is_first = lax.broadcasted_iota(jnp.int32, x.shape, 0) == 0
-    thinned = jnp.where(jnp.broadcast_to(keep, x.shape), x / jnp.asarray(1 - rate, x.dtype), jnp.zeros_like(x))
-    return jnp.where(is_first, thinned, x)
+    return jnp.where(is_first, _thin(x, jnp.broadcast_to(keep, x.shape), rate), x)
 
 
 _thin_first.defvjp(

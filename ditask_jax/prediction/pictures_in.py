@@ -11,7 +11,7 @@ from ditask_jax.data.files import decode_image, read_bytes, turn_upright
 from ditask_jax.data.folder import IMAGE_ENDINGS
 from ditask_jax.errors import DataError
 
-RESULT_FOLDERS = ("raw", "pictures", "panels")
+RAW, PICTURES, PANELS = RESULT_FOLDERS = ("raw", "pictures", "panels")
 """Below the folder of the results; `ditask_jax.prediction.results` says what they hold."""
 ENDINGS = (*IMAGE_ENDINGS, ".gif", ".ppm", ".pgm")
 

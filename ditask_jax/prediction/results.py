@@ -7,7 +7,7 @@ import numpy as np
 from ditask_jax.data.files import encode_png
 from ditask_jax.errors import ConfigError
 from ditask_jax.files import atomic_write_bytes, atomic_write_json
-from ditask_jax.prediction.pictures_in import PictureFile
+from ditask_jax.prediction.pictures_in import PANELS, PICTURES, RAW, PictureFile
 from ditask_jax.prediction.predictor import Prediction, Predictor
 from ditask_jax.prediction.raw import describe_raw, encode_raw, raw_ending
 
@@ -54,14 +54,14 @@ class ResultFolder:
             value = prediction[task.name]
             content = encode_raw(task, value, self._format)
             name = f"{file.id}{raw_ending(task, self._format)}"
-            atomic_write_bytes(self.path / "raw" / task.name / name, content)
+            atomic_write_bytes(self.path / RAW / task.name / name, content)
             picture = encode_png(task.render(value))
-            atomic_write_bytes(self.path / "pictures" / task.name / f"{file.id}.png", picture)
+            atomic_write_bytes(self.path / PICTURES / task.name / f"{file.id}.png", picture)
         if self._panels:
             from ditask_jax.pictures.panel import panel_png
 
             content = panel_png(image, prediction, self._predictor.tasks, title=file.id)
-            atomic_write_bytes(self.path / "panels" / f"{file.id}.png", content)
+            atomic_write_bytes(self.path / PANELS / f"{file.id}.png", content)
         height, width = image.shape[:2]
         self._done.append({"id": file.id, "file": str(file.path), "height": height, "width": width})
 
@@ -92,5 +92,5 @@ class ResultFolder:
         return atomic_write_json(self.path / DESCRIPTION, content)
 
     def _describe(self, task) -> dict:
-        raw = f"raw/{task.name}/ID{raw_ending(task, self._format)}"
-        return {"raw": raw, "picture": f"pictures/{task.name}/ID.png"} | describe_raw(task, self._format)
+        raw = f"{RAW}/{task.name}/ID{raw_ending(task, self._format)}"
+        return {"raw": raw, "picture": f"{PICTURES}/{task.name}/ID.png"} | describe_raw(task, self._format)

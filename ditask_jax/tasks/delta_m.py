@@ -105,8 +105,8 @@ def load_references(dataset: str, path: str | os.PathLike | None = None) -> dict
     """
     check_known("config: data.name", dataset, DATASETS)
     if path is None:
-        file = _FOLDER / f"{dataset}.json"
-        return _read(file) if file.is_file() else {}
+        file = _in_package(dataset)
+        return {} if file is None else _read(file)
     file = pathlib.Path(path)
     if not file.is_file():
         raise ConfigError(f"references: '{file}' is not a file")
@@ -119,15 +119,24 @@ def reference_source(dataset: str) -> str:
     >>> reference_source("folder")
     ''
     """
+    file = _in_package(dataset)
+    return "" if file is None else _content(file)["source"]
+
+
+def _in_package(dataset: str) -> pathlib.Path | None:
     file = _FOLDER / f"{dataset}.json"
-    return json.loads(file.read_text(encoding="utf-8"))["source"] if file.is_file() else ""
+    return file if file.is_file() else None
+
+
+def _content(file: pathlib.Path) -> object:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"references: '{file}' cannot be read as JSON: {error}") from error
 
 
 def _read(file: pathlib.Path) -> dict[str, float]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"references: '{file}' cannot be read as JSON: {error}") from error
+    content = _content(file)
     entries = content.get("scores") if isinstance(content, dict) else None
     if not isinstance(entries, dict):
         raise ConfigError(f"references: '{file}' has no object 'scores'")

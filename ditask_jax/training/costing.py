@@ -14,12 +14,11 @@ from ditask_jax.adapters.wrap import wrap
 from ditask_jax.backbones.geometry import as_size
 from ditask_jax.nn.state import split_state
 from ditask_jax.training.build import DTYPES, build_method, build_model, build_tasks
+from ditask_jax.training.compiled import program_memory, program_work
 from ditask_jax.training.forward import passage_of
 from ditask_jax.training.mesh import check_batch_size, make_mesh
 from ditask_jax.training.optimizer import make_optimizer
 from ditask_jax.training.step import make_predict, make_train_step
-
-_MEMORY = {"arguments": "argument", "results": "output", "temporary": "temp"}
 
 
 def gradient_storage(plan: Plan, config: ConfigDict) -> dict[str, Any]:
@@ -111,16 +110,9 @@ def _batch(config: ConfigDict, tasks) -> dict:
 
 
 def _costs(compiled, images: int | None = None) -> dict[str, Any]:
-    analysis = compiled.cost_analysis() or {}
-    analysis = analysis[0] if isinstance(analysis, list) else analysis
-    flops, traffic = analysis.get("flops"), analysis.get("bytes accessed")
-    memory = compiled.memory_analysis()
-    sizes = {name: getattr(memory, f"{kind}_size_in_bytes", None) for name, kind in _MEMORY.items()}
-    reused = getattr(memory, "alias_size_in_bytes", 0)  # results written over arguments: the state of a step
-    sizes["together"] = None if None in sizes.values() else sum(sizes.values()) - reused
-    found = {"flops": flops, "bytes_accessed": traffic, "memory": sizes}
+    work = program_work(compiled)
+    found = work | {"memory": program_memory(compiled)}
     if images is None:
         return found
     share = lambda total: None if total is None else total / images
-    per_image = {"flops_per_image": share(flops), "bytes_accessed_per_image": share(traffic)}
-    return {"images": images} | found | per_image
+    return {"images": images} | found | {f"{name}_per_image": share(total) for name, total in work.items()}

@@ -12,6 +12,7 @@ import numpy as np
 
 from ditask_jax.errors import CheckpointError, ConfigError
 from ditask_jax.training.checkpoints import Checkpointer
+from ditask_jax.training.compiled import program_memory
 from ditask_jax.training.mesh import replicated
 from ditask_jax.training.preflight_checks import Setting, device_memory, made
 from ditask_jax.training.processes import is_first, wait_for_all
@@ -39,16 +40,9 @@ def check_memory(setting: Setting) -> str:
     program = lowered.compile()
     setting.program = program, arguments
     compiled = f"compiled in {time.perf_counter() - begin:.0f} s"
-    analysis = program.memory_analysis()
-    if analysis is None:
+    needed = program_memory(program)["together"]
+    if needed is None:
         return f"the compiler gives no estimate here; {compiled}"
-    # What the step donates is counted among arguments and results alike.
-    needed = (
-        analysis.argument_size_in_bytes
-        + analysis.output_size_in_bytes
-        + analysis.temp_size_in_bytes
-        - analysis.alias_size_in_bytes
-    )
     limit, where = memory_limit()
     text = f"{needed / 2**30:.2f} GiB per device for a step"
     if limit is None:

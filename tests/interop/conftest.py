@@ -1,37 +1,20 @@
 """These tests compare with PyTorch models; without the `convert` extra they fail, they do not skip.
 
-pip install 'torch==2.13.0' timm 'transformers==5.23.0' flatbuffers
+pip install 'torch==2.13.0' timm 'transformers==5.23.0' peft flatbuffers
 python -m pytest tests/interop
 """
 
-import ctypes
 import importlib.util
-import pathlib
 import warnings
 
 import pytest
 import torch
 
-_SCHEMAS = {
-    "nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-}
+from benchmarks.torchvision_operators import declare_operators
 
-
-def _prepare_torchvision() -> None:
-    """Declares two operators for torchvision, whose compiled part cannot load beside a CPU-only PyTorch."""
-    spec = importlib.util.find_spec("torchvision")
-    if spec is None:
-        pytest.exit("tests/interop: timm needs torchvision, of the version that belongs to this torch", returncode=2)
-    compiled = next(iter(pathlib.Path(spec.origin).parent.glob("_C*.so")), None)
-    try:
-        ctypes.CDLL(str(compiled))
-    except OSError:
-        for name, schema in _SCHEMAS.items():
-            torch.library.define(f"torchvision::{name}", schema)
-
-
-_prepare_torchvision()
+if importlib.util.find_spec("torchvision") is None:
+    pytest.exit("tests/interop: timm needs torchvision, of the version that belongs to this torch", returncode=2)
+declare_operators()
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import timm  # noqa: F401
