@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from ditask_jax.adapters.execution import choose_execution, multiply_adds
 from ditask_jax.adapters.plan import Plan
+from ditask_jax.heads.hrnet import convolves_first
 from ditask_jax.model import MultiTaskModel
 from ditask_jax.nn.linear import SHARED, Linear, linears
 
@@ -59,18 +60,28 @@ def heads(model: MultiTaskModel, image_size: tuple[int, int], examples: int) -> 
     sides = [tuple(map(int, tap)) for tap in _tap_sizes(model, image_size)]
     total = 0.0
     for name in model.task_names:
-        if name in model.necks:
-            for conv, side in zip(model.necks[name].convs, sides, strict=True):
-                total += 3 * math.prod(side) * math.prod(conv.kernel.shape)
+        necks = model.necks[name].convs if name in model.necks else ()
+        total += 3 * sum(
+            math.prod(side) * math.prod(conv.kernel.shape) for conv, side in zip(necks, sides, strict=False)
+        )
         head, positions = model.heads[name], math.prod(sides[0])
         if not hasattr(head, "widen"):
             total += 3 * math.prod(head.classify.kernel.shape)
             continue
-        joined = [conv.kernel.shape[1] for conv in model.necks[name].convs]
-        total += 3 * positions * (math.prod(head.widen.kernel.shape) + math.prod(head.classify.kernel.shape))
-        # Bilinear: four reads for each value, forward and backward.
-        total += 8 * sum(width * positions for width, side in zip(joined, sides, strict=True) if side != sides[0])
-        total += 8 * head.classify.kernel.shape[1] * math.prod(image_size)
+        hidden, outputs = head.classify.kernel.shape
+        total += 3 * positions * hidden * outputs
+        # Bilinear: four reads for each value, forward and backward. Maps convolved before they are resized are summed
+        # by size first.
+        resized = outputs * math.prod(image_size)
+        late = set()
+        for width, side in ((conv.kernel.shape[1], side) for conv, side in zip(necks, sides, strict=True)):
+            if convolves_first((*side, width), sides[0]):
+                late.add(side)
+                total += 3 * math.prod(side) * width * hidden
+            else:
+                total += 3 * positions * width * hidden
+                resized += positions * width * (side != sides[0])
+        total += 8 * (resized + positions * hidden * len(late))
     return total * examples
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from ditask_jax.nn.context import Context
@@ -24,9 +25,45 @@ class Pointwise(nnx.Module):
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         y = product(x.astype(context.dtype), self.kernel[...].astype(context.dtype))
+        return self._with_bias(y, context)
+
+    def of_enlarged(self, maps: Sequence[jax.Array], size: tuple[int, int], context: Context) -> jax.Array:
+        """The convolution of maps resized to one size and joined: `[B, h_i, w_i, inputs_i]` to `[B, *size, outputs]`.
+
+        Resizing and convolution are linear and commute: small maps are convolved first where that is less work.
+        """
+        kernel = self.kernel[...].astype(context.dtype)
+        ends = np.cumsum([m.shape[-1] for m in maps])
+        rows = [kernel[end - m.shape[-1] : end] for m, end in zip(maps, ends, strict=True)]
+        # By the size at which they are convolved: one product for each.
+        joined: dict[tuple[int, int], list[tuple[jax.Array, jax.Array]]] = {}
+        for m, part in zip(maps, rows, strict=True):
+            m = m.astype(context.dtype)
+            if not convolves_first(m.shape[1:], size):
+                m = resize_bilinear(m, size)
+            joined.setdefault(m.shape[1:3], []).append((m, part))
+        y = 0
+        for pairs in joined.values():
+            found, parts = zip(*pairs, strict=True)
+            y = y + resize_bilinear(product(jnp.concatenate(found, -1), jnp.concatenate(parts)), size)
+        return self._with_bias(y, context)
+
+    def _with_bias(self, y: jax.Array, context: Context) -> jax.Array:
         if hasattr(self, "bias"):
             y = y + self.bias[...].astype(context.dtype).reshape(1, 1, 1, -1)
         return y
+
+
+def convolves_first(shape: tuple[int, int, int], size: tuple[int, int]) -> bool:
+    """Whether `[h, w, channels]` costs less to convolve and then resize to `size` than the other way round.
+
+    Counted in multiply-adds per output; narrow as they are, the maps themselves cost little to resize.
+
+    >>> [convolves_first(shape, (56, 56)) for shape in ((56, 56, 18), (28, 28, 36), (14, 14, 72))]
+    [False, False, True]
+    """
+    (height, width, channels), (tall, wide) = shape, size
+    return width * height * channels + height * width * wide + height * tall * wide < tall * wide * channels
 
 
 class Neck(nnx.Module):
@@ -58,7 +95,6 @@ class HrnetHead(nnx.Module):
         self.classify = Pointwise(4 * joined, outputs, scope / "classify")
 
     def __call__(self, maps: Sequence[jax.Array], context: Context) -> jax.Array:
-        size = maps[0].shape[1:3]
-        joined = jnp.concatenate([resize_bilinear(m, size) for m in maps], axis=-1)
-        hidden = jax.nn.relu(self.norm(self.widen(joined, context), context))
+        hidden = self.widen.of_enlarged(maps, maps[0].shape[1:3], context)
+        hidden = jax.nn.relu(self.norm(hidden, context))
         return widened(self.classify(hidden, context))
