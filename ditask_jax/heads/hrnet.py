@@ -1,5 +1,6 @@
 """The high-resolution head of MTLoRA and DiTASK, with its per-task necks."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -32,21 +33,21 @@ class Pointwise(nnx.Module):
 
         Resizing and convolution are linear and commute: small maps are convolved first where that is less work.
         """
-        kernel = self.kernel[...].astype(context.dtype)
-        ends = np.cumsum([m.shape[-1] for m in maps])
-        rows = [kernel[end - m.shape[-1] : end] for m, end in zip(maps, ends, strict=True)]
+        parts = jnp.split(self.kernel[...].astype(context.dtype), np.cumsum([m.shape[-1] for m in maps])[:-1])
         # By the size at which they are convolved: one product for each.
         joined: dict[tuple[int, int], list[tuple[jax.Array, jax.Array]]] = {}
-        for m, part in zip(maps, rows, strict=True):
+        for m, part in zip(maps, parts, strict=True):
             m = m.astype(context.dtype)
-            if not convolves_first(m.shape[1:], size):
-                m = resize_bilinear(m, size)
+            m = m if convolves_first(m.shape[1:], size) else resize_bilinear(m, size)
             joined.setdefault(m.shape[1:3], []).append((m, part))
-        y = 0
-        for pairs in joined.values():
-            found, parts = zip(*pairs, strict=True)
-            y = y + resize_bilinear(product(jnp.concatenate(found, -1), jnp.concatenate(parts)), size)
-        return self._with_bias(y, context)
+        terms = []
+        for place, pairs in joined.items():
+            found, kernels = zip(*pairs, strict=True)
+            term = product(jnp.concatenate(found, axis=-1), jnp.concatenate(kernels))
+            # Resizing keeps constants, so the bias goes where adding it is the least work: into the smallest map.
+            term = self._with_bias(term, context) if place == min(joined) else term
+            terms.append(resize_bilinear(term, size))
+        return functools.reduce(jnp.add, terms)
 
     def _with_bias(self, y: jax.Array, context: Context) -> jax.Array:
         if hasattr(self, "bias"):
