@@ -10,5 +10,6 @@ from ditask_jax.sweeps import Sweep, grid
 
 def get_sweep() -> Sweep:
     """The quickstart's method for 100 steps."""
-    values = {"compute_dtype": ["float32", "bfloat16"], "seed": [0, 1, 2], "total_steps": [100], "log_every_steps": [10]}
+    values = {"compute_dtype": ["float32", "bfloat16"], "seed": [0, 1, 2]}
+    values |= {"total_steps": [100], "log_every_steps": [10]}
     return Sweep(grid("configs/scenes.py", values))
