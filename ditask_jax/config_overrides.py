@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from ditask_jax.config_rules import NONE_IS_A_NAME
 from ditask_jax.errors import ConfigError, did_you_mean
 
 _TRUE = ("true", "yes", "on", "1")
@@ -78,7 +79,7 @@ def _names(config: ConfigDict, prefix: str = "") -> list[str]:
 def _read(name: str, text: str, field_type: type, current: Any) -> Any:
     text = text.strip()
     if text.lower() in ("none", "null"):
-        return None
+        return "none" if name in NONE_IS_A_NAME else None
     if field_type is bool:
         return _read_bool(name, text)
     if field_type is int:

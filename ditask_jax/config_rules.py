@@ -27,6 +27,8 @@ _NAMES = {
     "optimizer.surgery": ("none", "pcgrad"),
     "optimizer.schedule": ("constant", "cosine", "linear", "multistep", "step"),
 }
+NONE_IS_A_NAME = frozenset(name for name, known in _NAMES.items() if "none" in known)
+"""Fields of which `none` is a value like others: it does not unset them."""
 _OPTIONAL_NAMES = {
     "data.layout": ("astmt", "vandenhende", "atrc", "official", "mtan"),
     "data.depth_unit": ("metres", "millimetres", "pixels", "inverse"),

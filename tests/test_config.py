@@ -66,6 +66,8 @@ def test_a_file_of_ones_own_stands_on_the_base_from_anywhere(tmp_path, monkeypat
         ("optimizer.betas=[0.8, 0.9]", (0.8, 0.9)),
         ("optimizer.milestones=100,200.5", (100, 200.5)),
         ("optimizer.clip_norm=none", None),
+        ("remat=none", "none"),
+        ("optimizer.surgery=None", "none"),
         ("optimizer.decay_thetas=false", False),
         ("optimizer.decay_thetas=True", True),
         ("method.shared_layers=qkv,proj", ("qkv", "proj")),
