@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
 from ditask_jax.nn.context import Context
 
@@ -28,5 +29,33 @@ def rematerialised(block: Callable, x: jax.Array, streams: tuple[str, ...], cont
         names.append(leaving)
         return out
 
-    policy = jax.checkpoint_policies.dots_saveable if context.remat == "dots" else None
-    return jax.checkpoint(compute, policy=policy)(x), names[-1]
+    if context.remat == "dots":
+        return jax.checkpoint(compute, policy=jax.checkpoint_policies.dots_saveable)(x), names[-1]
+    return _computed_twice(compute, x), names[-1]
+
+
+def _computed_twice(compute: Callable, x: jax.Array) -> jax.Array:
+    """`compute(x)`, computed again in the backward pass, and not before its gradient is there.
+
+    `jax.checkpoint` asks for that order by a barrier, which XLA removes on CPUs before it merges equal expressions and
+    orders what is left: nothing would be computed later there, and no memory saved. Here what is computed again starts
+    from the kept input plus zero times the gradient, which no compiler may take for the input.
+    """
+    closed = jax.make_jaxpr(compute)(x)
+    moving = [jnp.issubdtype(value.dtype, jnp.floating) for value in closed.consts]
+
+    def run(x, floats, others):
+        floats, others = iter(floats), iter(others)
+        values = [next(floats) if moves else next(others) for moves in moving]
+        return jax.core.eval_jaxpr(closed.jaxpr, values, x)[0]
+
+    def backward(kept, gradient):
+        x, floats, others = kept
+        zero = (0 * gradient[(0,) * gradient.ndim]).astype(x.dtype)
+        _, pull = jax.vjp(lambda x, floats: run(x, floats, others), x + zero.reshape((1,) * x.ndim), floats)
+        return (*pull(gradient), None)
+
+    twice = jax.custom_vjp(run)
+    twice.defvjp(lambda *arguments: (run(*arguments), arguments), backward)
+    pick = lambda wanted: [value for value, moves in zip(closed.consts, moving, strict=True) if moves == wanted]
+    return twice(x, pick(True), pick(False))

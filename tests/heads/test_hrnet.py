@@ -36,7 +36,9 @@ def test_order_makes_no_difference(maps, bias):
     parts = split_state(conv)
 
     def ours(kernel, arrays):
-        y = parts.merge(parts.trainable | {"kernel": kernel}, parts.frozen, parts.stats).of_enlarged(arrays, size, Context(train=False))
+        y = parts.merge(parts.trainable | {"kernel": kernel}, parts.frozen, parts.stats).of_enlarged(
+            arrays, size, Context(train=False)
+        )
         assert y.shape == weights.shape
         return jnp.vdot(y, weights)
 
