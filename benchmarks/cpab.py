@@ -52,17 +52,22 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def picture_side(model: str) -> int:
+    """Pixels of the smallest square picture that a Swin takes without padding its windows."""
+    from ditask_jax.backbones import backbone_config
+
+    config = backbone_config(model)
+    return config.patch * config.window * 2 ** (len(config.depths) - 1)
+
+
 def spectra(model: str, cells: int, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
     """Thetas `[S, K]` and spectra `[P, R]` of every layer that DiTASK adapts."""
     from ditask_jax import tasks
     from ditask_jax.adapters.ditask import DiTASK
     from ditask_jax.adapters.wrap import make_plan
-    from ditask_jax.backbones import backbone_config
     from ditask_jax.model import create_model
 
-    config = backbone_config(model)
-    side = config.patch * config.window * 2 ** (len(config.depths) - 1)
-    shape = create_model(model, tasks(TASKS, dataset="pascal"), side, abstract=True)
+    shape = create_model(model, tasks(TASKS, dataset="pascal"), picture_side(model), abstract=True)
     rng, found = np.random.default_rng(seed), []
     for layer in make_plan(shape, DiTASK(shared_cells=cells, task_cells=cells)).layers:
         values = min(layer.shape[0], layer.shape[1] // layer.info.parts)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ditask_jax.adapters import DiTASK, LoRA, MTLoRA, make_plan, method_names
+from ditask_jax.adapters import DiTASK, LoRA, MTLoRA, make_plan, method_class, method_names
 from ditask_jax.adapters.record import build_method, method_options
 from ditask_jax.config import from_json, load_config, to_json
 from ditask_jax.errors import ConfigError
@@ -33,6 +33,14 @@ def test_options_by_stage_and_task_come_through_configuration_and_json():
     assert [method.cells("theta_depth", stage) for stage in range(4)] == [2, 3, 4, 5]
     low = method_of_config(loaded("method.name=mtlora", "method.task_rank={'semseg': 1, 'depth': 2}"))
     assert (low.rank("semseg", 3), low.rank("depth", 0), low.rank("shared", 0)) == (1, 2, 64)
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_defaults_in_python_are_those_of_the_configuration(name):
+    # But for the rank of LoRA and DoRA: 4 is published, and they share the configuration's field with MTLoRA's 64.
+    overrides = ("method.shared_rank=4",) if name in ("lora", "dora") else ()
+    config = load_config("configs/pascal_swin_tiny.py", [f"method.name={name}", *overrides])
+    assert method_class(name)() == method_of_config(config)
 
 
 @pytest.mark.parametrize("name", method_names())

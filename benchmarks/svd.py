@@ -1,0 +1,58 @@
+"""Attaching DiTASK to a Swin: how long its decompositions take, and how long when they come from the cache.
+
+python benchmarks/svd.py
+python benchmarks/svd.py --models=swin_large_patch4_window7
+
+Weights are random; the cache is a folder of its own that is removed again. The times are those of
+`ditask_jax.adapters.wrap.wrap`: decompositions, the hash of the weights, and the adapters' first values.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+import tempfile
+import time
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from benchmarks.cpab import MODELS, TASKS, picture_side
+from benchmarks.report import markdown
+from benchmarks.timing import processor_seconds
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measures every model; prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default=",".join(MODELS), help="names of Swins, joined by commas")
+    parser.add_argument("--json", metavar="FILE", help="also write the figures there")
+    args = parser.parse_args(argv)
+    found = {name: measure(name) for name in args.models.split(",")}
+    rows = [[name, *(f"{seconds:.2f}" for seconds in entry.values())] for name, entry in found.items()]
+    print(markdown(["model", "s", "CPU s", "cached, s", "cached, CPU s"], rows))
+    if args.json:
+        pathlib.Path(args.json).write_text(json.dumps(found, indent=2) + "\n")
+    return 0
+
+
+def measure(model: str) -> dict[str, float]:
+    """Seconds by the clock and of the processor, of the first attachment and of one from the cache."""
+    from ditask_jax import tasks
+    from ditask_jax.adapters.ditask import DiTASK
+    from ditask_jax.adapters.wrap import wrap
+    from ditask_jax.model import create_model
+
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in ("first", "cached"):
+            plain = create_model(model, tasks(TASKS, dataset="pascal"), picture_side(model))
+            clock, processor = time.perf_counter(), processor_seconds()
+            wrap(plain, DiTASK(), cache_dir=pathlib.Path(folder))
+            found[f"{kind}_seconds"] = time.perf_counter() - clock
+            found[f"{kind}_cpu_seconds"] = processor_seconds() - processor
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
