@@ -28,6 +28,8 @@ def parameter_group(path: str) -> str:
     'norms'
     >>> parameter_group("backbone/stages/0/blocks/1/mlp/fc1/adapter/theta_shared")
     'adapter shared'
+    >>> parameter_group("backbone/stages/0/blocks/1/attn/relative_position_bias_table")
+    'relative_position_bias_table'
     """
     parts = path.split("/")
     if parts[0] in ("necks", "heads"):

@@ -35,7 +35,12 @@ def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     if width != size[1]:
         x = jnp.einsum("bhwc,ow->bhoc", x, jnp.asarray(bilinear_matrix(width, size[1]), x.dtype))
     if height != size[0]:
-        x = jnp.einsum("bhwc,oh->bowc", x, jnp.asarray(bilinear_matrix(height, size[0]), x.dtype))
+        # A product per image, rows of pixels as columns: no axis changes its place. Contracting the axis in the middle,
+        # XLA turns the array round before and after on CPUs: 1.1 to 1.6 times the time, gradient included.
+        batch, _, *row = x.shape
+        matrix = jnp.asarray(bilinear_matrix(height, size[0]), x.dtype)
+        x = jnp.broadcast_to(matrix[None], (batch, *matrix.shape)) @ x.reshape(batch, height, -1)
+        x = x.reshape(batch, size[0], *row)
     return x
 
 
