@@ -7,8 +7,9 @@ python benchmarks/step.py --config=configs/pascal_swin_tiny.py --batch=1,8,64 --
 python benchmarks/step.py --config=configs/pascal_swin_tiny.py --batch=64 --dtype=bfloat16 --profile=traces
 python benchmarks/step.py --config=configs/smoke.py
 
-Every round runs each row once, so that other programs disturb all rows alike; times are medians over rounds, by the
-clock and of the processor (all threads), ratios are medians of the ratios within rounds. A step is the trainer's own,
+Every round runs each row, so that other programs disturb all rows alike; of two steps one after another the second is
+timed. Times are medians over rounds, by the clock and of the processor (all threads), ratios are medians of the ratios
+within rounds. A step is the trainer's own,
 its state donated. "Needed" work counts products only, each adapted layer in the cheaper of its two ways
 (benchmarks/counting.py); the floor is that work at the rate of the fastest product measured beside it. `--peers` (needs
 the packages of the extra `bench`) runs PyTorch on the same batch in the same process with as many threads:
@@ -108,7 +109,7 @@ def measure_steps(config, args: argparse.Namespace) -> dict:
     if args.peers:
         rows |= peer_rows(config, chosen)
     print(f"batch {config.batch_size}: {len(rows)} rows in {args.rounds} rounds", file=sys.stderr, flush=True)
-    times = in_turns(rows, args.rounds)
+    times = in_turns(rows, args.rounds, settle=1)
     rates = {name: work / median(times[name]) for name, (_, work) in products.items()}
     if isinstance(chosen.model.backbone, Swin):
         for name, own in ours.items():

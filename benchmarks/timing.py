@@ -6,8 +6,17 @@ import time
 from collections.abc import Callable, Mapping
 
 
-def in_turns(rows: Mapping[str, Callable[[], object]], rounds: int, warm: int = 1) -> dict[str, dict[str, list[float]]]:
+def in_turns(
+    rows: Mapping[str, Callable[[], object]], rounds: int, warm: int = 1, settle: int = 0
+) -> dict[str, dict[str, list[float]]]:
     """Seconds of every row in every round, by the clock and of the processor (all threads).
+
+    Args:
+      rows: what to run, by name.
+      rounds: how often each is measured.
+      warm: rounds before those, not measured.
+      settle: runs of a row right before each measured one, as in training a step follows a step: the memory that rows
+        hand each other, and pages touched for the first time, are not a row's own.
 
     >>> found = in_turns({"a": lambda: None, "b": lambda: None}, rounds=2)
     >>> [len(found[name]["wall"]) for name in "ab"]
@@ -16,6 +25,8 @@ def in_turns(rows: Mapping[str, Callable[[], object]], rounds: int, warm: int = 
     found = {name: {"wall": [], "cpu": []} for name in rows}
     for number in range(warm + rounds):
         for name, run in rows.items():
+            for _ in range(settle):
+                run()
             wall, cpu = time.perf_counter(), processor_seconds()
             run()
             if number >= warm:
