@@ -195,7 +195,7 @@ def measure_inference(load, batch: int, rounds: int) -> dict:
     rows, programs = {}, {}
     for name, overrides in cases.items():
         rows[name], programs[name] = Ours(load(batch, *overrides)).inference()
-    times = in_turns(rows, rounds, warm=2)
+    times = in_turns(rows, rounds, settle=1)
     pairs = {
         "lora merged, all tasks / plain, all tasks": 1.05,
         "ditask merged, one task / plain, one task": 1.25,

@@ -10,4 +10,4 @@ def test_settings_step_in_turns(capsys):
     assert allocator.main(["--rounds=2"]) == 0
     text = capsys.readouterr().out
     assert all(f"| {name} |" in text for name in allocator.SETTINGS)
-    assert "| plain |" in text and "| 1.00 | 1.00 |" in text
+    assert "| 1.00 | 1.00 |" in text
