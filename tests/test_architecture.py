@@ -40,7 +40,7 @@ ROOMS: dict[str, set[str]] = {
     "tasks": {"errors", "labels", "line_erosion", "precision"},
     "data": {"errors", "files", "labels", "line_erosion"},
     "registering": {"errors", "data", "tasks"},
-    "config_overrides": {"errors"},
+    "config_overrides": {"errors", "config_rules"},
     "config_rules": {"errors"},
     "config": {"errors", "config_overrides", "config_rules"},
     "cli": {"errors", "config", "plugins"},
