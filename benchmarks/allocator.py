@@ -3,7 +3,7 @@
 python benchmarks/allocator.py --config=configs/pascal_swin_tiny.py --batch=1
 
 One process per setting, started together and stepping in turns. `plain` is as it comes; `huge pages` advises the kernel
-to use them; `kept` also never gives memory back, as launch/local.sh has it. Linux with glibc 2.35 or later.
+to use them; `kept` also never gives memory back, as launch/quickstart.sh has it. Linux with glibc 2.35 or later.
 """
 
 import argparse

@@ -24,8 +24,6 @@ fi
 # A variable of a cluster that this shell may have inherited would make the process wait for others.
 unset JAX_NUM_PROCESSES JAX_PROCESS_ID JAX_COORDINATOR_ADDRESS SLURM_STEP_NUM_TASKS
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}"
-# On CPUs XLA takes its scratch memory anew for every step; pages that are kept save a fifth (docs/performance.md).
-export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000}"
 
 "$python" -m ditask_jax.preflight "$@"
 exec "$python" -m ditask_jax.train "$@"
