@@ -10,16 +10,14 @@ import argparse
 import os
 import pathlib
 import resource
-import statistics
 import subprocess
 import sys
-import time
 
 if __name__ == "__main__":
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from benchmarks.report import markdown
-from benchmarks.timing import processor_seconds
+from benchmarks.timing import in_turns, median, ratio
 
 HUGE = "glibc.malloc.hugetlb=1"
 SETTINGS = {
@@ -40,21 +38,20 @@ def main(argv: list[str] | None = None) -> int:
     if args.step:
         return step_when_asked(args.config, args.batch)
     processes = {name: _start(setting, args) for name, setting in SETTINGS.items()}
-    times = {name: [] for name in processes}
+    times = {name: {"wall": [], "cpu": [], "peak": []} for name in processes}
     for _ in range(args.rounds):
         for name, process in processes.items():
             process.stdin.write("step\n")
             process.stdin.flush()
-            times[name].append([float(word) for word in process.stdout.readline().split()])
+            for kind, word in zip(times[name], process.stdout.readline().split(), strict=True):
+                times[name][kind].append(float(word))
     for process in processes.values():
         process.communicate()
     rows = []
     for name, found in times.items():
-        clock, processor, peak = zip(*found, strict=True)
-        plain = times["plain"]
-        ratios = [statistics.median(own[i] / other[i] for own, other in zip(found, plain, strict=True)) for i in (0, 1)]
-        figures = (statistics.median(clock), statistics.median(processor), *ratios, max(peak))
-        rows.append([name, *(f"{figure:.2f}" for figure in figures)])
+        medians = median(found), median(found, "cpu")
+        ratios = ratio(times, name, "plain"), ratio(times, name, "plain", "cpu")
+        rows.append([name, *(f"{figure:.2f}" for figure in (*medians, *ratios, max(found["peak"])))])
     print(markdown(["setting", "s", "CPU s", "over plain", "in CPU s", "peak GB"], rows))
     return 0
 
@@ -79,10 +76,9 @@ def step_when_asked(config: str, batch: int) -> int:
     run()
     print("ready", flush=True)
     for _ in sys.stdin:
-        clock, processor = time.perf_counter(), processor_seconds()
-        run()
+        times = in_turns({"step": run}, rounds=1, warm=0)["step"]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-        print(time.perf_counter() - clock, processor_seconds() - processor, peak, flush=True)
+        print(*times["wall"], *times["cpu"], peak, flush=True)
     return 0
 
 

@@ -60,10 +60,6 @@ def heads(model: MultiTaskModel, image_size: tuple[int, int], examples: int) -> 
     sides = [tuple(map(int, tap)) for tap in _tap_sizes(model, image_size)]
     total = 0.0
     for name in model.task_names:
-        necks = model.necks[name].convs if name in model.necks else ()
-        total += 3 * sum(
-            math.prod(side) * math.prod(conv.kernel.shape) for conv, side in zip(necks, sides, strict=False)
-        )
         head, positions = model.heads[name], math.prod(sides[0])
         if not hasattr(head, "widen"):
             total += 3 * math.prod(head.classify.kernel.shape)
@@ -74,7 +70,9 @@ def heads(model: MultiTaskModel, image_size: tuple[int, int], examples: int) -> 
         # by size first.
         resized = outputs * math.prod(image_size)
         late = set()
-        for width, side in ((conv.kernel.shape[1], side) for conv, side in zip(necks, sides, strict=True)):
+        for conv, side in zip(model.necks[name].convs, sides, strict=True):
+            channels, width = conv.kernel.shape
+            total += 3 * math.prod(side) * channels * width
             if convolves_first((*side, width), sides[0]):
                 late.add(side)
                 total += 3 * math.prod(side) * width * hidden

@@ -9,12 +9,11 @@ python benchmarks/step.py --config=configs/smoke.py
 
 Every round runs each row, so that other programs disturb all rows alike; of two steps one after another the second is
 timed. Times are medians over rounds, by the clock and of the processor (all threads), ratios are medians of the ratios
-within rounds. A step is the trainer's own,
-its state donated. "Needed" work counts products only, each adapted layer in the cheaper of its two ways
-(benchmarks/counting.py); the floor is that work at the rate of the fastest product measured beside it. `--peers` (needs
-the packages of the extra `bench`) runs PyTorch on the same batch in the same process with as many threads:
-transformers' Swin fully fine-tuned, the same with peft's LoRA of rank 64, and DiTASK in plain PyTorch; and our full
-fine-tuning beside them. Fields of the configuration are overridden by `--config.FIELD=VALUE`.
+within rounds. A step is the trainer's own, its state donated. "Needed" work counts products only, each adapted layer in
+the cheaper of its two ways (benchmarks/counting.py); the floor is that work at the rate of the fastest product measured
+beside it. `--peers` (needs the packages of the extra `bench`) runs PyTorch on the same batch in the same process with
+as many threads: transformers' Swin fully fine-tuned, the same with peft's LoRA of rank 64, and DiTASK in plain PyTorch;
+and our full fine-tuning beside them. Fields of the configuration are overridden by `--config.FIELD=VALUE`.
 
 On a GPU the same commands run there; `--profile` prints the kernels that take most of a step.
 """
