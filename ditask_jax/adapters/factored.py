@@ -7,6 +7,7 @@ or the factor behind them, and the backward pass has one product with `V` for th
 import jax
 import jax.numpy as jnp
 
+from ditask_jax.nn.product import fan_out_product
 from ditask_jax.precision import widened
 
 
@@ -65,7 +66,7 @@ def _scaled_product(x: jax.Array, scale: jax.Array, factor: jax.Array) -> jax.Ar
         return x @ (scale[0][:, None] * factor)
     kernels = scale[:, :, None] * factor[None]
     if x.shape[0] == 1:
-        return jnp.einsum("nr,sro->sno", x[0], kernels)
+        return fan_out_product(x[0], kernels)
     return jnp.einsum("snr,sro->sno", x, kernels)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ditask_jax.nn.context import Context
-from ditask_jax.nn.product import product
+from ditask_jax.nn.product import fan_out_product, product
 from ditask_jax.nn.scope import Scope
 
 SHARED = "shared"
@@ -138,7 +138,7 @@ def apply_kernel(x: jax.Array, kernel: jax.Array) -> jax.Array:
     if kernel.ndim == 2:
         return product(x, kernel)
     if x.shape[0] == 1:
-        return jnp.einsum("...i,sio->s...o", x[0], kernel)
+        return fan_out_product(x[0], kernel)
     return jnp.einsum("s...i,sio->s...o", x, kernel)
 
 

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ditask_jax.nn.apart import apart
+
 
 @jax.custom_vjp
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -25,10 +27,26 @@ def _forward(x, kernel):
 
 def _backward(kept, gradient):
     x, kernel = kept
-    return gradient @ kernel.T, token_product(x, gradient)
+    # Apart: where a kernel is made of singular values, XLA would take this product and the next into their reduction.
+    return gradient @ kernel.T, apart(token_product(x, gradient))
 
 
 product.defvjp(_forward, _backward)
+
+
+def fan_out_product(x: jax.Array, kernels: jax.Array) -> jax.Array:
+    """One input times the kernel of every stream, as one product with the kernels side by side.
+
+    Left to einsum, the tokens' axis would come last, and whatever reads the result would do so in strides.
+
+    Shapes: x `[..., in]`; kernels `[S, in, out]`; to `[S, ..., out]`.
+
+    >>> fan_out_product(jnp.ones((7, 2)), jnp.ones((3, 2, 4))).shape
+    (3, 7, 4)
+    """
+    joined = jnp.moveaxis(kernels, 0, 1)
+    found = product(x, joined.reshape(joined.shape[0], -1))
+    return jnp.moveaxis(found.reshape(*x.shape[:-1], *joined.shape[1:]), -2, 0)
 
 
 def token_product(x: jax.Array, y: jax.Array) -> jax.Array:
