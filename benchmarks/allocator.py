@@ -1,9 +1,10 @@
-"""A training step under three settings of glibc's allocator, which only the environment of a process can choose.
+"""A training step under settings of glibc's allocator, which only the environment of a process can choose.
 
 python benchmarks/allocator.py --config=configs/pascal_swin_tiny.py --batch=1
 
 One process per setting, started together and stepping in turns. `plain` is as it comes; `huge pages` advises the kernel
-to use them; `kept` also never gives memory back, as launch/quickstart.sh has it. Linux with glibc 2.35 or later.
+to use them; `kept` also never gives memory back; `one arena` has all threads do so, as launch/quickstart.sh sets it:
+blocks of more than 64 MB that another thread asks for are mapped anew in spite of `kept`. Linux with glibc 2.35 or later.
 """
 
 import argparse
@@ -20,10 +21,12 @@ from benchmarks.report import markdown
 from benchmarks.timing import in_turns, median, ratio
 
 HUGE = "glibc.malloc.hugetlb=1"
+KEPT = f"{HUGE}:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000"
 SETTINGS = {
     "plain": None,
     "huge pages": HUGE,
-    "kept": f"{HUGE}:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000",
+    "kept": KEPT,
+    "one arena": f"{KEPT}:glibc.malloc.arena_max=1",
 }
 
 
