@@ -3,8 +3,9 @@
 python benchmarks/allocator.py --config=configs/pascal_swin_tiny.py --batch=1
 
 One process per setting, started together and stepping in turns. `plain` is as it comes; `huge pages` advises the kernel
-to use them; `kept` also never gives memory back; `one arena` has all threads share that memory, as launch/quickstart.sh
-sets it: in spite of `kept`, large blocks that another thread asks for are mapped anew. Linux with glibc 2.35 or later.
+to use them; `kept` also never gives memory back, as launch/quickstart.sh sets it; `one arena` has all threads share
+that memory: in spite of `kept`, large blocks that another thread asks for are mapped anew. Linux with glibc 2.35 or
+later.
 """
 
 import argparse
