@@ -99,8 +99,13 @@ def test_a_jax_that_is_too_old_is_replaced_with_its_plugins():
 @pytest.mark.slow
 @every_notebook
 def test_a_notebook_runs(path, tmp_path):
-    small = {"DITASK_NOTEBOOK_STEPS": "3", "DITASK_NOTEBOOK_BATCH": "4", "DITASK_NOTEBOOK_WORKDIR": str(tmp_path)}
-    small["JAX_NUM_CPU_DEVICES"] = "1"  # a batch of four does not spread over the eight of the tests
+    small = {
+        "DITASK_NOTEBOOK_STEPS": "3",
+        "DITASK_NOTEBOOK_BATCH": "4",
+        "DITASK_NOTEBOOK_WORKDIR": str(tmp_path),
+        # A batch of four does not spread over the eight devices of the tests.
+        "JAX_NUM_CPU_DEVICES": "1",
+    }
     words = [sys.executable, "-m", "tests.docs.notebooks", str(path)]
     environment = os.environ | small | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
