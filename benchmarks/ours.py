@@ -11,11 +11,11 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from ditask_jax import linalg
 from ditask_jax.adapters.merging import merge
 from ditask_jax.adapters.plan import Plan
 from ditask_jax.adapters.wrap import wrap
 from ditask_jax.backbones.geometry import as_size
+from ditask_jax.factor_cache import default_cache_dir
 from ditask_jax.nn.context import Context
 from ditask_jax.nn.linear import linears, prepare_adapters
 from ditask_jax.nn.state import ModelState, split_state
@@ -95,7 +95,7 @@ class Ours:
         self.config, self.tasks, self.dtype = config, build_tasks(config), DTYPES[config.compute_dtype]
         self.model = build_model(config)
         begin = time.perf_counter()
-        folder = linalg.default_cache_dir() if cache else None
+        folder = default_cache_dir() if cache else None
         self.plan: Plan = wrap(self.model, build_method(config), examples=config.batch_size, cache_dir=folder)
         self.wrap_seconds = time.perf_counter() - begin
         for layer in linears(self.model.backbone) if unfrozen else ():

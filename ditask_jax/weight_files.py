@@ -132,4 +132,4 @@ def _describe(described: Mapping[str, str]) -> str:
 def _update(digest, name: str, array: np.ndarray) -> None:
     array = np.asarray(array)
     digest.update(json.dumps([name, str(array.dtype), list(array.shape)]).encode())
-    digest.update(np.ascontiguousarray(array).tobytes())
+    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))

@@ -15,7 +15,19 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reference.md"
 NAME = "ditask_jax"
 # Packages whose `__all__` is public; what `ditask_jax` itself offers is described once, there.
-PACKAGES = ("", "cpab", "adapters", "backbones", "tasks", "data", "prediction", "plugins", "weight_files", "linalg")
+PACKAGES = (
+    "",
+    "cpab",
+    "adapters",
+    "backbones",
+    "tasks",
+    "data",
+    "prediction",
+    "plugins",
+    "weight_files",
+    "linalg",
+    "factor_cache",
+)
 TITLES = {"": "the usual names, `import ditask_jax as dj`"}
 HEAD = """# Reference
 

@@ -26,6 +26,7 @@ ROOMS: dict[str, set[str]] = {
     "plugins": {"errors"},
     "cpab": {"errors"},
     "linalg": {"errors"},
+    "factor_cache": {"linalg"},
     "nn": {"errors", "precision"},
     "backbones": {"errors", "nn"},
     "heads": {"errors", "nn", "precision"},
@@ -34,7 +35,7 @@ ROOMS: dict[str, set[str]] = {
     "tensors": {"errors"},
     "weight_files": {"errors", "files", "tensors"},
     "weights": {"errors", "nn", "weight_files"},
-    "adapters": {"errors", "files", "precision", "cpab", "linalg", "nn", "model", "weight_files"},
+    "adapters": {"errors", "files", "precision", "cpab", "linalg", "factor_cache", "nn", "model", "weight_files"},
     "conversion": {"errors", "files", "nn", "backbones", "model", "adapters", "tensors", "weight_files"},
     "line_erosion": set(),
     "tasks": {"errors", "labels", "line_erosion", "precision"},
@@ -62,6 +63,7 @@ JAX_FREE_ROOMS = {
     "line_erosion",
     "data",
     "linalg",
+    "factor_cache",
     "tensors",
     "weight_files",
     "config_overrides",
@@ -125,7 +127,7 @@ LIBRARY = [path for path in FILES if room(path) not in COMMANDS | {"__init__"}]
 def test_there_is_something_to_check():
     assert len(LIBRARY) > 40
     assert "pretrain" in COMMANDS
-    assert rooms_imported(PACKAGE / "adapters" / "wrap.py").keys() >= {"nn", "model", "linalg"}
+    assert rooms_imported(PACKAGE / "adapters" / "wrap.py").keys() >= {"nn", "model", "factor_cache"}
 
 
 def test_every_room_has_its_place():

@@ -5,14 +5,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
+import jax
 from flax import nnx
 
 from ditask_jax.adapters.registry import Method, method_class
 from ditask_jax.errors import WeightsError
 from ditask_jax.model import MultiTaskModel
 from ditask_jax.nn.state import flatten
-from ditask_jax.weight_files import checksum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Adapted:
     Attributes:
       method: name of the method.
       options: its options, as JSON text (a record must be hashable, and options may hold a mapping).
-      backbone_hash: of the backbone's weights as they were before; see `backbone_hash`.
+      backbone_hash: `checksum` of the backbone's weights as they were before; see `backbone_weights`.
       examples: images per step that the plan was made for.
     """
 
@@ -61,12 +60,12 @@ def build_method(name: str, options: Mapping[str, Any]) -> Method:
     return cls(**as_tuples)
 
 
-def backbone_hash(model: MultiTaskModel) -> str:
-    """SHA-256 of a backbone's weights, without those that depend on the image size.
+def backbone_weights(model: MultiTaskModel) -> dict[str, jax.Array]:
+    """The weights by whose `checksum` an adapter knows its backbone: all but those that depend on the image size.
 
     Call it on a model without adapters: these replace some weights by their factors, whose last bits depend on the
     machine.
     """
     sized = set(model.backbone.grid_rows())
     weights = flatten(nnx.to_pure_dict(nnx.state(model.backbone, nnx.Param)))
-    return checksum({path: np.asarray(value) for path, value in weights.items() if path not in sized})
+    return {path: value for path, value in weights.items() if path not in sized}

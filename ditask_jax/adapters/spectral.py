@@ -41,9 +41,9 @@ class SpectralAdapter(Adapter):
         shared = f"{self.prefix}_{SHARED}" if f"{self.prefix}_{SHARED}" in plan.parameters else ""
         own = [f"{self.prefix}_{stream}" for stream in plan.streams or (SHARED,)]
         self.names = tuple(name if name in plan.parameters else shared for name in own)
-        self.left = Frozen(jnp.asarray(factors.left))
-        self.singular_values = Frozen(jnp.asarray(factors.singular_values))
-        self.right = Frozen(jnp.asarray(factors.right))
+        # Nobody else writes to factors, so that JAX may keep their memory in place of a copy.
+        left, values, right = jax.device_put(factors, may_alias=True)
+        self.left, self.singular_values, self.right = Frozen(left), Frozen(values), Frozen(right)
         for name, value in parameters.items():
             setattr(self, name, nnx.Param(value))
 

@@ -1,22 +1,25 @@
 """Attaching a method to a model: plan first, then freeze, factor and fill the adapter slots."""
 
+import itertools
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from flax import nnx
 
-from ditask_jax import linalg
 from ditask_jax.adapters.plan import GROUPS, LayerPlan, Plan, parameter_group
-from ditask_jax.adapters.record import Adapted, backbone_hash, method_options
+from ditask_jax.adapters.record import Adapted, backbone_weights, method_options
 from ditask_jax.adapters.registry import Method
 from ditask_jax.adapters.site import sites
 from ditask_jax.errors import ConfigError, did_you_mean
+from ditask_jax.factor_cache import factorize_each
 from ditask_jax.model import MultiTaskModel
 from ditask_jax.nn.linear import linears
 from ditask_jax.nn.state import flatten
 from ditask_jax.nn.variables import Frozen
+from ditask_jax.weight_files import checksum
 
 
 def _parameters(model: MultiTaskModel) -> dict[str, tuple[int, ...]]:
@@ -71,21 +74,27 @@ def wrap(
 
     Raises:
       ConfigError: the model is wrapped already, or the method's options fit nothing.
+      WeightsError: weights to decompose that are not finite; layers before them have adapters by then.
     """
     layers = {layer.info.path: layer for layer in linears(model.backbone)}
     if any(layer.adapter is not None for layer in layers.values()):
         raise ConfigError("wrap: the model has adapters already; create and load a fresh model for another method")
     plan = make_plan(model, method, examples)
     options = json.dumps(method_options(method), sort_keys=True)
-    model.adapted = Adapted(method.name, options, backbone_hash(model), examples)
-    _freeze(model, method)
-    factors = {}
-    if method.needs_factors() and plan.layers:
-        # NumPy's decomposition runs on the host: weights are fetched once, and only those that need it.
-        kernels = {p.info.path: (np.asarray(layers[p.info.path].kernel[...]), p.info.parts) for p in plan.layers}
-        factors = linalg.factorize_all(kernels, cache_dir)
-    for layer_plan in plan.layers:
-        _attach(layers, layer_plan, method, factors.get(layer_plan.info.path), seed)
+    # The hash of a whole backbone is one chain: it keeps one core busy beside those that decompose or read.
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        digest = beside.submit(checksum, backbone_weights(model))
+        _freeze(model, method)
+        if method.needs_factors():
+            # NumPy's decomposition runs on the host. A kernel goes there when its turn comes, and is let go once its
+            # layer has the factors: at no time does the model exist twice.
+            kernels = ((p.info.path, np.asarray(layers[p.info.path].kernel[...]), p.info.parts) for p in plan.layers)
+            factors = (found for _, found in factorize_each(kernels, cache_dir))
+        else:
+            factors = itertools.repeat(None, len(plan.layers))
+        for layer_plan, found in zip(plan.layers, factors, strict=True):
+            _attach(layers, layer_plan, method, found, seed)
+        model.adapted = Adapted(method.name, options, digest.result(), examples)
     return plan
 
 

@@ -6,12 +6,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ditask_jax import linalg
 from ditask_jax.adapters.record import build_method
 from ditask_jax.adapters.storage import adapter_groups, load_adapter, read_description
 from ditask_jax.adapters.wrap import wrap
 from ditask_jax.backbones import backbone_entry
 from ditask_jax.errors import ConfigError, WeightsError
+from ditask_jax.factor_cache import default_cache_dir
 from ditask_jax.model import MultiTaskModel, create_model
 from ditask_jax.tasks import Task, tasks
 from ditask_jax.training.build import load_backbone, weights_path
@@ -40,7 +40,11 @@ def build_adapted(
     )
     if (path := _weights(body, weights, folder)) is not None:
         load_backbone(model, path)
-    wrap(model, build_method(body["method"]["name"], body["method"]["options"]), cache_dir=linalg.default_cache_dir())
+    wrap(
+        model,
+        build_method(body["method"]["name"], body["method"]["options"]),
+        cache_dir=default_cache_dir(),
+    )
     if absent := sorted(set(adapter_groups(model)) - set(body["groups"])):
         raise WeightsError(
             f"adapter: '{folder}' was saved without {', '.join(absent)}, which a prediction needs; "

@@ -9,7 +9,6 @@ from typing import Any
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ditask_jax import linalg
 from ditask_jax.adapters.plan import Plan
 from ditask_jax.adapters.registry import Method, method_class
 from ditask_jax.adapters.wrap import make_plan, wrap
@@ -18,6 +17,7 @@ from ditask_jax.data import Augmentation, CachedSource, SkippingSource, open_sou
 from ditask_jax.data.trees import TREES
 from ditask_jax.data.vtab_tasks import vtab_task
 from ditask_jax.errors import ConfigError, WeightsError
+from ditask_jax.factor_cache import default_cache_dir
 from ditask_jax.files import user_path
 from ditask_jax.model import DEFAULT_WIDTHS, MultiTaskModel, Pretrained, create_model
 from ditask_jax.nn.linear import linears
@@ -180,7 +180,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
     path = weights_path(config)
     if path is not None:
         load_backbone(model, path)
-    plan = wrap(model, method, examples=config.batch_size, seed=config.seed, cache_dir=linalg.default_cache_dir())
+    plan = wrap(model, method, examples=config.batch_size, seed=config.seed, cache_dir=default_cache_dir())
     return Experiment(config, build_tasks(config), model, plan, split_state(model))
 
 

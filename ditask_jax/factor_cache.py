@@ -1,0 +1,221 @@
+"""Factors of frozen kernels, decomposed once and kept on disk under a hash of content."""
+
+import contextlib
+import hashlib
+import json
+import logging
+import math
+import os
+import pathlib
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import BinaryIO
+
+import numpy as np
+
+from ditask_jax.linalg import Factors, factorize, one_blas_thread
+
+_log = logging.getLogger(__name__)
+# Part of every content hash: raise it when the numbers `factorize` returns change.
+_ALGORITHM = "svd-1"
+_MAGIC = b"ditask-factors 1\n"
+# Bytes read from a file and hashed at a time: few enough to be in the processor's cache still when they are hashed.
+_PIECE = 1 << 18
+# Bytes: arrays that start at a multiple of it are taken over by JAX on CPUs without a copy.
+_ALIGNMENT = 64
+
+
+def content_hash(kernel: np.ndarray, parts: int = 1) -> str:
+    """SHA-256 of dtype, shape, bytes, number of parts and the version of the algorithm.
+
+    >>> content_hash(np.eye(2), 1) == content_hash(np.eye(2), 2)
+    False
+    """
+    kernel = np.ascontiguousarray(kernel)
+    header = f"{_ALGORITHM} {kernel.dtype.str} {kernel.shape} {parts}\n"
+    digest = hashlib.sha256(header.encode())
+    digest.update(kernel.reshape(-1).view(np.uint8))
+    return digest.hexdigest()
+
+
+def default_cache_dir() -> pathlib.Path:
+    """`DITASK_CACHE_DIR`, else `XDG_CACHE_HOME/ditask_jax`, else `~/.cache/ditask_jax`."""
+    if chosen := os.environ.get("DITASK_CACHE_DIR"):
+        return pathlib.Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(base) / "ditask_jax"
+
+
+def factorize_each(
+    kernels: Iterable[tuple[str, np.ndarray, int]], cache_dir: pathlib.Path | str | None = None
+) -> Iterator[tuple[str, Factors]]:
+    """`factorize` of one kernel after another, read from `cache_dir` where they were computed before.
+
+    Cores work side by side on the next few kernels; these are taken from the iterable when their turn comes, and let go
+    when their factors are there.
+
+    One file per kernel, named by its content hash, written to a temporary name and renamed as soon as it is computed:
+    any number of processes may share the folder, and one that is stopped begins again where it was. A file whose bytes
+    do not match their own hash is reported, recomputed and replaced.
+
+    Args:
+        kernels: (name, kernel [in, out], number of parts).
+        cache_dir: folder, made if missing; None computes without a cache.
+
+    Yields:
+        (name, `Factors`), in the order given.
+
+    Raises:
+        ConfigError, WeightsError: as `factorize`.
+
+    >>> [name for name, factors in factorize_each([("b", np.eye(2), 1), ("a", np.eye(4), 2)])]
+    ['b', 'a']
+    """
+    cores = min(8, os.cpu_count() or 1)
+    waiting: deque[tuple[str, Future[Factors]]] = deque()
+    # Hashing, reading and LAPACK release the interpreter lock.
+    with one_blas_thread() as limited, ThreadPoolExecutor(cores) as pool:
+        source = _Source(cache_dir, contextlib.nullcontext() if limited else threading.Lock())
+        for name, kernel, parts in kernels:
+            waiting.append((name, pool.submit(source.factors, name, kernel, parts)))
+            del kernel
+            if len(waiting) > cores:
+                yield _first(waiting)
+        while waiting:
+            yield _first(waiting)
+
+
+def _first(waiting: deque[tuple[str, Future[Factors]]]) -> tuple[str, Factors]:
+    name, future = waiting.popleft()
+    return name, future.result()
+
+
+def factorize_all(
+    kernels: Mapping[str, tuple[np.ndarray, int]], cache_dir: pathlib.Path | str | None = None
+) -> dict[str, Factors]:
+    """All of `factorize_each` at once.
+
+    Args:
+        kernels: name -> (kernel [in, out], number of parts).
+        cache_dir: folder, made if missing; None computes without a cache.
+
+    Returns:
+        name -> `Factors`, in the order given.
+
+    >>> sorted(factorize_all({"b": (np.eye(2), 1), "a": (np.eye(4), 2)}))
+    ['a', 'b']
+    """
+    return dict(factorize_each(((name, *kernel) for name, kernel in kernels.items()), cache_dir))
+
+
+class _Source:
+    """Factors from a folder of files, or computed and then put there; used by several threads at once.
+
+    Args:
+        cache_dir: the folder, None for no cache.
+        computing: held while a kernel is decomposed.
+    """
+
+    def __init__(self, cache_dir: pathlib.Path | str | None, computing: contextlib.AbstractContextManager):
+        self._folder = None if cache_dir is None else _writable(pathlib.Path(cache_dir))
+        self._computing = computing
+        self._complaining = threading.Lock()
+
+    def factors(self, name: str, kernel: np.ndarray, parts: int) -> Factors:
+        folder = self._folder
+        path = folder and folder / f"{content_hash(kernel, parts)}.factors"
+        found = path and _load(path, name, kernel.shape, parts)
+        if found is None:
+            with self._computing:
+                found = factorize(kernel, parts)
+            if path:
+                self._save(path, found)
+        return found
+
+    def _save(self, path: pathlib.Path, factors: Factors) -> None:
+        try:
+            _write(path, factors)
+        except OSError as error:
+            with self._complaining:
+                if self._folder is not None:
+                    self._folder = None
+                    problem = error.strerror or error
+                    _log.warning("cache: cannot write %s: %s; working without a cache", path, problem)
+
+
+def _load(path: pathlib.Path, name: str, shape: tuple[int, ...], parts: int) -> Factors | None:
+    try:
+        return _read(path, shape, parts)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        _log.warning("cache: %s: %s; computing the factors of %s again", path, error, name)
+        return None
+
+
+def _writable(folder: pathlib.Path) -> pathlib.Path | None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _log.warning("cache: cannot use folder %s: %s; working without a cache", folder, error.strerror or error)
+        return None
+    return folder
+
+
+def _write(path: pathlib.Path, factors: Factors) -> None:
+    payload = [np.ascontiguousarray(array) for array in factors]
+    digest = hashlib.sha256()
+    for array in payload:
+        digest.update(array.reshape(-1).view(np.uint8))
+    header = {"shapes": [array.shape for array in payload], "sha256": digest.hexdigest()}
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(_MAGIC + json.dumps(header).encode() + b"\n")
+            for array in payload:
+                file.write(array.reshape(-1).view(np.uint8))
+        os.replace(temporary, path)
+    except BaseException:
+        pathlib.Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _read(path: pathlib.Path, kernel_shape: tuple[int, ...], parts: int) -> Factors:
+    """Raises ValueError, naming what is wrong, unless the file is whole and fits the kernel."""
+    inputs, width = kernel_shape[0], kernel_shape[1] // parts
+    rank = min(inputs, width)
+    shapes = [(parts, inputs, rank), (parts, rank), (parts, rank, width)]
+    with open(path, "rb") as file:
+        if file.read(len(_MAGIC)) != _MAGIC:
+            raise ValueError("not a file of factors")
+        try:
+            header = json.loads(file.readline())
+            stored, expected = header["shapes"], header["sha256"]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError("damaged header") from None
+        if [tuple(shape) for shape in stored] != shapes:
+            raise ValueError("damaged: wrong size")
+        digest = hashlib.sha256()
+        factors = Factors(*(_read_array(file, shape, digest) for shape in shapes))
+        if file.read(1):
+            raise ValueError("damaged: wrong size")
+    if digest.hexdigest() != expected:
+        raise ValueError("damaged: content does not match its hash")
+    return factors
+
+
+def _read_array(file: BinaryIO, shape: tuple[int, ...], digest) -> np.ndarray:
+    """The next float32 array of a file, its bytes hashed as they come."""
+    size = 4 * math.prod(shape)
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    array = memory[start : start + size]
+    for place in range(0, size, _PIECE):
+        piece = array[place : place + _PIECE]
+        if file.readinto(piece) != piece.size:
+            raise ValueError("damaged: wrong size")
+        digest.update(piece)
+    return array.view(np.float32).reshape(shape)
