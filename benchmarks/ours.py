@@ -153,19 +153,20 @@ class Ours:
             "forward and backward": (jax.grad(loss), arguments),
             "optimiser": (updated, (self.parts.trainable, self.optimizer.init(self.parts.trainable), self.values[0])),
         }
-        if any(layer.parameters for layer in self.plan.layers):
+        adapted = nnx.List([layer for layer in linears(self.model.backbone) if layer.adapter is not None])
+        parts: ModelState = split_state(adapted)
 
-            def prepare(trainable, frozen, stats):
-                model = self.parts.merge(trainable, frozen, stats)
-                found = prepare_adapters(model.backbone, Context(train=True, key=self.key))
-                return [value for value in found.prepared.values() if value is not None]
+        def prepare(trainable, frozen, stats):
+            context = prepare_adapters(parts.merge(trainable, frozen, stats), Context(train=True, key=self.key))
+            return [value for value in context.prepared.values() if value is not None]
 
-            def weighted(trainable, frozen, stats):
-                return sum(jnp.sum(value * value) for value in jax.tree.leaves(prepare(trainable, frozen, stats)))
+        def weighted(trainable, frozen, stats):
+            return sum(jnp.sum(value * value) for value in jax.tree.leaves(prepare(trainable, frozen, stats)))
 
-            if jax.tree.leaves(jax.eval_shape(prepare, *self.values)):
-                found["prepare"] = prepare, self.values
-                found["prepare, with gradient"] = jax.grad(weighted), self.values
+        values = (parts.trainable, parts.frozen, parts.stats)
+        if jax.tree.leaves(jax.eval_shape(prepare, *values)):
+            found["prepare"] = prepare, values
+            found["prepare, with gradient"] = jax.grad(weighted), values
         return found
 
     def inference(self, tasks: tuple[str, ...] | None = None) -> tuple[Callable[[], Any], Program]:
