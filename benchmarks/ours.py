@@ -117,8 +117,11 @@ class Ours:
         """Trainable and frozen values and statistics."""
         return self.parts.trainable, self.parts.frozen, self.parts.stats
 
-    def train_step(self) -> tuple[Callable[[], Any], Program]:
-        """The trainer's jitted step with its state donated, as a function without arguments that returns the loss."""
+    def train_step(self) -> tuple[Callable[..., Any], Program]:
+        """The trainer's jitted step with its state donated, as a function that returns the loss.
+
+        It takes a batch on the device, by default always the same one.
+        """
         config = self.config
         options = config.seed, self.dtype, config.optimizer.surgery, passage_of(config)
         step = make_train_step(self.parts, self.tasks, self.optimizer, make_mesh(1, 1), *options)
@@ -127,8 +130,9 @@ class Ours:
         program = compiled(step, *state, self.parts.frozen, self.batch, np.int32(0))
         number = [0]
 
-        def run() -> float:
-            *state[:], metrics = program.compiled(*state, self.parts.frozen, self.batch, np.int32(number[0]))
+        def run(batch: dict[str, Any] | None = None) -> float:
+            given = self.batch if batch is None else batch
+            *state[:], metrics = program.compiled(*state, self.parts.frozen, given, np.int32(number[0]))
             number[0] += 1
             return float(metrics["loss"])
 

@@ -90,16 +90,26 @@ def evaluate(
         original_size=original_size,
         **share(),
     )
+
+    def count(batch: Mapping, found: tuple) -> None:
+        sums, loss, decoded = jax.device_get(found)
+        for task in tasks:
+            for part in _host_sums(task, decoded[task.name], batch) if task.on_host else [sums[task.name]]:
+                totals[task.name] = task.accumulate(totals[task.name], part)
+            losses[task.name] += float(loss[task.name])
+
     with batches_of as iterator:
+        pending: list[tuple] = []
         for batch in iterator:
             batch = _of_one_size(batch, specs)
             placed = place_batch({name: batch[name] for name in _ON_DEVICE if name in batch}, mesh)
-            sums, loss, decoded = jax.device_get(eval_step(*state, placed))
-            for task in tasks:
-                for found in _host_sums(task, decoded[task.name], batch) if task.on_host else [sums[task.name]]:
-                    totals[task.name] = task.accumulate(totals[task.name], found)
-                losses[task.name] += float(loss[task.name])
+            # The device computes on this batch while the host counts the one before.
+            pending.append((batch, eval_step(*state, placed)))
+            if len(pending) > 1:
+                count(*pending.pop(0))
             batches += 1
+        for rest in pending:
+            count(*rest)
     if jax.process_count() > 1:
         # Sums from the device are of all processes already, those taken on the host of its own rows.
         totals |= {task.name: add_up(totals[task.name]) for task in tasks if task.on_host}

@@ -18,12 +18,8 @@ from ditask_jax.files import atomic_write_json
 from ditask_jax.model import MultiTaskModel
 from ditask_jax.nn.filling import state_parts
 from ditask_jax.tasks import Task, load_references
-from ditask_jax.training.build import (
-    build_augmentation,
-    build_experiment,
-    build_source,
-    training_length,
-)
+from ditask_jax.training.ahead import Ahead
+from ditask_jax.training.build import build_augmentation, build_experiment, build_source, training_length
 from ditask_jax.training.checkpoints import Checkpointer
 from ditask_jax.training.evaluation import Evaluation, evaluate, predictions, score_table
 from ditask_jax.training.examples import write_examples
@@ -235,13 +231,12 @@ class Trainer:
             return
         trainable, opt_state, stats = self.state
         watchdog = Watchdog(self.config.data.stall_seconds, self._stalled(progress))
-        with self._batches(start) as batches, watchdog:
+        with self._batches(start) as batches, self._fetching(batches, start) as fetched, watchdog:
             for number in range(start, self.total_steps):
                 begin = time.perf_counter()
                 with watchdog.waiting(f"batch {number} (step {number + 1})"):
-                    batch = next(batches)
+                    batch, placed, counter = next(fetched)
                 read = time.perf_counter()
-                placed, counter = self._inputs(batch, number)
                 trainable, opt_state, stats, metrics = self._train_step(
                     trainable, opt_state, stats, self.frozen, placed, counter
                 )
@@ -276,6 +271,15 @@ class Trainer:
             workers=data.workers,
             **share(),
         )
+
+    def _fetching(self, batches: Iterator[Mapping], start: int) -> Ahead[tuple]:
+        """Of every step the batch as read, and the arguments made of it."""
+
+        def fetch(number: int) -> tuple:
+            batch = next(batches)
+            return batch, *self._inputs(batch, number)
+
+        return Ahead(fetch, start, self.total_steps)
 
     def _inputs(self, batch: Mapping, number: int) -> tuple:
         placed = place_batch({name: batch[name] for name in ("image", "labels", "valid")}, self.mesh)
