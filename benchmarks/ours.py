@@ -146,8 +146,9 @@ class Ours:
     def pieces(self) -> dict[str, tuple[Callable, tuple]]:
         """Parts of a step, each with its arguments: to be compiled and timed on their own.
 
-        `forward` is the loss in training mode, `forward and backward` its gradient; `prepare` the spectra of all layers
-        and `prepare, with gradient` the same with the gradient towards every theta; `optimiser` the update alone.
+        `forward` is the loss in training mode, `forward and backward` its gradient; `CPAB` the spectra of all layers
+        and `CPAB, with gradient` the same with the gradient towards every theta (of other methods whatever they prepare
+        for all layers at once); `optimiser` the update alone.
         """
         loss = self.loss()
         arguments = (*self.values, self.batch, self.key)
@@ -169,8 +170,8 @@ class Ours:
 
         values = (parts.trainable, parts.frozen, parts.stats)
         if jax.tree.leaves(jax.eval_shape(prepare, *values)):
-            found["prepare"] = prepare, values
-            found["prepare, with gradient"] = jax.grad(weighted), values
+            found["CPAB"] = prepare, values
+            found["CPAB, with gradient"] = jax.grad(weighted), values
         return found
 
     def inference(self, tasks: tuple[str, ...] | None = None) -> tuple[Callable[[], Any], Program]:

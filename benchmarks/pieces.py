@@ -6,15 +6,19 @@ a step; their shares are what they are for.
 """
 
 from collections.abc import Callable
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from benchmarks.ours import Ours
+from ditask_jax import model
 from ditask_jax.backbones.swin import Swin
+from ditask_jax.heads import hrnet
 from ditask_jax.nn.context import Context
 from ditask_jax.nn.linear import SHARED, prepare_adapters
+from ditask_jax.nn.resize import resize_bilinear
 from ditask_jax.nn.state import ModelState, split_state
 from ditask_jax.tasks import multi_task_loss
 
@@ -66,15 +70,16 @@ def stage_pieces(ours: Ours) -> dict[str, tuple[Callable, tuple]]:
 
     found["attention, all blocks"] = each_block("attn")
     found["mlp, all blocks"] = each_block("mlp")
-    found["necks, heads and losses"] = _heads(ours)
+    found["necks, heads and losses"] = heads, arguments = _heads(ours)
+    found["resizing alone"] = _resizing(heads, arguments)
     return found
 
 
 def _heads(ours: Ours) -> tuple[Callable, tuple]:
     """Necks, heads, resizing and losses from random features."""
-    model, parts, batch = ours.model, ours.parts, ours.batch
+    whole, parts, batch = ours.model, ours.parts, ours.batch
     context = Context(train=True, key=ours.key, dtype=ours.dtype)
-    shapes = jax.eval_shape(lambda images: model.features(model.normalise(images), context), batch["image"])
+    shapes = jax.eval_shape(lambda images: whole.features(whole.normalise(images), context), batch["image"])
     filled = lambda tap, index: jnp.ones(tap.shape, tap.dtype) * (1 + index)
     features = {name: [filled(tap, index) for tap in taps] for index, (name, taps) in enumerate(shapes.items())}
     values = {name: value for name, value in parts.trainable.items() if name in ("necks", "heads")}
@@ -85,3 +90,24 @@ def _heads(ours: Ours) -> tuple[Callable, tuple]:
         return multi_task_loss(ours.tasks, logits, batch["labels"], batch["valid"])[0]
 
     return jax.grad(total, argnums=(0, 1)), (values, features, parts.frozen, parts.stats, batch)
+
+
+def _resizing(function: Callable, arguments: tuple) -> tuple[Callable, tuple]:
+    """Every bilinear resizing that a function calls for, forward and backward, from inputs and gradients of ones."""
+    asked = []
+
+    def noted(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+        asked.append((x.shape, x.dtype, size))
+        return resize_bilinear(x, size)
+
+    with mock.patch.object(hrnet, "resize_bilinear", noted), mock.patch.object(model, "resize_bilinear", noted):
+        jax.eval_shape(function, *arguments)
+
+    def both(inputs, gradients):
+        resized = lambda xs: [resize_bilinear(x, size) for x, (_, _, size) in zip(xs, asked, strict=True)]
+        outputs, pull = jax.vjp(resized, inputs)
+        return outputs, pull(gradients)
+
+    inputs = [jnp.ones(shape, dtype) for shape, dtype, _ in asked]
+    gradients = [jnp.ones((*shape[:-3], *size, shape[-1]), dtype) for shape, dtype, size in asked]
+    return both, (inputs, gradients)

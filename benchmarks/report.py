@@ -75,9 +75,9 @@ def _steps(batch: int, entry: Mapping) -> str:
     if "full_ratio" in entry:
         both = f"{entry['full_ratio']:.2f} ({entry['full_cpu_ratio']:.2f} in CPU s)"
         lines.append(f"full fine-tuning, ours / transformers: {both}")
-    prepare, step = entry["rows"].get("part: prepare, with gradient"), entry["rows"]["ours"]
-    if prepare is not None:
-        lines.append(f"spectra with gradient: {100 * prepare['cpu_seconds'] / step['cpu_seconds']:.2f} % of the step")
+    cpab, step = entry["rows"].get("part: CPAB, with gradient"), entry["rows"]["ours"]
+    if cpab is not None:
+        lines.append(f"CPAB with gradient: {100 * cpab['cpu_seconds'] / step['cpu_seconds']:.2f} % of the step's CPU s")
     for kernel in entry.get("kernels", ()):
         lines.append(f"{kernel['milliseconds']:10.1f} ms in {kernel['calls']:4} calls of {kernel['kernel']}")
     return "\n".join(lines)

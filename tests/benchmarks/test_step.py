@@ -39,9 +39,9 @@ def test_unknown_options_are_refused(capsys):
 def test_a_step_is_split_and_traced(measured, tmp_path):
     found, text = measured("--split", f"--profile={tmp_path / 'trace'}", "--dtype=bfloat16")
     parts = {name for name in found["rows"] if name.startswith("part: ")}
-    assert parts >= {"part: forward", "part: optimiser", "part: prepare, with gradient", "part: attention, all blocks"}
+    assert parts >= {"part: forward", "part: optimiser", "part: CPAB, with gradient", "part: resizing alone"}
     assert len(found["kernels"]) == 10
-    assert "spectra with gradient:" in text
+    assert "CPAB with gradient:" in text
 
 
 @pytest.mark.slow
