@@ -13,14 +13,9 @@ import pytest
 from ditask_jax.errors import WeightsError
 from ditask_jax.factor_cache import content_hash, default_cache_dir, factorize_all, factorize_each
 from ditask_jax.linalg import Factors, factorize
+from tests.test_linalg import KERNELS
 
-RANDOM = np.random.default_rng(0)
-KERNELS = {
-    "qkv": (RANDOM.normal(size=(12, 36)).astype(np.float32), 3),
-    "wide": (RANDOM.normal(size=(8, 32)).astype(np.float32), 1),
-    "tall": (RANDOM.normal(size=(32, 8)).astype(np.float32), 1),
-    "zero": (np.zeros((4, 4), np.float32), 1),
-}
+RANDOM = np.random.default_rng(1)
 
 
 def _equal(a: Factors, b: Factors):
