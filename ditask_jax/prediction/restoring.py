@@ -40,11 +40,7 @@ def build_adapted(
     )
     if (path := _weights(body, weights, folder)) is not None:
         load_backbone(model, path)
-    wrap(
-        model,
-        build_method(body["method"]["name"], body["method"]["options"]),
-        cache_dir=default_cache_dir(),
-    )
+    wrap(model, build_method(body["method"]["name"], body["method"]["options"]), cache_dir=default_cache_dir())
     if absent := sorted(set(adapter_groups(model)) - set(body["groups"])):
         raise WeightsError(
             f"adapter: '{folder}' was saved without {', '.join(absent)}, which a prediction needs; "
