@@ -1,18 +1,58 @@
 """Every test runs on the CPU with eight virtual devices and with implicit rank promotion refused."""
 
+import importlib.util
+import mmap
 import os
 import pathlib
+import shutil
+import tempfile
+
+
+def _xla_knows(flag: str) -> bool:
+    """Whether the installed XLA has a flag of this name: an unknown one ends the process before a line is printed."""
+    package = importlib.util.find_spec("jaxlib")
+    # Flags are registered by name, so that the name stands in the library as a string of its own.
+    for library in pathlib.Path(package.origin).parent.glob("libjax_common*"):
+        with open(library, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content.find(b"\0" + flag.encode() + b"\0") >= 0:
+                return True
+    return False
+
+
+def _fast_flags() -> str:
+    """Flags that compile several times as fast and compute no slower at the sizes of tests."""
+    flags = ["--xla_backend_optimization_level=0"]
+    if _xla_knows("xla_cpu_use_fusion_emitters"):
+        flags.append("--xla_cpu_use_fusion_emitters=false")
+    return " ".join(flags)
+
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
-# Compiling takes most of the time of these tests, and they check numbers, not speed. The quickstart, which the
-# continuous integration runs too, and `launch/test_full.sh` use the compiler's defaults.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Compiling takes most of the time of these tests, and they check numbers, not speed. `XLA_FLAGS= pytest ...` runs them
+# with the compiler's defaults, as users do: `.ci/run` does for parity, resume and several devices, and
+# `launch/test_full.sh` for everything.
+if "XLA_FLAGS" not in os.environ:
+    os.environ["XLA_FLAGS"] = _fast_flags()
+
+# What one process compiled serves the other processes of this run, and those that tests start. The folder is new for
+# every run (unless the caller names one) and is made by the process that starts the others.
+_own_cache = None
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _own_cache = tempfile.mkdtemp(prefix="ditask-test-compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _own_cache
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_unconfigure() -> None:
+    if _own_cache:
+        shutil.rmtree(_own_cache, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,8 @@ def _until(condition, seconds=60):
         time.sleep(0.02)
 
 
-def test_points_run_in_order_and_leave_their_logs(tmp_path):
+def test_points_run_in_order_and_leave_their_logs(tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     jobs = _jobs(tmp_path, 3)
     found = list(Runner([Share()], command=fake_command()).run(jobs))
     assert [(outcome.job.name, outcome.state) for outcome in found] == [(f"seed{k}", FINISHED) for k in range(3)]
