@@ -3,6 +3,16 @@
 Near an unstable zero of the velocity field, the flow magnifies an error of the start velocity by `exp(slope)`: plain
 float32 loses up to all digits there. Two words per number cost a few flops per point and remove the problem.
 
+Whether training needs them was measured against `tests/cpab/oracle.py`, with parameters drawn at scales 0.01 to 10 and
+set to +-10 in turn, both bases: the largest error of one number of the gradient, relative to the largest number.
+
+    cells           16 to 128     1000
+    single words    3e-6          1e-3
+    two words       7e-7          4e-7
+
+Displacements stay within 1e-6 either way. Single words would thus do for the published 16 to 128 cells, in float32 and
+all the more for bfloat16 products, but not for the 4096 that `Tessellation` accepts, so the two words stay.
+
 Every product below multiplies numbers of at most half the digits and is therefore exact, so that a compiler which
 contracts `a * b + c` into one fused operation (XLA does, on CPU and GPU) cannot change any result.
 """
@@ -13,6 +23,27 @@ from jax import Array, lax
 
 # Bits to clear so that a float keeps the upper half of its digits (float32: 12 of 24, float64: 26 of 53).
 _MASKS = {"float32": (jnp.uint32, 0xFFFFF000), "float64": (jnp.uint64, 0xFFFFFFFFF8000000)}
+# Bits of the fraction, and the largest exponent field of a finite number.
+_FIELDS = {"float32": (23, 254), "float64": (52, 2046)}
+
+
+def power_of_two(value: Array) -> Array:
+    """The smallest power of two that is not below `|value|`, read off the bits; 1 for 0 and subnormal numbers.
+
+    `exp2(ceil(log2(value)))` is none: XLA computes exp2 as exp, which misses powers of two from about 2^13 and 2^-13
+    on. What exceeds the largest power of two gets that one.
+
+    Shapes: any
+
+    >>> power_of_two(jnp.array([0.75, 2.0, -3e-20, 0.0])).tolist() == [1.0, 2.0, 2.0**-64, 1.0]
+    True
+    """
+    fraction, largest = _FIELDS[value.dtype.name]
+    kind = _MASKS[value.dtype.name][0]
+    bits = lax.bitcast_convert_type(jnp.abs(value), kind)
+    exponent = (bits >> fraction) + ((bits & ((1 << fraction) - 1)) != 0).astype(kind)
+    power = jnp.minimum(exponent, jnp.array(largest, kind)) << fraction
+    return jnp.where(bits >> fraction == 0, jnp.ones_like(value), lax.bitcast_convert_type(power, value.dtype))
 
 
 def split(value: Array) -> tuple[Array, Array]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ditask_jax.cpab.compensated import two_sum
+from ditask_jax.cpab.compensated import power_of_two, two_sum
 from ditask_jax.errors import ConfigError, check_known
 
 BASES = ("rref", "sparse")
@@ -129,9 +129,9 @@ def _expand(tess: Tessellation, theta: Array) -> tuple[Array, Array]:
         high = _project(tess, theta)
         return high, jnp.zeros_like(high)
     # Ozaki's error-free product: slices of theta and of the basis are small integers, so their float32 products are
-    # exact.
+    # exact, and so are the division and the multiplication by a power of two.
     largest = jnp.max(jnp.abs(theta), axis=-1, keepdims=True)
-    unit = jnp.exp2(jnp.ceil(jnp.log2(jnp.where(largest > 0, largest, 1)))).astype(theta.dtype)
+    unit = power_of_two(largest)
     slices = _slices(theta / unit, jnp.round)
     products = jnp.einsum("i...k,jkn->ij...n", slices, jnp.asarray(_basis_slices(tess)), precision="highest")
     high = low = jnp.zeros(products.shape[2:], products.dtype)
