@@ -4,11 +4,45 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
-from ditask_jax.nn import BatchNorm, Context, LayerNorm, Scope, drop_path, dropout, resize_bilinear
+from ditask_jax.adapters import Adapter, DiTASK, LoRA
+from ditask_jax.backbones import list_models
+from ditask_jax.nn import BatchNorm, Context, LayerNorm, Scope, drop_path, dropout, flatten, resize_bilinear
 from ditask_jax.nn.linear import apply_kernel
 from ditask_jax.nn.stochastic import random_bits
 from ditask_jax.nn.windows import partition, reverse, shift_mask
+from tests.adapters.cases import Wrapped
+
+
+@pytest.mark.parametrize("std", [0.02, 0.1, 0.5, 1.0, 2.0, 50.0])
+def test_initial_values_are_a_normal_distribution_cut_at_two(std):
+    """Quantiles of all values against scipy's distribution; its tails; and no value more often than chance has it."""
+    count = 200_000
+    values = np.sort(np.asarray(Scope(seed=3).normal("kernel", (count,), std), float))
+    law = stats.truncnorm(-2 / std, 2 / std, scale=std)
+    assert np.abs(law.cdf(values) - (np.arange(count) + 0.5) / count).max() < 1.63 / np.sqrt(count)  # Kolmogorov, 1 %
+    assert abs(values.mean()) < 4 * law.std() / np.sqrt(count)
+    assert values.std() == pytest.approx(law.std(), rel=0.01)
+    assert stats.kurtosis(values) == pytest.approx(float(law.stats("k")), abs=0.06)
+    assert -2 <= values[0] <= values[-1] <= 2
+    for sigmas in (2, 3):
+        expected = 2 * law.sf(sigmas * std)
+        assert (np.abs(values) > sigmas * std).mean() == pytest.approx(expected, abs=5 * np.sqrt(expected / count))
+    _, times = np.unique(values, return_counts=True)
+    assert times.max() <= 10
+
+
+@pytest.mark.parametrize("backbone", list_models("*_test"))
+@pytest.mark.parametrize("method", [LoRA(), Adapter(), DiTASK(init="upstream")], ids=lambda method: method.name)
+def test_no_initial_value_of_a_model_piles_up(backbone, method):
+    """Of every random array of backbone, necks, heads and adapters, the largest and smallest value stand alone."""
+    parts = Wrapped(method, backbone=backbone).parts
+    arrays = {path: np.asarray(a).ravel() for path, a in (flatten(parts.trainable) | flatten(parts.frozen)).items()}
+    drawn = {path: values for path, values in arrays.items() if len(np.unique(values)) > 100}
+    assert len(drawn) > 10
+    for path, values in drawn.items():
+        assert (values == values.max()).sum() == (values == values.min()).sum() == 1, path
 
 
 def test_kernels_by_stream():
