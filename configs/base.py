@@ -134,12 +134,13 @@ def get_config() -> ConfigDict:
     # ditask, svf: how the product is computed: "auto" (by shape and token count), "materialised" or "factored"; all
     # give the same.
     config.method.execution = "auto"
-    # lora, dora, mtlora: rank of the shared matrices and of every task's (mtlora), given like cells.
-    config.method.shared_rank = config_dict.FieldReference(64, field_type=object)
+    # lora, dora, mtlora: rank of the shared matrices and of every task's (mtlora), given like cells. Published rows
+    # have ranks and scales of their own: see the variants of configs/pascal_swin_tiny.py.
+    config.method.shared_rank = config_dict.FieldReference(4, field_type=object)
     config.method.task_rank = config_dict.FieldReference(4, field_type=object)
     # lora, dora, mtlora: factor of the low-rank change, given like cells.
-    config.method.shared_scale = config_dict.FieldReference(4.0, field_type=object)
-    config.method.task_scale = config_dict.FieldReference(4.0, field_type=object)
+    config.method.shared_scale = config_dict.FieldReference(1.0, field_type=object)
+    config.method.task_scale = config_dict.FieldReference(1.0, field_type=object)
     # lora, mtlora: whether these factors train.
     config.method.train_scales = False
     # mtlora: a task's change replaces the shared one ("matrix", as published) or comes on top ("matrixv2"), or the

@@ -43,6 +43,10 @@ An independent attempt at MTLoRA with its authors' code got +1.77 in place of +2
 from configs import base
 from ditask_jax.errors import check_known
 
+# The published rows of LoRA and MTLoRA: the scale and the rank of tasks that their code sets.
+LORA = {"method.name": "lora", "method.shared_scale": 4.0}
+MTLORA = {"method.name": "mtlora", "method.shared_scale": 4.0, "method.task_scale": 4.0, "method.task_rank": 4}
+
 # What each variant changes in the defaults.
 VARIANTS = {
     "ditask": {},
@@ -57,12 +61,12 @@ VARIANTS = {
     "ditask_single": {"tasks": "semseg"},
     "control": {"method.shared_layers": (), "method.task_layers": ()},
     "svf": {"method.name": "svf"},
-    "lora_r4": {"method.name": "lora", "method.shared_rank": 4},
-    "lora_r8": {"method.name": "lora", "method.shared_rank": 8},
-    "dora": {"method.name": "dora", "method.shared_rank": 8},
-    "mtlora_r16": {"method.name": "mtlora", "method.shared_rank": 16},
-    "mtlora_r32": {"method.name": "mtlora", "method.shared_rank": 32},
-    "mtlora_r64": {"method.name": "mtlora", "method.shared_rank": 64},
+    "lora_r4": LORA | {"method.shared_rank": 4},
+    "lora_r8": LORA | {"method.shared_rank": 8},
+    "dora": LORA | {"method.name": "dora", "method.shared_rank": 8},
+    "mtlora_r16": MTLORA | {"method.shared_rank": 16},
+    "mtlora_r32": MTLORA | {"method.shared_rank": 32},
+    "mtlora_r64": MTLORA | {"method.shared_rank": 64},
     "adapter": {"method.name": "adapter"},
     "bitfit": {"method.name": "bitfit"},
     "norm": {"method.name": "norm"},

@@ -64,7 +64,7 @@ class DoRA(SharedLowRank):
     name = "dora"
 
     rank: PerStage = 4
-    scale: PerStage = 4.0
+    scale: PerStage = 1.0
     layers: tuple[str, ...] = ROLES
     dropout: float = 0.05
     unfrozen: tuple[str, ...] = PUBLISHED

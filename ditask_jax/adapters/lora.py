@@ -29,7 +29,7 @@ class LoRA(SharedLowRank):
     name = "lora"
 
     rank: PerStage = 4
-    scale: PerStage = 4.0
+    scale: PerStage = 1.0
     layers: tuple[str, ...] = ROLES
     scale_trains: bool = False
     dropout: float = 0.05

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -135,6 +136,13 @@ class LowRankAdapter(Adapter):
 
 class SharedLowRank(UnfrozenMethod):
     """A method with one product of thin matrices per layer, shared by all tasks. A subclass lists the fields."""
+
+    config_names: ClassVar[Mapping[str, str]] = {
+        "rank": "shared_rank",
+        "scale": "shared_scale",
+        "layers": "shared_layers",
+        "scale_trains": "train_scales",
+    }
 
     rank: PerStage
     scale: PerStage

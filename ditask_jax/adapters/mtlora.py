@@ -4,7 +4,8 @@ References: Agiza et al., "MTLoRA: A Low-Rank Adaptation Approach for Efficient 
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +60,7 @@ class AdditionAdapter(LowRankAdapter):
 
 @dataclasses.dataclass(frozen=True)
 class MTLoRA(UnfrozenMethod):
-    """Options of MTLoRA.
+    """Options of MTLoRA. The published rows have shared ranks 16, 32 and 64, task rank 4 and scale 4.
 
     Attributes:
       shared_rank: of the shared matrices; an int, or one per stage.
@@ -79,11 +80,12 @@ class MTLoRA(UnfrozenMethod):
     """
 
     name = "mtlora"
+    config_names: ClassVar[Mapping[str, str]] = {"scale_trains": "train_scales"}
 
-    shared_rank: PerStage = 64
+    shared_rank: PerStage = 4
     task_rank: PerTask = 4
-    shared_scale: PerStage = 4.0
-    task_scale: PerTask = 4.0
+    shared_scale: PerStage = 1.0
+    task_scale: PerTask = 1.0
     scale_trains: bool = False
     mode: str = "matrix"
     shared_layers: tuple[str, ...] = ROLES

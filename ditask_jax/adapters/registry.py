@@ -1,6 +1,6 @@
 """The registry of methods. A new method is one file: a class that names itself and says what it attaches."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from flax import nnx
@@ -21,6 +21,8 @@ class Method:
     """
 
     name: ClassVar[str] = ""
+    # Fields of the `method` section of a configuration, by option, where they are called otherwise.
+    config_names: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

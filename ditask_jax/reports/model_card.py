@@ -103,7 +103,8 @@ def _options(run: Run) -> str:
             f"{_plain(options.task_cells)} per task, domain `{options.domain}`, headroom {options.headroom:g}"
         )
     if run.method in ("lora", "dora", "mtlora"):
-        return f", rank {_plain(run.config.method.shared_rank)}"
+        options = run.config.method
+        return f", rank {_plain(options.shared_rank)}, scale {_plain(options.shared_scale)}"
     return ""
 
 
@@ -112,7 +113,7 @@ def _plain(value: Any) -> str:
         return "/".join(map(_plain, value))
     if hasattr(value, "items"):
         return ", ".join(f"{name} {_plain(entry)}" for name, entry in value.items())
-    return str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _size(size) -> str:

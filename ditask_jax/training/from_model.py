@@ -75,8 +75,9 @@ def _describe(model: MultiTaskModel, config: ConfigDict) -> ConfigDict:
         config.method.name = model.adapted.method
         method = method_from(model.adapted)
         for field in dataclasses.fields(method):
-            if field.name in config.method:
-                config.method[field.name] = _as_config(getattr(method, field.name))
+            name = method.config_names.get(field.name, field.name)
+            if name in config.method:
+                config.method[name] = _as_config(getattr(method, field.name))
     return config.lock()
 
 

@@ -157,7 +157,7 @@ def test_describe_tells_roles_storage_and_differences():
     assert roles["qkv"] == {"layers": 12, "shared": 12 * 63, "task": 0}
     assert roles["fc2"] == {"layers": 12, "shared": 11 * 63, "task": 4 * 4 * 63}
     storage = told["gradient_storage"]["layers"]["backbone/stages/0/blocks/0/mlp/fc1"]
-    assert storage == {"ditask": 64 + 96 + 96 * 384, "lora": 64 * 384 * (384 + 96) + 96 * 384}
+    assert storage == {"ditask": 64 + 96 + 96 * 384, "lora": 4 * 384 * (384 + 96) + 96 * 384}
     packed = told["gradient_storage"]["layers"]["backbone/stages/0/blocks/0/attn/qkv"]
     assert packed["ditask"] == 64 + 3 * 96 + 96 * 288
     assert told["schedule"]["steps_per_epoch"] == 156

@@ -1,10 +1,14 @@
 """Options of methods from configurations: per stage, per task, and what is wrong with them in one line."""
 
+import dataclasses
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import pascal_swin_tiny, table6
 from ditask_jax.adapters import DiTASK, LoRA, MTLoRA, make_plan, method_class, method_names
 from ditask_jax.adapters.record import build_method, method_options
 from ditask_jax.config import from_json, load_config, to_json
@@ -32,15 +36,74 @@ def test_options_by_stage_and_task_come_through_configuration_and_json():
     assert method.cells("theta_shared", 1) == 4
     assert [method.cells("theta_depth", stage) for stage in range(4)] == [2, 3, 4, 5]
     low = method_of_config(loaded("method.name=mtlora", "method.task_rank={'semseg': 1, 'depth': 2}"))
-    assert (low.rank("semseg", 3), low.rank("depth", 0), low.rank("shared", 0)) == (1, 2, 64)
+    assert (low.rank("semseg", 3), low.rank("depth", 0), low.rank("shared", 0)) == (1, 2, 4)
+
+
+# Another value of every option of `configs/base.py`.
+OTHERS = {
+    "shared_cells": 3,
+    "task_cells": 5,
+    "shared_layers": ("fc1",),
+    "task_layers": ("fc2",),
+    "task_blocks": 2,
+    "domain": "index",
+    "headroom": 1.5,
+    "init": "upstream",
+    "execution": "factored",
+    "shared_rank": 3,
+    "task_rank": 5,
+    "shared_scale": 2.5,
+    "task_scale": 3.5,
+    "train_scales": True,
+    "mode": "matrixv2",
+    "bottleneck": 7,
+    "dropout": 0.25,
+    "unfrozen": ("norms",),
+}
 
 
 @pytest.mark.parametrize("name", method_names())
 def test_defaults_in_python_are_those_of_the_configuration(name):
-    # But for the rank of LoRA and DoRA: 4 is published, and they share the configuration's field with MTLoRA's 64.
-    overrides = ("method.shared_rank=4",) if name in ("lora", "dora") else ()
-    config = load_config("configs/pascal_swin_tiny.py", [f"method.name={name}", *overrides])
-    assert method_class(name)() == method_of_config(config)
+    """Field by field, without an exception; and each field does come from the configuration."""
+    method = method_class(name)
+    config = load_config("configs/base.py", [f"method.name={name}"], check=False)
+    assert set(OTHERS) | {"name"} == set(config.method)
+    assert dataclasses.asdict(method.from_config(config.method)) == dataclasses.asdict(method())
+    changed = set()
+    for option, value in OTHERS.items():
+        other = load_config("configs/base.py", {"method.name": name, f"method.{option}": value}, check=False)
+        found = dataclasses.asdict(method.from_config(other.method))
+        changed |= {field for field, default in dataclasses.asdict(method()).items() if found[field] != default}
+    assert changed == {field.name for field in dataclasses.fields(method)}
+
+
+@pytest.mark.parametrize("name", ["lora", "dora", "mtlora"])
+def test_low_rank_methods_have_rank_4_and_scale_1(name):
+    """In Python and in every configuration that claims no published row."""
+    stated = lambda method: {v for f, v in dataclasses.asdict(method).items() if f.endswith(("rank", "scale"))}
+    assert stated(method_class(name)()) == {4, 1.0}
+    for path in sorted(pathlib.Path("configs").glob("*.py")):
+        config = load_config(path, [f"method.name={name}"], check=False)
+        assert stated(method_of_config(config)) == {4, 1.0}, path
+
+
+def test_published_rows_state_their_ranks_and_scales():
+    """The rows of the paper do not depend on what the defaults are."""
+    for file in (pascal_swin_tiny, table6):
+        for variant, changes in file.VARIANTS.items():
+            method = changes.get("method.name", "ditask")
+            if method in ("lora", "dora", "mtlora"):
+                shared = {"method.shared_rank", "method.shared_scale"}
+                own = {"method.task_rank", "method.task_scale"} if method == "mtlora" else set()
+                assert shared | own <= set(changes), variant
+                assert {changes[name] for name in shared | own if name.endswith("scale")} == {4.0}
+    ranks = {
+        variant: tuple(changes.get(f"method.{kind}_rank") for kind in ("shared", "task"))
+        for variant, changes in pascal_swin_tiny.VARIANTS.items()
+        if variant.startswith(("lora", "mtlora"))
+    }
+    rows = {f"lora_r{r}": (r, None) for r in (4, 8)} | {f"mtlora_r{r}": (r, 4) for r in (16, 32, 64)}
+    assert ranks == rows
 
 
 @pytest.mark.parametrize("name", method_names())

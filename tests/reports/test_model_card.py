@@ -85,5 +85,5 @@ def test_a_card_is_plain_markdown(tmp_path):
     text = model_card(read_run(write_run(tmp_path / "a", overrides=("method.name=lora",))))
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len({row.count("|") for row in rows}) == 1
-    assert "rank 64" in text
+    assert "rank 4, scale 1" in text
     assert json.dumps(text)

@@ -8,9 +8,11 @@ import pytest
 
 import ditask_jax as dj
 from ditask_jax import cli, export
-from ditask_jax.config import from_json
+from ditask_jax.config import from_json, to_json
 from ditask_jax.nn import flatten
 from ditask_jax.tensors import read_tensors
+from ditask_jax.training.build import build_method
+from ditask_jax.training.from_model import experiment_from
 from ditask_jax.training.restoring import restore_run
 from ditask_jax.weight_files import write_weights
 
@@ -149,3 +151,27 @@ def test_chosen_taps_stay_chosen():
     trainer = dj.Trainer(model, tasks, dj.load_config("configs/smoke.py", ["mesh.data=1"]))
     assert trainer.config.backbone.taps == (1, 4)
     assert trainer.experiment.plan.to_json() == plan.to_json()
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        dj.DiTASK(shared_cells=3, task_cells={"semseg": 4, "depth": (2, 3, 4, 5)}, init="upstream", dropout=0.25),
+        dj.LoRA(rank=(1, 2, 3, 4), scale=2.5, layers=("fc1", "fc2"), scale_trains=True, unfrozen=("norms",)),
+        dj.DoRA(rank=3, scale=(0.5, 1.0, 1.5, 2.0), layers=("qkv",), dropout=0.0),
+        dj.MTLoRA(
+            shared_rank=2, task_rank={"semseg": 1, "depth": 2}, shared_scale=0.5, scale_trains=True, mode="matrixv2"
+        ),
+        dj.SVF(task_layers=("proj",), task_blocks=2),
+        dj.Adapter(bottleneck=(2, 3, 4, 5), unfrozen=()),
+    ],
+    ids=lambda method: method.name,
+)
+def test_every_option_of_a_method_is_written_down(method):
+    """What a resumed run builds its method from is the method of the model, and not a default of the configuration."""
+    tasks = dj.tasks(TASKS, dataset="scenes")
+    model = dj.create_model("swin_test", tasks, 32, widths=(4, 4, 4, 4))
+    dj.wrap(model, method, examples=8)
+    experiment = experiment_from(model, tasks, dj.load_config("configs/smoke.py", ["mesh.data=1"]))
+    again = from_json(to_json(experiment.config))
+    assert build_method(again) == method
