@@ -4,6 +4,8 @@ import json
 import math
 from collections.abc import Mapping
 
+import flax.errors
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -26,7 +28,8 @@ def assign(module: nnx.Module, arrays: Mapping[str, np.ndarray], what: str = "we
       prefix: only variables under this path are expected, as in "backbone/".
 
     Raises:
-      WeightsError: missing, unexpected or misshapen entries, all named in one report.
+      WeightsError: missing, unexpected or misshapen entries, all named in one report; or the call is being traced by
+        `jax.jit`, and the module is not.
     """
     state = nnx.state(module)
     pure = nnx.to_pure_dict(state)
@@ -41,9 +44,22 @@ def assign(module: nnx.Module, arrays: Mapping[str, np.ndarray], what: str = "we
     problems = some("missing", missing) + some("unexpected", unexpected) + some("wrong shape", shapes)
     if problems:
         raise WeightsError(f"{what} do not fit the model: {'; '.join(problems)}")
-    new = {path: jnp.asarray(arrays[path], known[path].dtype) if path in arrays else known[path] for path in known}
-    nnx.replace_by_pure_dict(state, unflatten(new, pure))
-    nnx.update(module, state)
+    given = {path: _as_value(arrays[path], known[path].dtype) for path in known if path in arrays}
+    nnx.replace_by_pure_dict(state, unflatten(known | given, pure))
+    try:
+        nnx.update(module, state)
+    except flax.errors.TraceContextError:
+        raise WeightsError(
+            f"{what}: assigned inside jax.jit (or grad, vmap, ...) to a model from outside, where they would be lost; "
+            "load the weights before, or create the model inside too"
+        ) from None
+
+
+def _as_value(array: np.ndarray | jax.Array, dtype: np.dtype) -> jax.Array:
+    if isinstance(array, jax.core.Tracer):
+        return array.astype(dtype)
+    with jax.ensure_compile_time_eval():  # a value, not a step of the program that may be being traced
+        return jnp.asarray(array, dtype)
 
 
 def described_images(

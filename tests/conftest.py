@@ -55,6 +55,26 @@ def pytest_unconfigure() -> None:
         shutil.rmtree(_own_cache, ignore_errors=True)
 
 
+def pytest_collection_modifyitems(config, items):
+    """Tests of golden files of a kind that the folder in `DITASK_GOLDEN_DIR` lacks are not collected.
+
+    Elsewhere a test without a single case is a mistake, where pytest would skip it.
+    """
+    empty = [item for item in items if _has_no_case(item)]
+    if not empty:
+        return
+    if "DITASK_GOLDEN_DIR" not in os.environ:
+        raise pytest.UsageError("tests without a single case: " + ", ".join(item.nodeid for item in empty))
+    config.hook.pytest_deselected(items=empty)
+    items[:] = [item for item in items if item not in empty]
+
+
+def _has_no_case(item) -> bool:
+    """Whether a test is parametrised over an empty list, which pytest marks."""
+    reasons = [str(mark.kwargs.get("reason", "")) for mark in item.iter_markers("skip")]
+    return any(reason.startswith("got empty parameter set") for reason in reasons)
+
+
 @pytest.fixture(scope="session")
 def golden_dir() -> pathlib.Path:
     """Folder of golden `.npz` files: `DITASK_GOLDEN_DIR`, else the copy under `tests/golden`."""

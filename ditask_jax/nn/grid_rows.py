@@ -63,7 +63,14 @@ def fit_rows(rows: np.ndarray, here: GridRows, made_for: GridRows | None = None)
         source = made_for.grid
     if source == here.grid or math.prod(source) != cells:
         return rows
+    if isinstance(rows, jax.core.Tracer):
+        return jnp.concatenate([rows[: here.leading].astype(jnp.float32), _resized(rows, source, here)])
+    with jax.ensure_compile_time_eval():  # so that weights can be loaded while a program is traced
+        resized = np.asarray(_resized(rows, source, here))
+    return np.concatenate([np.asarray(rows[: here.leading], np.float32), resized])
+
+
+def _resized(rows: np.ndarray | jax.Array, source: tuple[int, int], here: GridRows) -> jax.Array:
     body = jnp.asarray(rows[here.leading :], jnp.float32).reshape(*source, -1)
     resized = jax.image.resize(body, (*here.grid, body.shape[-1]), METHODS[here.method], antialias=False)
-    resized = np.asarray(resized).reshape(-1, body.shape[-1])
-    return np.concatenate([np.asarray(rows[: here.leading], np.float32), resized])
+    return resized.reshape(-1, body.shape[-1])

@@ -40,7 +40,9 @@ class Scope:
     def _make(self, shape, draw):
         if self.abstract:
             return jax.ShapeDtypeStruct(shape, jnp.float32)
-        return jnp.asarray(draw(), jnp.float32)
+        # Values, not steps of a program, where a model is built inside `jax.jit`: it can then be filled and wrapped.
+        with jax.ensure_compile_time_eval():
+            return jnp.asarray(draw(), jnp.float32)
 
     def zeros(self, shape: tuple[int, ...]):
         return self._make(shape, lambda: np.zeros(shape, np.float32))

@@ -1,5 +1,6 @@
 """Variables with a row per cell of a grid, moved to other grids: against a direct cubic and linear interpolation."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -93,3 +94,33 @@ def test_weights_of_another_architecture_are_refused_in_one_report():
     fitted = fit_backbone(other, arrays_of(create_backbone("vit_test", 64)), (64, 64))
     with pytest.raises(WeightsError, match=r"missing: .*unexpected: "):
         assign(other, fitted)
+
+
+@pytest.mark.parametrize("name", ["vit_test", "pvt_test", "swin_test_deep"])
+def test_weights_are_loaded_while_a_program_is_traced(name):
+    """Inside `jax.jit`: from arrays as values, from arguments as a part of the program; both as outside."""
+    file = arrays_of(create_backbone(name, 64, scope=Scope(seed=1)))
+
+    def loaded(arrays):
+        model = create_backbone(name, (128, 128), scope=Scope(seed=2))
+        assign(model, fit_backbone(model, arrays, (64, 64)))
+        parts = split_state(model)
+        return flatten(parts.trainable) | flatten(parts.frozen)
+
+    expected = loaded(file)
+    for found in (jax.jit(lambda: loaded(file))(), jax.jit(loaded)(file)):
+        assert found.keys() == expected.keys()
+        for path, value in expected.items():
+            np.testing.assert_allclose(found[path], value, atol=1e-6, err_msg=path)
+
+
+def test_a_model_from_outside_is_not_filled_inside_a_program():
+    model = create_backbone("vit_test", 64, scope=Scope(seed=2))
+    file = arrays_of(model)
+
+    def program(x):
+        assign(model, file, "weights: 'x.safetensors'")
+        return x
+
+    with pytest.raises(WeightsError, match=r"'x\.safetensors': assigned inside jax.jit .*load the weights before"):
+        jax.jit(program)(1.0)

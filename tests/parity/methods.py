@@ -12,8 +12,13 @@ from ditask_jax.conversion.swin import BLOCK, LINEARS, OUR_BLOCK, block_rules, m
 
 
 def by_task(value, tasks):
-    """A number for all tasks, or one for each."""
-    return value if isinstance(value, int | float) else {name: value[name] for name in tasks}
+    """A number for all tasks (or one per stage), or such an entry for each task."""
+    return {name: by_stage(value[name]) for name in tasks} if isinstance(value, dict) else by_stage(value)
+
+
+def by_stage(value):
+    """A number, or one for each stage: JSON knows no tuples."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def method_of(meta: dict, execution: str) -> Method:
@@ -21,7 +26,7 @@ def method_of(meta: dict, execution: str) -> Method:
     tasks = meta["tasks"]
     if meta["kind"].startswith("ditask"):
         return DiTASK(
-            shared_cells=meta["r_shared"],
+            shared_cells=by_stage(meta["r_shared"]),
             task_cells=by_task(meta["r_task"], tasks),
             domain="index",
             execution=execution,
@@ -30,9 +35,9 @@ def method_of(meta: dict, execution: str) -> Method:
     if meta["kind"].startswith("mtlora"):
         scale = meta.get("scale", 1.0)
         return MTLoRA(
-            shared_rank=meta["r_shared"],
+            shared_rank=by_stage(meta["r_shared"]),
             task_rank=by_task(meta["r_task"], tasks),
-            shared_scale=meta.get("scale_shared", scale),
+            shared_scale=by_stage(meta.get("scale_shared", scale)),
             task_scale=by_task(meta.get("scale_task", scale), tasks),
             mode=meta.get("mode", "matrix"),
             dropout=meta["dropout"],

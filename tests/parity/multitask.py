@@ -15,7 +15,7 @@ from ditask_jax.nn import Context, Scope, flatten, split_state, unflatten
 from ditask_jax.nn.state import statistics
 from ditask_jax.tasks import multi_task_loss, tasks
 from ditask_jax.weights import assign
-from tests.parity.golden import Golden
+from tests.parity.golden import Golden, size
 from tests.parity.methods import method_of, translate, translated
 
 
@@ -33,7 +33,7 @@ class Case:
             window=meta["window"],
             mlp_ratio=int(meta.get("mlp_ratio", 4)),
         )
-        backbone = Swin(config, meta["img"], meta["drop_path"], Scope(path="backbone"))
+        backbone = Swin(config, size(meta["img"]), meta["drop_path"], Scope(path="backbone"))
         model = MultiTaskModel(backbone, entries, "hrnet", meta["decoder_channels"], (0, 0, 0), (1, 1, 1), Scope())
         arrays = translated(golden.under("param/"), meta["kind"])
         plain = {path: array for path, array in arrays.items() if "/adapter/" not in path}

@@ -15,14 +15,14 @@ from tests.parity.golden import Golden, find
 
 def _cases():
     cases = []
-    for path in find("cpab*.npz"):
+    for path in find("cpab"):
         names = [key.removesuffix("/theta") for key in np.load(path).files if key.endswith("/theta")]
         sizes = {np.load(path)[f"{name}/theta"].shape[-1] for name in names}
         cases += [pytest.param(path, size, id=f"{path.stem}-K{size}") for size in sorted(sizes)]
     return cases
 
 
-@pytest.mark.parametrize("path", find("cpab*.npz"), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", find("cpab"), ids=lambda path: path.stem)
 def test_bases(path):
     for cells, basis in Golden(path).under("B/").items():
         if re.fullmatch(r"\d+", cells):

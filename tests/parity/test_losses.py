@@ -47,7 +47,7 @@ def as_batch(task: Task, label: np.ndarray) -> np.ndarray:
 def _cases(prefix: str, excluded: bool) -> list:
     return [
         pytest.param(path, case, id=f"{path.stem}-{case}")
-        for path in find("losses*.npz")
+        for path in find("losses")
         for case in sorted({name.split("/")[0] for name in Golden(path)})
         if case.startswith(prefix) and not (excluded and case.startswith((*_NOT_OURS, "mtl_")))
     ]

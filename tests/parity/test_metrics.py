@@ -17,7 +17,7 @@ _NOT_OURS = ("sal_batch1", "edge")
 def _cases() -> list:
     return [
         pytest.param(path, case, id=f"{path.stem}-{case}")
-        for path in find("metrics*.npz")
+        for path in find("metrics")
         for case in sorted({name.split("/")[0] for name in Golden(path)})
         if not case.startswith(_NOT_OURS)
     ]
@@ -26,7 +26,7 @@ def _cases() -> list:
 def _examples() -> list:
     return [
         pytest.param(example, id=f"{path.stem}-{k}")
-        for path in find("metrics*.npz")
+        for path in find("metrics")
         for k, example in enumerate(Golden(path).meta["scores"].get("delta_m", []))
     ]
 

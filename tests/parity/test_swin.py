@@ -13,13 +13,16 @@ from ditask_jax.conversion.swin_timm import TIMM
 from ditask_jax.nn import Context
 from ditask_jax.nn.linear import SHARED
 from ditask_jax.weights import assign
-from tests.parity.golden import Golden, find
+from tests.parity.golden import Golden, find, size
+
+FILES = find("swin_plain")
 
 
 def _build(golden: Golden) -> Classifier:
     meta = golden.meta
-    config = SwinConfig(meta["embed_dim"], tuple(meta["depths"]), tuple(meta["heads"]), window=meta["window"])
-    model = Classifier(Swin(config, meta["img"], 0.0), meta["num_classes"])
+    options = {"window": meta["window"], "mlp_ratio": meta.get("mlp_ratio", 4)}
+    config = SwinConfig(meta["embed_dim"], tuple(meta["depths"]), tuple(meta["heads"]), **options)
+    model = Classifier(Swin(config, size(meta["img"]), 0.0), meta["num_classes"])
     arrays, unknown = translate_all(golden.under("param/"))
     assert not unknown
     assign(model, arrays)
@@ -42,7 +45,7 @@ def _forward(model: Classifier, images):
     return out
 
 
-@pytest.mark.parametrize("path", find("swin_plain_*.npz"), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_plain_swin(path):
     golden = Golden(path)
     model = _build(golden)
@@ -62,7 +65,7 @@ def test_plain_swin(path):
     assert compared >= 2 * len(golden.meta["depths"])
 
 
-@pytest.mark.parametrize("path", find("swin_plain_*_timm.npz"), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [path for path in FILES if Golden(path).has("timm_param/")], ids=lambda p: p.stem)
 def test_timm_names_give_the_same_weights(path):
     golden = Golden(path)
     official, _ = translate_all(golden.under("param/"))
@@ -72,7 +75,3 @@ def test_timm_names_give_the_same_weights(path):
     assert set(found.arrays) == set(official)
     for name, array in official.items():
         np.testing.assert_array_equal(found.arrays[name], array, err_msg=name)
-
-
-def test_a_golden_file_was_found():
-    assert find("swin_plain_*.npz")
