@@ -15,7 +15,20 @@ GOLDEN_DIR = pathlib.Path(os.environ.get("DITASK_GOLDEN_DIR", pathlib.Path(__fil
 # How the files of each kind are called.
 KINDS = {
     kind: f"{kind}*.npz"
-    for kind in "swin_plain pvt_v1 pvt_v2 vit ditask mtlora full linears cpab losses metrics schedules".split()
+    for kind in [
+        "swin_plain",
+        "pvt_v1",
+        "pvt_v2",
+        "vit",
+        "ditask",
+        "mtlora",
+        "full",
+        "linears",
+        "cpab",
+        "losses",
+        "metrics",
+        "schedules",
+    ]
 } | {"cpab_core": "cpab_core*/*.npz"}
 
 
