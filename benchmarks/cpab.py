@@ -13,7 +13,6 @@ as built by default, which the last column shows. Spectra are random: times do n
 
 import argparse
 import importlib.util
-import json
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ import numpy as np
 
 from benchmarks.report import markdown
 from benchmarks.timing import in_turns, median
+from ditask_jax.files import json_text
 
 MODELS = ("swin_tiny_patch4_window7", "swin_base_patch4_window7", "swin_large_patch4_window7")
 TASKS = "semseg+human_parts+sal+normals"
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     ]  # fmt: skip
     print(markdown(["model", "spectra", "singular values", "row", "ms", "CPU ms", "largest difference"], rows))
     if args.json:
-        pathlib.Path(args.json).write_text(json.dumps(found, indent=2) + "\n")
+        pathlib.Path(args.json).write_text(json_text(found, indent=2) + "\n")
     return 0
 
 

@@ -25,6 +25,8 @@ import tempfile
 import time
 from collections.abc import Callable
 
+from ditask_jax.files import json_text
+
 TASKS = ("semseg", "human_parts", "sal", "normals")
 SIZE = (448, 448)
 
@@ -38,7 +40,7 @@ def main() -> None:
     parser.add_argument("--measure", metavar="DIR", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        print(json.dumps(measure(pathlib.Path(args.measure), args.rounds)))
+        print(json_text(measure(pathlib.Path(args.measure), args.rounds)))
         return
     with tempfile.TemporaryDirectory() as folder:
         jpeg_bytes = build(pathlib.Path(folder), args.examples)
@@ -47,7 +49,7 @@ def main() -> None:
     found = json.loads(done.stdout.splitlines()[-1]) | {"jpeg_bytes": jpeg_bytes, "examples": args.examples}
     print(table(found))
     if args.json:
-        pathlib.Path(args.json).write_text(json.dumps(found, indent=2) + "\n")
+        pathlib.Path(args.json).write_text(json_text(found, indent=2) + "\n")
 
 
 def build(folder: pathlib.Path, examples: int) -> float:

@@ -12,7 +12,6 @@ size in the same files, prepared by `python -m ditask_jax.data build`.
 
 import argparse
 import contextlib
-import json
 import pathlib
 import statistics
 import sys
@@ -25,6 +24,7 @@ if __name__ == "__main__":
 
 from benchmarks.report import markdown
 from benchmarks.timing import in_turns, median, ratio
+from ditask_jax.files import json_text
 
 EXAMPLES = 32
 LOADED = 4  # batches that the loader reads for every step of the others
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     rows = [[batch, *(f"{value:.3g}" for value in entry.values())] for batch, entry in found.items()]
     print(markdown(header, rows))
     if args.json:
-        pathlib.Path(args.json).write_text(json.dumps(found, indent=2) + "\n")
+        pathlib.Path(args.json).write_text(json_text(found, indent=2) + "\n")
     return 0
 
 

@@ -19,7 +19,6 @@ On a GPU the same commands run there; `--profile` prints the kernels that take m
 """
 
 import argparse
-import json
 import os
 import pathlib
 import sys
@@ -28,6 +27,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from benchmarks.timing import in_turns, median, ratio
+from ditask_jax.files import json_text
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
             entry |= measure_steps(config, args)
         print(report.table(batch, entry), flush=True)
     if args.json:
-        pathlib.Path(args.json).write_text(json.dumps(found, indent=2) + "\n")
+        pathlib.Path(args.json).write_text(json_text(found, indent=2) + "\n")
     return 0
 
 

@@ -23,6 +23,7 @@ if __name__ == "__main__":
 from benchmarks.cpab import MODELS, TASKS, picture_side
 from benchmarks.report import markdown
 from benchmarks.timing import processor_seconds
+from ditask_jax.files import json_text
 
 CACHED_RUNS = 3
 
@@ -35,13 +36,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--attach", metavar="DIR", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.attach:
-        print(json.dumps(attach(args.models, pathlib.Path(args.attach))))
+        print(json_text(attach(args.models, pathlib.Path(args.attach))))
         return 0
     found = {name: measure(name) for name in args.models.split(",")}
     rows = [[name, *(f"{seconds:.2f}" for seconds in entry.values())] for name, entry in found.items()]
     print(markdown(["model", "s", "CPU s", "cached, s", "cached, CPU s"], rows))
     if args.json:
-        pathlib.Path(args.json).write_text(json.dumps(found, indent=2) + "\n")
+        pathlib.Path(args.json).write_text(json_text(found, indent=2) + "\n")
     return 0
 
 

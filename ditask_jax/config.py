@@ -85,7 +85,7 @@ def to_json(config: ConfigDict) -> str:
     Raises:
         ConfigError: A field holds something other than numbers, texts, None, tuples and groups.
     """
-    return json.dumps(_plain(config, ""), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(_plain(config, ""), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def from_json(text: str, source: str = "config.json") -> ConfigDict:

@@ -1,9 +1,8 @@
 """`python -m ditask_jax.describe`: what a configuration means, before anything is trained."""
 
-import json
-
 from ditask_jax import cli
 from ditask_jax.config import load_config
+from ditask_jax.files import json_text
 
 
 def main(argv: list[str]) -> int:
@@ -30,9 +29,9 @@ def main(argv: list[str]) -> int:
 
     if args.diff is not None:
         found = describe_difference(args.config, load_config(args.diff))
-        print(json.dumps(found, indent=2) if args.json else difference_text(found))
+        print(json_text(found, indent=2, ascii=True) if args.json else difference_text(found))
     elif args.json:
-        print(json.dumps(describe(args.config, args.cost), indent=2))
+        print(json_text(describe(args.config, args.cost), indent=2, ascii=True))
     else:
         print(describe_text(args.config, args.cost))
     return cli.OK

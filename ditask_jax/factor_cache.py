@@ -177,7 +177,7 @@ def _write(path: pathlib.Path, factors: Factors) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(_MAGIC + json.dumps(header).encode() + b"\n")
+            file.write(_MAGIC + json.dumps(header, allow_nan=False).encode() + b"\n")
             for array in payload:
                 file.write(array.reshape(-1).view(np.uint8))
         os.replace(temporary, path)

@@ -1,6 +1,7 @@
 """Small files written so that a reader or a killed process never meets half of one."""
 
 import json
+import math
 import os
 import pathlib
 import tempfile
@@ -65,13 +66,53 @@ def atomic_write_text(path: str | os.PathLike, text: str) -> pathlib.Path:
 
 
 def atomic_write_json(path: str | os.PathLike, value: Any) -> pathlib.Path:
-    """Writes a value as indented JSON, atomically; numbers keep every bit (`repr` form) and key order is kept."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+    """Writes a value as indented JSON, atomically; see `json_text`."""
+    return atomic_write_text(path, json_text(value, indent=2) + "\n")
+
+
+def json_text(value: Any, indent: int | None = None, *, ascii: bool = False) -> str:
+    """A value as JSON; numbers keep every bit (`repr` form) and key order is kept.
+
+    NaN and infinities, which JSON does not have and other readers refuse, are unknown values: null. Everything that
+    this package writes as JSON follows that rule; read it by `parse_json`.
+
+    Args:
+        value: Dicts, lists, tuples, texts, numbers, booleans and None.
+        indent: Spaces per level; None: one line.
+        ascii: Whether other letters are escaped, for a place that may not take them.
+
+    >>> json_text({"rmse": float("inf"), "mIoU": [0.1, float("nan")]})
+    '{"rmse": null, "mIoU": [0.1, null]}'
+    """
+    value = _without_nonfinite(value)
+    text = json.dumps(value, indent=indent, ensure_ascii=ascii, allow_nan=False)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:  # the name of a file that is no UTF-8: escaped, it comes back as it was
-        text = json.dumps(value, indent=2)
-    return atomic_write_text(path, text + "\n")
+        text = json.dumps(value, indent=indent, allow_nan=False)
+    return text
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Reads JSON; the NaN and Infinity of files written before 0.2 become None, as `json_text` has it.
+
+    Raises:
+        ValueError: it is no JSON.
+
+    >>> parse_json('{"rmse": Infinity, "mIoU": NaN}')
+    {'rmse': None, 'mIoU': None}
+    """
+    return json.loads(text, parse_constant=lambda _: None)
+
+
+def _without_nonfinite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _without_nonfinite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nonfinite(entry) for entry in value]
+    return value
 
 
 def _umask() -> int:

@@ -17,10 +17,9 @@ def main(argv: list[str]) -> int:
     parser.add_option("--out", required=True, metavar="FILE", help="JSON file to write")
     args = parser.parse(argv)
 
-    import json
-
     from ditask_jax.config import load_config
-    from ditask_jax.files import atomic_write_json
+    from ditask_jax.errors import CheckpointError
+    from ditask_jax.files import atomic_write_json, parse_json
     from ditask_jax.training.build import build_tasks
     from ditask_jax.training.rundir import RunDir
     from ditask_jax.training.trainer import Trainer
@@ -36,9 +35,14 @@ def main(argv: list[str]) -> int:
             if trainer.stopped:
                 return cli.PREEMPTED
             trainer.report(run, trainer.evaluate())
-        found = json.loads(run.evaluation.read_text())
+        found = parse_json(run.evaluation.read_text(encoding="utf-8"))
         steps = found["step"]
-        value = found["scores"][task.name][task.primary_metric]
+        value = found["scores"][task.name].get(task.primary_metric)
+        if value is None:
+            raise CheckpointError(
+                f"references: '{run.path}': the {task.primary_metric} of {task.name} is unknown: nothing was labelled, "
+                "or predictions are not finite; look at its data and losses, or leave out the task"
+            )
         scores[task.name] = {"metric": task.primary_metric, "value": value}
         print(f"{task.name}: {task.primary_metric} {value:.4f}", flush=True)
     source = (

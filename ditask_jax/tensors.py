@@ -98,6 +98,6 @@ def encode_tensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
         header[name] = {"dtype": _NAMES[array.dtype], "shape": shape, "data_offsets": [start, end]}
         pieces.append(array.tobytes())
         start = end
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
     text += b" " * (-len(text) % _HEADER_SIZE)
     return b"".join([len(text).to_bytes(_HEADER_SIZE, "little"), text, *pieces])

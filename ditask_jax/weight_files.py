@@ -61,7 +61,7 @@ def write_weights(path: Path | str, arrays: Mapping[str, np.ndarray], **metadata
     if bad or metadata.keys() & {"format", "hashes", "checksum"}:
         raise ValueError(f"names that a weight file cannot hold: {bad or sorted(metadata)}")
     hashes = {name: tensor_hash(name, np.asarray(array)) for name, array in sorted(arrays.items())}
-    described = {"format": FORMAT, "hashes": json.dumps(hashes, separators=(",", ":")), **metadata}
+    described = {"format": FORMAT, "hashes": json.dumps(hashes, separators=(",", ":"), allow_nan=False), **metadata}
     described["checksum"] = _describe(described)
     atomic_write_bytes(Path(path), encode_tensors(arrays, described))
 
@@ -126,10 +126,10 @@ def _is_path(name: str) -> bool:
 
 
 def _describe(described: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(dict(described), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(dict(described), sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def _update(digest, name: str, array: np.ndarray) -> None:
     array = np.asarray(array)
-    digest.update(json.dumps([name, str(array.dtype), list(array.shape)]).encode())
+    digest.update(json.dumps([name, str(array.dtype), list(array.shape)], allow_nan=False).encode())
     digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))

@@ -166,6 +166,21 @@ def test_flax_and_jax_stay_in_their_rooms(path):
         assert "jax" not in outside, f"{shown(path)}, line {outside['jax']}: this room must work without JAX"
 
 
+def test_json_never_holds_what_is_no_json():
+    """Every call that writes JSON refuses NaN and infinities; `files.json_text` makes them null first."""
+    benchmarks = sorted((PACKAGE.parent / "benchmarks").glob("*.py"))
+    calls = [
+        (shown(path), node.lineno, ast.unparse(node))
+        for path in [*FILES, *benchmarks]
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute | ast.Name | ast.Call) and "json.dump" in ast.unparse(node)[:10]
+    ]
+    assert len(calls) > 10
+    # A function handed on, as in `map(json.dumps, ...)`, is no call and has no arguments.
+    checked = {(path, line) for path, line, text in calls if "allow_nan=False" in text}
+    assert [entry for entry in calls if entry[:2] not in checked] == []
+
+
 @pytest.mark.parametrize("path", FILES, ids=shown)
 def test_files_are_short_and_say_what_they_are(path):
     text = path.read_text(encoding="utf-8")

@@ -38,7 +38,7 @@ def method_options(method: Method) -> dict[str, Any]:
     >>> method_options(Full())
     {}
     """
-    return json.loads(json.dumps(dataclasses.asdict(method), default=list))
+    return json.loads(json.dumps(dataclasses.asdict(method), default=list, allow_nan=False))
 
 
 def method_from(record: Adapted) -> Method:

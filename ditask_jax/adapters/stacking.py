@@ -36,7 +36,8 @@ def stacked(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], st
         else:
             tensors[path] = array
     tensors |= {name: np.stack(list(layers.values())) for name, layers in stacks.items()}
-    return tensors, json.dumps({name: " ".join(layers) for name, layers in stacks.items()}, separators=(",", ":"))
+    members = {name: " ".join(layers) for name, layers in stacks.items()}
+    return tensors, json.dumps(members, separators=(",", ":"), allow_nan=False)
 
 
 def unstacked(tensors: Mapping[str, np.ndarray], rows: str, where: str) -> dict[str, np.ndarray]:

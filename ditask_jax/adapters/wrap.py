@@ -80,7 +80,7 @@ def wrap(
     if any(layer.adapter is not None for layer in layers.values()):
         raise ConfigError("wrap: the model has adapters already; create and load a fresh model for another method")
     plan = make_plan(model, method, examples)
-    options = json.dumps(method_options(method), sort_keys=True)
+    options = json.dumps(method_options(method), sort_keys=True, allow_nan=False)
     # The hash of a whole backbone is one chain: it keeps one core busy beside those that decompose or read.
     with ThreadPoolExecutor(max_workers=1) as beside:
         digest = beside.submit(checksum, backbone_weights(model))

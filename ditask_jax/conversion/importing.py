@@ -1,7 +1,6 @@
 """Foreign weights into ours: every source tensor is used once or left out for a reason, and every target is filled."""
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from ditask_jax.conversion.options import printable
 from ditask_jax.conversion.registry import recognise
 from ditask_jax.conversion.sources import Source, read_source
 from ditask_jax.errors import ConfigError, WeightsError, check_known
-from ditask_jax.files import user_path
+from ditask_jax.files import json_text, user_path
 from ditask_jax.nn.scope import Scope
 from ditask_jax.nn.state import flatten, split_state
 from ditask_jax.weight_files import some, write_weights
@@ -97,12 +96,12 @@ def convert_weights(
     _check(found, _expected(name, size, source), layout, source, name, resized)
     metadata = _describe(source, layout, name, found.arrays, prefixed)
     if image_size is not None or layout.family.name in ("PVT", "ViT"):
-        metadata["image_size"] = json.dumps(size)
+        metadata["image_size"] = json_text(size, ascii=True)
     ignored = dict(source.ignored) | left_out
     for statistic, values in (("mean", mean), ("std", std)):
         if values is not None:
-            metadata[statistic] = json.dumps(values)
-    metadata["ignored"] = json.dumps(_counts(ignored))
+            metadata[statistic] = json_text(values, ascii=True)
+    metadata["ignored"] = json_text(_counts(ignored), ascii=True)
     return Conversion(source, layout, name, found.arrays, ignored, metadata)
 
 
@@ -208,13 +207,13 @@ def _describe(
         "prefixed": "yes" if prefixed else "no",
         "source": printable(source.path.name),
         "source_sha256": source.sha256,
-        "mean": json.dumps(entry.mean),
-        "std": json.dumps(entry.std),
+        "mean": json_text(entry.mean, ascii=True),
+        "std": json_text(entry.std, ascii=True),
     }
     if "head/kernel" in arrays:
         described["classes"] = str(arrays["head/kernel"].shape[-1])
     if source.config is not None:
-        described["source_config"] = json.dumps(source.config)
+        described["source_config"] = json_text(source.config, ascii=True)
     return described
 
 

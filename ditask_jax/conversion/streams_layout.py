@@ -7,7 +7,6 @@ input is multiplied on behalf of every stream. docs/weights.md has a reader.
 """
 
 import dataclasses
-import json
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from ditask_jax.conversion.multitask_names import DECODERS
 from ditask_jax.conversion.names import CONVOLUTION, SAME, TRANSPOSE, Table
 from ditask_jax.conversion.swin_buffers import swin_buffers
 from ditask_jax.errors import WeightsError
+from ditask_jax.files import json_text
 from ditask_jax.model import MultiTaskModel
 from ditask_jax.nn.linear import linears
 from ditask_jax.nn.state import flatten, split_state
@@ -55,7 +55,7 @@ def stream_tensors(merged: MultiTaskModel) -> tuple[dict[str, np.ndarray], dict[
     if isinstance(config, SwinConfig):
         buffers = swin_buffers(config, merged.recipe.image_size)
         tensors |= {f"backbone.{name}": array for name, array in buffers.items()}
-    return tensors, {"format": "pt", "layout": FORMAT, "model": json.dumps(_describe(merged, config))}
+    return tensors, {"format": "pt", "layout": FORMAT, "model": json_text(_describe(merged, config))}
 
 
 def _everything(merged: MultiTaskModel) -> dict[str, Any]:

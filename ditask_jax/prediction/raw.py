@@ -1,7 +1,6 @@
 """Predictions as files that other tools open: class maps with a palette, 16-bit PNG, `.npy`."""
 
 import io
-import json
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ from PIL import Image
 
 from ditask_jax.data.files import encode_png
 from ditask_jax.errors import check_known
+from ditask_jax.files import json_text
 from ditask_jax.tasks import Task
 from ditask_jax.tasks.class_map import ClassMapTask
 
@@ -44,7 +44,7 @@ def encode_raw(task: Task, prediction: np.ndarray, format: str) -> bytes:
     if isinstance(task, ClassMapTask):
         return _palette_png(prediction, task.palette)
     if not task.is_map:
-        return (json.dumps({"class": int(prediction), "name": task.caption(prediction)}) + "\n").encode()
+        return (json_text({"class": int(prediction), "name": task.caption(prediction)}) + "\n").encode()
     if raw_ending(task, format) == ".npy":
         buffer = io.BytesIO()
         np.save(buffer, prediction)

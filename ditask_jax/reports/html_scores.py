@@ -120,6 +120,7 @@ def _all_metrics(run: Run, name: str) -> Markup:
             single = f"{reference * factor:.2f} {unit}" if main and reference else ""
             rows.append([task.name, metric, shown, single, signed(gain) if main else ""])
         if task.name in losses:
-            rows.append([task.name, "loss", f"{losses[task.name]:.5g}", "", ""])
+            loss = losses[task.name]
+            rows.append([task.name, "loss", "–" if loss is None else f"{loss:.5g}", "", ""])
     header = ["task", "metric", "value", "single-task score", "gain (%)"]
     return table(f"{name}: every metric, as fractions, degrees or metres", header, rows, left=2)

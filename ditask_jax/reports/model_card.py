@@ -161,14 +161,14 @@ def _scores(run: Run, step: int | None) -> list[str]:
         unit = UNITS[task.unit][1]
         reference = references.get(task.name)
         shown = "" if reference is None else f"{score_text(task, reference)} {unit}"
-        lines.append(
-            f"| {task.name} | {task.primary_metric} | {score_text(task, run.primary(task))} {unit} | {shown} |"
-        )
+        score = run.primary(task)
+        score = "unknown" if score is None else f"{score_text(task, score)} {unit}"
+        lines.append(f"| {task.name} | {task.primary_metric} | {score} | {shown} |")
     lines += [
         "",
         f"delta_m {signed(run.delta_m)} %: mean gain over the single-task references."
         if run.delta_m is not None
-        else "delta_m is not defined: a single-task reference is missing.",
+        else f"delta_m is not defined: {_missing(run, references)}.",
         "",
         f"Protocol: validation split, {count(evaluation.get('examples'))} pictures, "
         f"{evaluation.get('protocol', 'not recorded')}, after {count(run.step)} steps.",
@@ -180,6 +180,13 @@ def _scores(run: Run, step: int | None) -> list[str]:
     if different:
         lines += ["", "Not the published protocol:", "", *(f"- {line}" for line in different)]
     return lines
+
+
+def _missing(run: Run, references: Mapping[str, float]) -> str:
+    unknown = [task.name for task in run.tasks if run.primary(task) is None]
+    if unknown:
+        return f"the score of {', '.join(unknown)} is unknown"
+    return "a single-task reference is missing"
 
 
 def _limits(run: Run) -> list[str]:

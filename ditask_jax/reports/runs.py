@@ -1,7 +1,6 @@
 """Run folders as data: configuration, scores, metrics, what a step took. Nothing is restored or computed again."""
 
 import dataclasses
-import json
 import math
 import re
 import statistics
@@ -13,6 +12,7 @@ from ml_collections import ConfigDict
 
 from ditask_jax.config import flatten, load_config
 from ditask_jax.errors import CheckpointError, ConfigError, DitaskError
+from ditask_jax.files import parse_json
 from ditask_jax.tasks import Task
 from ditask_jax.training.build import build_tasks
 from ditask_jax.training.rundir import RunDir
@@ -204,7 +204,7 @@ def _fill(config: ConfigDict, defaults: ConfigDict) -> None:
 
 def _read_evaluation(run: RunDir, tasks: Sequence[Task]) -> Mapping[str, Any]:
     try:
-        content = json.loads(run.evaluation.read_text(encoding="utf-8"))
+        content = parse_json(run.evaluation.read_text(encoding="utf-8"))
     except ValueError as error:
         raise _damaged(run, f"is not valid JSON ({error})") from None
     if not isinstance(content, dict) or not isinstance(content.get("step"), int):

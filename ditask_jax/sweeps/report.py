@@ -63,7 +63,7 @@ class Tally:
     def _score(self, job: Job) -> str:
         score = score_of(job, self._metric)
         if score is None:
-            return ""
+            return f", {self._metric} unknown"
         return f", {self._metric} {score:+.2f} %" if self._metric == "delta_m" else f", {self._metric} {score:.4g}"
 
     def remaining_seconds(self) -> float | None:

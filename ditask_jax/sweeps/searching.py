@@ -10,7 +10,7 @@ from ditask_jax.sweeps.loading import Job
 from ditask_jax.sweeps.points import Sweep
 from ditask_jax.sweeps.running import STOPPED, Outcome, hold
 from ditask_jax.sweeps.space import Space
-from ditask_jax.sweeps.states import FINISHED, score_of, state_of
+from ditask_jax.sweeps.states import FINISHED, has_unknown_scores, score_of, state_of
 
 STUDY_NAME = "study.journal"
 
@@ -98,6 +98,12 @@ class Search:
 
     def _tell(self, trials: Sequence, job: Job) -> None:
         score = score_of(job, self._metric)
+        if score is None and has_unknown_scores(job):
+            # Such a point cannot be compared: no trial to learn from, and no reason to end the search.
+            for trial in trials:
+                self.study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
+                self._failed += 1
+            return
         if score is None:
             raise ConfigError(
                 f"sweep: metric: the scores of '{job.name}' have no {self._metric}; give Sweep(metric=...) a number of "

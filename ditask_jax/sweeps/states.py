@@ -1,7 +1,6 @@
 """How far the run of a point has come, from the files in its folder."""
 
-import json
-
+from ditask_jax.files import parse_json
 from ditask_jax.sweeps.loading import Job
 
 FINISHED, UNFINISHED, NEW = "finished", "unfinished", "new"
@@ -18,7 +17,7 @@ def state_of(job: Job) -> str:
 def read_evaluation(job: Job) -> dict | None:
     """Content of a point's `evaluation.json`; None where there is none that can be read."""
     try:
-        found = json.loads((job.workdir / "evaluation.json").read_text(encoding="utf-8"))
+        found = parse_json((job.workdir / "evaluation.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     return found if isinstance(found, dict) else None
@@ -45,3 +44,9 @@ def score_of(job: Job, metric: str) -> float | None:
     task, slash, name = metric.partition("/")
     found = evaluation.get("scores", {}).get(task, {}).get(name) if slash else evaluation.get(metric)
     return found if isinstance(found, int | float) else None
+
+
+def has_unknown_scores(job: Job) -> bool:
+    """Whether a score of a point's evaluation is unknown: nothing was labelled, or predictions are not finite."""
+    scores = (read_evaluation(job) or {}).get("scores", {})
+    return any(value is None for found in scores.values() for value in found.values())

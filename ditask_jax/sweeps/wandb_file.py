@@ -1,9 +1,9 @@
 """A sweep as the file that `wandb sweep` reads; plain text, the package itself is not needed."""
 
-import json
 import shlex
 from collections.abc import Sequence
 
+from ditask_jax.files import json_text
 from ditask_jax.sweeps.points import Sweep
 from ditask_jax.sweeps.space import Space
 
@@ -25,12 +25,12 @@ def wandb_file(sweep: Sweep, space: Space, arguments: Sequence[str]) -> str:
         "# method: grid takes every point once; random and bayes choose among the same values.",
         "program: ditask_jax.sweep",
         "method: grid",
-        f"metric: {{name: {json.dumps(metric)}, goal: {sweep.goal}imize}}",
+        f"metric: {{name: {json_text(metric)}, goal: {sweep.goal}imize}}",
         "parameters:",
     ]
     for axis, values in space.values.items():
         name = f"config.{axis}" if space.is_grid else "only"
-        lines.append(f"  {json.dumps(name)}: {{values: [{', '.join(map(json.dumps, values))}]}}")
+        lines.append(f"  {json_text(name)}: {{values: [{', '.join(map(json_text, values))}]}}")
     command = ["python", "-m", "ditask_jax.sweep", *arguments, *(["--pick"] if space.is_grid else [])]
-    lines += ["command:", "  - ${env}", *(f"  - {json.dumps(part)}" for part in command), "  - ${args}"]
+    lines += ["command:", "  - ${env}", *(f"  - {json_text(part)}" for part in command), "  - ${args}"]
     return "\n".join(lines) + f"\n# The same points without W&B: {shlex.join(command[: 3 + len(arguments)])}\n"

@@ -8,6 +8,7 @@ devices, and real-valued totals depend on it only through the last bit of single
 
 import abc
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -130,14 +131,16 @@ class Task(abc.ABC):
     def finalize(self, total: Mapping[str, np.ndarray] | None) -> dict[str, float]:
         """Scores of a total (or of the sums of a single batch): fractions in 0..1, degrees, metres.
 
-        A score that nothing was measured for (no labelled pixel in the whole split) is left out; class IoU alone
-        counts an absent class as 0.
+        A score that nothing was measured for (no labelled pixel in the whole split), or that is no finite number, is
+        unknown and left out. The mean over classes counts a class that is absent as 0, as published scores do.
         """
-        return {} if total is None else self._scores(self._complete(total))
+        if total is None:
+            return {}
+        return {name: value for name, value in self._scores(self._complete(total)).items() if math.isfinite(value)}
 
     def details(self, total: Mapping[str, np.ndarray] | None) -> dict[str, Any]:
-        """Finer results behind the scores, ready for JSON: per class, per threshold; empty where there are none."""
-        return {} if total is None else self._details(self._complete(total))
+        """Finer results behind the scores, ready for JSON: per class, per threshold; empty without scores."""
+        return self._details(self._complete(total)) if self.finalize(total) else {}
 
     def _complete(self, total: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         if all(np.shape(total[name]) == shape for name, shape in self.sum_shapes.items()):

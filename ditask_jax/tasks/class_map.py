@@ -67,7 +67,7 @@ class ClassMapTask(Task):
         return hit / np.maximum(union, 1e-8)
 
     def _scores(self, total: Mapping[str, np.ndarray]) -> dict[str, float]:
-        return {"mIoU": float(self._class_iou(total).mean())}
+        return {"mIoU": float(self._class_iou(total).mean())} if total["confusion"].any() else {}
 
     def _details(self, total: Mapping[str, np.ndarray]) -> dict[str, Any]:
         confusion = total["confusion"]

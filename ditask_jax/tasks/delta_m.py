@@ -31,7 +31,7 @@ def delta_m(
       Per cent; positive is better than the references.
 
     Raises:
-      ConfigError: no scores, or a task without a reference that can be divided by.
+      ConfigError: no scores, an unknown score, or a task without a reference that can be divided by.
 
     >>> round(delta_m({"semseg": 0.6966, "normals": 17.1}, {"semseg": 0.6721, "normals": 17.97},
     ...               {"semseg": True, "normals": False}), 3)
@@ -46,15 +46,26 @@ def delta_m(
         reference = references[name]
         if not (math.isfinite(reference) and reference > 0):
             raise ConfigError(f"delta_m: reference score of '{name}': got {reference}, expected a positive number")
+        if score is None or not math.isfinite(score):
+            raise ConfigError(f"delta_m: score of '{name}': got {score}, expected a finite number")
         gain = (score - reference) / reference
         gains.append(gain if higher_is_better[name] else -gain)
     return 100.0 * math.fsum(gains) / len(gains)
 
 
+def is_known(score: float | None) -> bool:
+    """Whether a score is a finite number: neither missing (None) nor NaN nor infinite.
+
+    >>> is_known(0.0), is_known(None), is_known(float("nan"))
+    (True, False, False)
+    """
+    return isinstance(score, int | float) and math.isfinite(score)
+
+
 def delta_m_of(
-    tasks: Sequence[Task], scores: Mapping[str, Mapping[str, float]], references: Mapping[str, float]
+    tasks: Sequence[Task], scores: Mapping[str, Mapping[str, float | None]], references: Mapping[str, float]
 ) -> float | None:
-    """Delta m of an evaluation, or None where it is not defined: a task has no reference, or its score is missing.
+    """Delta m of an evaluation, or None where it is unknown: a task has no reference, or its score is unknown.
 
     Args:
       tasks: the tasks of the model.
@@ -66,7 +77,8 @@ def delta_m_of(
     >>> delta_m_of(pascal, {"semseg": {"mIoU": 0.7}, "edge": {"odsF": 0.7}}, {"semseg": 0.6721}) is None
     True
     """
-    if any(task.name not in references or task.primary_metric not in scores.get(task.name, {}) for task in tasks):
+    known = lambda task: scores.get(task.name, {}).get(task.primary_metric)
+    if any(task.name not in references or not is_known(known(task)) for task in tasks):
         return None
     return delta_m(
         {task.name: scores[task.name][task.primary_metric] for task in tasks},

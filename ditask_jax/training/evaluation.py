@@ -11,6 +11,7 @@ from ditask_jax.data import Augmentation, eval_batches
 from ditask_jax.data.pipeline import widen_labels
 from ditask_jax.labels import LabelSpec
 from ditask_jax.tasks import Task, delta_m_of
+from ditask_jax.tasks.delta_m import is_known
 from ditask_jax.training.mesh import place_batch
 from ditask_jax.training.processes import add_up, gather, own_rows, share
 
@@ -21,28 +22,30 @@ class Evaluation:
 
     Attributes:
       examples: how many were scored.
-      scores: metric by name, by task; fractions, degrees or metres.
-      losses: mean unweighted loss by task.
-      delta_m: per cent, None where a task has no reference.
+      scores: metric by name, by task; fractions, degrees or metres. The primary metric is None where it is unknown:
+        nothing was labelled, or the predictions are no finite numbers.
+      losses: mean unweighted loss by task; None likewise.
+      delta_m: per cent, None where a task has no reference, or its score is unknown.
       references: the single-task scores it was taken against.
     """
 
     examples: int
-    scores: Mapping[str, Mapping[str, float]]
-    losses: Mapping[str, float]
+    scores: Mapping[str, Mapping[str, float | None]]
+    losses: Mapping[str, float | None]
     delta_m: float | None
     references: Mapping[str, float]
 
     def __str__(self) -> str:
         flat = {f"{task}/{name}": value for task, scores in self.scores.items() for name, value in scores.items()}
+        flat = {name: "unknown" if value is None else value for name, value in flat.items()}
         return str(flat if self.delta_m is None else flat | {"delta_m": self.delta_m})
 
     def to_json(self) -> dict:
         """Plain data for `evaluation.json`."""
         return dataclasses.asdict(self)
 
-    def metrics(self) -> dict[str, float]:
-        """Rows of `metrics.jsonl`."""
+    def metrics(self) -> dict[str, float | None]:
+        """A row of `metrics.jsonl`; None is unknown."""
         named = {f"val/tasks/{t}/{m}": v for t, scores in self.scores.items() for m, v in scores.items()}
         named |= {f"val/tasks/{t}/loss": value for t, value in self.losses.items()}
         return named if self.delta_m is None else named | {"val/delta_m": self.delta_m}
@@ -113,8 +116,11 @@ def evaluate(
     if jax.process_count() > 1:
         # Sums from the device are of all processes already, those taken on the host of its own rows.
         totals |= {task.name: add_up(totals[task.name]) for task in tasks if task.on_host}
-    scores = {task.name: task.finalize(totals[task.name]) for task in tasks}
+    found = {task.name: task.finalize(totals[task.name]) for task in tasks}
+    scores = {task.name: {task.primary_metric: None} | found[task.name] for task in tasks}
     mean = {name: value / max(batches, 1) for name, value in losses.items()}
+    # Without a label a loss is exactly 0, which says as little as a score would.
+    mean = {name: value if is_known(value) and (value or found[name]) else None for name, value in mean.items()}
     delta = delta_m_of(tasks, scores, references)
     used = {task.name: references[task.name] for task in tasks if task.name in references}
     return Evaluation(len(source), scores, mean, delta, used)
@@ -153,22 +159,34 @@ _PERCENT = {
 def score_table(evaluation: Evaluation, tasks: Sequence[Task]) -> str:
     """The scores as aligned text, one line per task and delta_m last."""
     rows = [("task", "metric", "score", "single-task", "gain")]
+    scores = {task.name: evaluation.scores[task.name].get(task.primary_metric) for task in tasks}
     for task in tasks:
-        score = evaluation.scores[task.name].get(task.primary_metric)
+        score = scores[task.name]
         reference = evaluation.references.get(task.name)
         factor, unit = _PERCENT[task.unit]
-        shown = "-" if score is None else f"{score * factor:.2f} {unit}"
+        shown = "unknown" if score is None else f"{score * factor:.2f} {unit}"
         gain = "-"
         if score is not None and reference:
             sign = 1 if task.higher_is_better else -1
             gain = f"{sign * 100 * (score - reference) / reference:+.2f} %"
         known = "-" if reference is None else f"{reference * factor:.2f} {unit}"
         rows.append((task.name, task.primary_metric, shown, known, gain))
-    unknown = "unknown (a task has no reference)" if len(tasks) > 1 else "unknown (no reference)"
-    delta = unknown if evaluation.delta_m is None else f"{evaluation.delta_m:+.2f} %"
+    delta = f"unknown ({_missing(evaluation, scores)})"
+    if evaluation.delta_m is not None:
+        delta = f"{evaluation.delta_m:+.2f} %"
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([*lines, f"delta_m over {evaluation.examples} examples: {delta}"])
+
+
+def _missing(evaluation: Evaluation, scores: Mapping[str, float | None]) -> str:
+    """Why delta_m is unknown."""
+    unscored = [name for name, score in scores.items() if score is None]
+    unreferenced = [name for name in scores if name not in evaluation.references]
+    if len(scores) == 1:
+        return "no score" if unscored else "no reference"
+    reasons = {"score": unscored, "reference": unreferenced}
+    return "; ".join(f"no {what} of {' '.join(names)}" for what, names in reasons.items() if names)
 
 
 def predictions(predict: Callable, state: tuple, batch: Mapping, tasks: Sequence[Task]) -> dict[str, np.ndarray]:

@@ -1,6 +1,5 @@
 """Pictures of single examples, each in a file of its own: what a report lets its reader leaf through."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ditask_jax.files import atomic_write_bytes, atomic_write_json
+from ditask_jax.files import atomic_write_bytes, atomic_write_json, parse_json
 from ditask_jax.tasks import Task
 
 EXAMPLES_NAME = "examples.json"
@@ -71,7 +70,7 @@ def read_examples(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except ValueError:
         return None
     return found if isinstance(found, dict) and isinstance(found.get("examples"), list) else None

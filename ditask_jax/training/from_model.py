@@ -82,7 +82,9 @@ def _describe(model: MultiTaskModel, config: ConfigDict) -> ConfigDict:
 
 
 def _as_config(value: Any) -> Any:
-    return ConfigDict(json.loads(json.dumps(value, default=list))) if isinstance(value, dict) else value
+    if not isinstance(value, dict):
+        return value
+    return ConfigDict(json.loads(json.dumps(value, default=list, allow_nan=False)))
 
 
 def _check_tasks(model: MultiTaskModel, tasks: Sequence[Task], config: ConfigDict) -> None:

@@ -4,7 +4,6 @@ The step itself computes one boolean (`all_finite`) and keeps the state it was g
 gradient or parameter it was is found afterwards, by a program of its own that is compiled only then.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ditask_jax.errors import DitaskError
-from ditask_jax.files import atomic_write
+from ditask_jax.files import atomic_write, json_text
 
 SKIPS_IN_A_ROW = 20
 """So many steps left out one after another end a training: nothing would come of more."""
@@ -102,7 +101,7 @@ def write_batch(folder: Path, step: int, batch: Mapping[str, Any], found: list[s
     """
     arrays = {name: np.asarray(value) for name, value in batch.items() if name != "labels"}
     arrays |= {f"labels/{name}": np.asarray(value) for name, value in batch["labels"].items()}
-    arrays["found"] = np.array(json.dumps({"step": step, "found": found}))
+    arrays["found"] = np.array(json_text({"step": step, "found": found}))
     process = f"_process_{jax.process_index()}" if jax.process_count() > 1 else ""
     return atomic_write(folder / f"step_{step:06d}{process}.npz", lambda file: np.savez(file, **arrays))
 

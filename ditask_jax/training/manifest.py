@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ditask_jax.errors import CheckpointError
-from ditask_jax.files import atomic_write_text
+from ditask_jax.files import atomic_write_text, json_text
 
 MANIFEST_NAME = "manifest.json"
 _FORMAT = 1
@@ -46,20 +46,22 @@ def host_copy(state: Any) -> dict[str, np.ndarray]:
 
 
 def write_manifest(
-    folder: pathlib.Path, step: int, arrays: Mapping[str, np.ndarray], meta: Any, metrics: Mapping[str, float]
+    folder: pathlib.Path, step: int, arrays: Mapping[str, np.ndarray], meta: Any, metrics: Mapping[str, float | None]
 ) -> None:
     """Writes the manifest of a checkpoint folder whose arrays are complete."""
+    known = {name: value for name, value in metrics.items() if value is not None and math.isfinite(value)}
     body = {
         "format": _FORMAT,
         "step": step,
         "meta": meta,
-        "metrics": {name: float(value) for name, value in metrics.items() if math.isfinite(value)},
+        "metrics": {name: float(value) for name, value in known.items()},
         "leaves": {
             name: {"shape": list(array.shape), "dtype": array.dtype.name, "sha256": _hash_array(array)}
             for name, array in arrays.items()
         },
         "files": {str(path.relative_to(folder)): _hash_file(path) for path in _files(folder)},
     }
+    body = json.loads(json_text(body))  # as it will be read, so that the hash is of that
     atomic_write_text(folder / MANIFEST_NAME, _text(body | {"sha256": _hash_body(body)}))
 
 
@@ -172,11 +174,11 @@ def _hash_file(path: pathlib.Path) -> str:
 
 
 def _hash_body(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(body, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def _text(body: Mapping[str, Any]) -> str:
-    return json.dumps(body, indent=2, ensure_ascii=False) + "\n"
+    return json_text(body, indent=2) + "\n"
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,7 +1,6 @@
 """What a run was trained on: `starts.jsonl` has a row for every time that training was started in its folder."""
 
 import datetime
-import json
 import os
 import platform
 from collections.abc import Sequence
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+
+from ditask_jax.files import json_text, parse_json
 
 STARTS_NAME = "starts.jsonl"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -28,7 +29,7 @@ def record_start(path: Path, step: int, devices: Sequence[jax.Device]) -> None:
     with open(path, "ab") as file:
         # A line that a killed process left half-written must not swallow this one.
         torn = file.tell() > 0 and path.read_bytes()[-1:] != b"\n"
-        file.write(("\n" * torn + json.dumps(row) + "\n").encode())
+        file.write(("\n" * torn + json_text(row) + "\n").encode())
 
 
 def hardware(devices: Sequence[jax.Device]) -> dict[str, Any]:
@@ -65,7 +66,7 @@ def read_starts(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     found = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             continue
         if isinstance(row, dict):

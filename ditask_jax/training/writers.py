@@ -1,6 +1,5 @@
 """The metrics log: `metrics.jsonl`, one row per step, exactly once, through kills and resumes."""
 
-import json
 import math
 import os
 import pathlib
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ditask_jax.errors import DataError
-from ditask_jax.files import atomic_write_bytes
+from ditask_jax.files import atomic_write_bytes, json_text, parse_json
 
 METRICS_NAME = "metrics.jsonl"
 TIMING_PREFIX = "time/"  # keys that two equal runs may differ in
@@ -109,7 +108,7 @@ class MetricsWriter:
     def _emit(self) -> None:
         if not self._pending:
             return
-        line = (json.dumps(dict(sorted(self._row.items(), key=_step_first)), ensure_ascii=False) + "\n").encode()
+        line = (json_text(dict(sorted(self._row.items(), key=_step_first))) + "\n").encode()
         if self._file.tell() == self._start:
             self._file.write(line)
             self._file.flush()
@@ -154,7 +153,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     if not line.endswith(b"\n"):
         return None
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None

@@ -13,23 +13,9 @@ import numpy as np
 OWN = "DITASK_GOLDEN_DIR" not in os.environ
 GOLDEN_DIR = pathlib.Path(os.environ.get("DITASK_GOLDEN_DIR", pathlib.Path(__file__).parents[1] / "golden"))
 # How the files of each kind are called.
-KINDS = {
-    kind: f"{kind}*.npz"
-    for kind in [
-        "swin_plain",
-        "pvt_v1",
-        "pvt_v2",
-        "vit",
-        "ditask",
-        "mtlora",
-        "full",
-        "linears",
-        "cpab",
-        "losses",
-        "metrics",
-        "schedules",
-    ]
-} | {"cpab_core": "cpab_core*/*.npz"}
+_PREFIXES = ("swin_plain", "pvt_v1", "pvt_v2", "vit", "ditask", "mtlora", "full")
+_PREFIXES += ("linears", "cpab", "losses", "metrics", "schedules")
+KINDS = {kind: f"{kind}*.npz" for kind in _PREFIXES} | {"cpab_core": "cpab_core*/*.npz"}
 
 
 class Golden(Mapping):

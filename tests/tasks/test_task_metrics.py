@@ -132,8 +132,7 @@ def test_sums_have_the_declared_shapes_and_no_nan_without_labels(task):
         assert len(array) == SHAPE[0]
         assert array.shape[array.ndim - len(task.sum_shapes[name]) :] == task.sum_shapes[name]
         assert not np.any(array), name
-    scores = task.finalize(task.accumulate(None, sums))
-    assert scores == ({"mIoU": 0.0} if task.name in ("semseg", "human_parts") else {})
+    assert task.finalize(task.accumulate(None, sums)) == {}
     assert task.finalize(None) == {}
 
 
