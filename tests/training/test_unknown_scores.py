@@ -54,15 +54,20 @@ class Unlabelled:
         return example
 
 
+# Sums that are no counts.
+REAL = {"iou", "precision", "recall", "angle", "squared_angle", "angle_arccos", "squared_error", "squared_log_error"}
+
+
 def scored(*without: str, factor: float = 1.0):
-    """An evaluation with made-up sums: ones where there is a label, and a loss of that many ones."""
+    """An evaluation with made-up sums: counts of one where there is a label, real sums and losses of the factor."""
 
     def step(placed):
         images = len(placed["valid"])
         sums, losses = {}, {}
         for task in TASKS:
             known = float(task.name not in without)
-            sums[task.name] = {n: np.full((images, *s), known * factor) for n, s in task.sum_shapes.items()}
+            value = lambda name, known=known: known * factor if name in REAL else int(known)
+            sums[task.name] = {n: np.full((images, *s), value(n)) for n, s in task.sum_shapes.items()}
             losses[task.name] = np.float32(known * factor)
         decoded = {task.name: np.full((images, *SIZE), 0.5, np.float32) for task in TASKS if task.on_host}
         return sums, losses, decoded | {task.name: None for task in TASKS if not task.on_host}
