@@ -5,6 +5,7 @@ Every `read_*` has a `decode_*` beside it for bytes that are in memory already, 
 
 import io
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,7 +15,11 @@ from ditask_jax.data import headers
 from ditask_jax.errors import DataError
 from ditask_jax.labels import IGNORE
 
-_ORIENTATION = 0x0112
+_ORIENTATION, _PHOTOMETRIC, _COMPRESSION, _BITS, _SAMPLES = 0x0112, 262, 259, 258, 339  # tags of TIFF
+_EXACT = ("PNG", "TIFF", "BMP", "DIB", "GIF", "PPM")
+_EXACT_TIFF = (1, 2, 3, 4, 5, 8, 32773, 32946, 50000)  # compressions that lose nothing
+_FULL = 1 << 16
+_LEAST = 1 << 14  # of pictures of 10, 12 and 14 bits no value gets there
 
 
 def read_bytes(path: Path) -> bytes:
@@ -23,28 +28,32 @@ def read_bytes(path: Path) -> bytes:
     Raises:
       DataError: it is missing, or the system does not let it be read.
     """
+    path = Path(path)
     try:
-        return Path(path).read_bytes()
+        return path.read_bytes()
     except FileNotFoundError as error:
-        raise DataError(f"data: {path} is missing") from error
-    except OSError as error:
-        raise DataError(f"data: {path} cannot be read: {error.strerror or error}") from error
+        why = "is a link to a file that is not there" if path.is_symlink() else "is missing"
+        raise DataError(f"data: {path} {why}") from error
+    except IsADirectoryError as error:
+        raise DataError(f"data: {path} is a folder, expected a file") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"data: {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def read_image(path: Path) -> np.ndarray:
     """A colour picture as uint8 [H, W, 3] RGB.
 
-    Grey, palette and 16-bit pictures become RGB, an alpha channel is dropped. A picture that carries an EXIF rotation
-    is refused: whether its labels were drawn on the rotated or on the stored picture cannot be known.
+    Grey, palette and 16-bit pictures become RGB, an alpha channel is dropped. A picture that carries an orientation
+    is refused: whether its labels were drawn on the turned or on the stored picture cannot be known.
 
     Raises:
-      DataError: missing, unreadable, truncated or rotated.
+      DataError: missing, unreadable, truncated, with an orientation, or of another range than 8 or 16 bits.
     """
     image, orientation, _ = decode_image(read_bytes(path), path)
     if orientation != 1:
         raise DataError(
-            f"data: {path} carries an EXIF rotation, and its labels may follow either orientation; "
-            "rewrite it upright (for example `mogrify -auto-orient`) and check its labels"
+            f"data: {path} carries an EXIF rotation (orientation {orientation}), and its labels may follow either "
+            "orientation; rewrite it upright (for example `mogrify -auto-orient`) and check its labels"
         )
     return image
 
@@ -52,30 +61,70 @@ def read_image(path: Path) -> np.ndarray:
 def decode_image(content: bytes, name: Path | str) -> tuple[np.ndarray, int, bool]:
     """A colour picture as it is stored.
 
+    8 bits are taken as they are. 16 bits run over 0..65535 and lose their lower half; a picture of which no value
+    reaches a quarter of that (a camera's 10, 12 or 14 bits) would be nearly black and is refused, and so are float and
+    32-bit ones, whose range nothing defines.
+
     Returns:
-      uint8 [H, W, 3] RGB; the EXIF orientation, 1 to 8 with 1 for upright (see `turn_upright`); and whether the file
-      is a plain 8-bit RGB JPEG or PNG, which any decoder reads alike.
+      uint8 [H, W, 3] RGB; the orientation that EXIF, a TIFF tag, a text profile or XMP asks for, 1 to 8 with 1 for
+      upright (see `turn_upright`); and whether the file is a plain 8-bit RGB JPEG or PNG, which any decoder reads
+      alike.
 
     Raises:
-      DataError: unreadable or truncated.
+      DataError: unreadable, truncated, or of a range that does not fit.
     """
     pixels = headers.decode_plain(content)
     if pixels is not None and pixels.ndim == 3:
         return pixels, 1, True
-    image = _open(content, name)
-    orientation = _orientation(image)
-    plain = image.mode == "RGB" and image.format in ("JPEG", "PNG") and "transparency" not in image.info
-    if image.mode.startswith("I;16") or image.mode == "I":
-        grey = (np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2), orientation, False
+    opened = _open(content, name)
+    image = opened.image
+    if image.mode in ("F", "I") and image.format not in ("PNG", "PPM"):  # in these two "I" has 16 bits
+        raise DataError(_range_text(np.asarray(image), name))
+    if image.mode.startswith("I"):
+        grey = opened.stored(np.asarray(image)).astype(np.int64)
+        _check_range(grey, name)
+        grey = (grey >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2), opened.orientation, False
+    deep = _is_deep(image, content)
+    plain = image.mode == "RGB" and image.format in ("JPEG", "PNG") and "transparency" not in image.info and not deep
     if "transparency" in image.info:  # Pillow warns unless such palettes pass through RGBA
         image = image.convert("RGBA")
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB")), orientation, plain
+    pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    if deep and pixels.max() < _LEAST >> 8:
+        found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        _check_range(
+            pixels.astype(np.int64) << 8 if found is None else found.reshape(*found.shape[:2], -1)[..., :3], name
+        )
+    return opened.stored(pixels), opened.orientation, plain
 
 
-def _orientation(image: Image.Image) -> int:
-    found = image.getexif().get(_ORIENTATION, 1)
-    return found if found in range(2, 9) else 1
+def _is_deep(image: Image.Image, content: bytes) -> bool:
+    """Whether Pillow has cut the lower half of 16 bits off."""
+    if image.format == "PNG":
+        return content[24] == 16
+    return image.format == "TIFF" and max(image.tag_v2.get(_BITS, (1,))) > 8
+
+
+def _check_range(values: np.ndarray, name: Path | str) -> None:
+    """Refuses 16-bit values that would all become nearly black."""
+    low, high = int(values.min()), int(values.max())
+    if 0 < high < _LEAST:
+        raise DataError(
+            f"data: {name} holds values from {low} to {high} of the {_FULL - 1} of 16 bits and would be nearly black; "
+            f"save it in 8 bits, scaled by 255 / {(1 << high.bit_length()) - 1}"
+        )
+
+
+def _range_text(values: np.ndarray, name: Path | str) -> str:
+    finite = values[np.isfinite(values)]
+    found = f"from {finite.min():g} to {finite.max():g}" if finite.size else "none of them finite"
+    if 0 < finite.size < values.size:
+        found += ", and some that are not finite"
+    kind = "decimal numbers" if values.dtype.kind == "f" else "32-bit integers"
+    return (
+        f"data: {name} holds {kind}, {found}; nothing says which of them is white: save it in 8 bits (0..255), or in "
+        f"16 (0..{_FULL - 1})"
+    )
 
 
 def turn_upright(image: np.ndarray, orientation: int) -> np.ndarray:
@@ -92,21 +141,13 @@ def turn_upright(image: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(turned)
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Height and width of a picture, from its header alone.
-
-    Raises:
-      DataError: missing or not a picture.
-    """
-    image = _open(read_bytes(path), path, load=False)
-    return image.height, image.width
-
-
 def read_indices(path: Path) -> np.ndarray:
-    """A label PNG as stored integers [H, W]: palette files give indices (not colours), 16-bit files keep all bits.
+    """A label picture as stored integers [H, W], of 1 to 16 bits, whatever their colours.
+
+    Palette files give indices, grey files of few bits the numbers themselves, though viewers stretch both to 0..255.
 
     Raises:
-      DataError: missing, unreadable, or a colour picture.
+      DataError: missing, unreadable, with an orientation, a colour picture, or in a format that keeps no exact numbers.
     """
     return decode_indices(read_bytes(path), path)
 
@@ -114,17 +155,71 @@ def read_indices(path: Path) -> np.ndarray:
 def decode_indices(content: bytes, name: Path | str) -> np.ndarray:
     """See `read_indices`."""
     pixels = headers.decode_plain(content)
-    if pixels is not None and pixels.ndim == 2 and content[:2] != headers.JPEG_START:
+    if pixels is not None and pixels.ndim == 2:
         return pixels
-    image = _open(content, name)
-    if image.mode == "1":
-        return np.asarray(image).astype(np.uint8)
-    if image.mode not in ("L", "P", "I", "I;16", "I;16B"):
+    image = _open_label(content, name).image
+    kind, values = image.format, np.asarray(image)
+    if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
+        what = {"F": "holds decimal numbers", "LA": "has an alpha channel", "PA": "has an alpha channel"}
         raise DataError(
-            f"data: {name} is a colour picture ({image.mode}); a label map needs one channel of class ids "
-            "(8-bit grey, palette, or 16-bit grey)"
+            f"data: {name} {what.get(image.mode, 'is a colour picture')} ({image.mode}); a label map needs one channel "
+            "of class ids (8-bit grey, palette, or 16-bit grey)"
         )
-    return np.asarray(image)
+    if image.mode == "1":
+        values = values.astype(np.uint8)
+    if kind == "TIFF":
+        return _tiff_numbers(image, values)
+    bits = content[24] if kind == "PNG" else 8
+    return values // np.uint8(255 // ((1 << bits) - 1)) if image.mode == "L" and bits < 8 else values
+
+
+def _tiff_numbers(image: Image.Image, values: np.ndarray) -> np.ndarray:
+    """What a TIFF stores, where Pillow gives shades of grey."""
+    (bits, *_), (sample, *_) = image.tag_v2.get(_BITS, (1,)), image.tag_v2.get(_SAMPLES, (1,))
+    if image.mode in ("1", "L") and image.tag_v2.get(_PHOTOMETRIC) == 0:  # white is 0
+        values = (1 if image.mode == "1" else 255) - values
+    if image.mode == "L" and bits < 8:
+        return values // np.uint8(255 // ((1 << bits) - 1))
+    return values.view(np.int8) if image.mode == "L" and sample == 2 else values
+
+
+def _open_label(content: bytes, name: Path | str, exact: bool = True) -> "_Opened":
+    opened = _open(content, name)
+    image = opened.image
+    if opened.orientation != 1:
+        raise DataError(
+            f"data: {name} is a label that carries an EXIF rotation (orientation {opened.orientation}), and its picture "
+            "may follow either orientation; remove it (for example `exiftool -Orientation=1 -n`) and check the pair"
+        )
+    if exact and len(image.getbands()) == 1 and not opened.is_exact:
+        raise DataError(
+            f"data: {name} is a {image.format} file that does not keep exact numbers, as class ids need; save it as PNG"
+        )
+    return opened
+
+
+def read_grey(path: Path) -> np.ndarray:
+    """A label picture as shades of grey [H, W], for labels that are a matter of bright and dark.
+
+    Returns:
+      uint8 with 255 for white, whatever the bits; uint16 of a 16-bit file.
+
+    Raises:
+      DataError: missing, unreadable, with an orientation, or a colour picture.
+    """
+    content = read_bytes(path)
+    pixels = headers.decode_plain(content)
+    if pixels is not None and pixels.ndim == 2:
+        return pixels
+    image = _open_label(content, path, exact=False).image
+    if image.mode == "P":
+        image.apply_transparency()
+        colours = np.asarray(image.convert("RGBA"))[..., :3]
+        if (colours == colours[..., :1]).all():
+            return colours[..., 0]
+    if image.mode not in ("1", "L") and not image.mode.startswith("I;16"):
+        raise DataError(f"data: {path} is a colour picture ({image.mode}); this label is a grey one, bright for yes")
+    return np.asarray(image.convert("L") if image.mode == "1" else image)
 
 
 def read_array(path: Path) -> np.ndarray:
@@ -133,12 +228,19 @@ def read_array(path: Path) -> np.ndarray:
     Raises:
       DataError: missing or not a plain array file.
     """
+    content = read_bytes(path)
+    cannot = f"data: {path} cannot be read as a .npy array:"
+    if not content.startswith(_NPY_START):
+        kinds = {b"PK": "it is an .npz archive", b"\x80": "it is a Python pickle", b"\x89HDF": "it is an HDF5 file"}
+        kind = next((text for start, text in kinds.items() if content.startswith(start)), "it is some other file")
+        raise DataError(f"{cannot} {kind if content else 'it is empty'}; write it with numpy.save")
     try:
-        return np.load(path, allow_pickle=False)
-    except FileNotFoundError as error:
-        raise DataError(f"data: {path} is missing") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"data: {path} cannot be read as a .npy array: {_first_line(error)}") from error
+        return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    except Exception as error:  # a damaged header makes NumPy raise whatever the bytes lead it to
+        raise DataError(f"{cannot} {_first_line(error)}") from error
+
+
+_NPY_START = b"\x93NUMPY"
 
 
 def read_mat(path: Path, variable: str) -> np.ndarray:
@@ -175,7 +277,7 @@ def decode_colours(content: bytes, name: Path | str) -> np.ndarray:
     pixels = headers.decode_plain(content)
     if pixels is not None and pixels.ndim == 3:
         return pixels
-    image = _open(content, name)
+    image = _open_label(content, name, exact=False).image
     if image.mode not in ("RGB", "RGBA"):
         raise DataError(f"data: {name} has mode {image.mode}; normals need an 8-bit RGB picture or a .npy array")
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
@@ -216,6 +318,10 @@ def check_classes(ids: np.ndarray, count: int, name: Path | str) -> np.ndarray:
     ...
     ditask_jax.errors.DataError: data: a.png holds class id 7; allowed are 0..6 and 255 (ignore)
     """
+    if ids.dtype.kind not in "buif":
+        raise DataError(f"data: {name} holds {ids.dtype}; expected class ids, whole numbers")
+    if ids.dtype.kind == "f" and (ids != np.floor(ids)).any():  # what is NaN equals nothing
+        raise DataError(f"data: {name} holds numbers between the classes; expected whole ones")
     wrong = (ids != IGNORE) & ((ids < 0) | (ids >= count))
     if wrong.any():
         raise DataError(
@@ -233,10 +339,11 @@ def as_floats(values: np.ndarray, channels: int, name: Path | str) -> np.ndarray
     if values.ndim == 3 and values.shape[-1] == 1:
         values = values[..., 0]
     wanted = (values.ndim == 3 and values.shape[-1] == 3) if channels == 3 else values.ndim == 2
-    if not wanted or values.dtype.kind not in "fiu":
+    if not wanted or values.dtype.kind not in "fiu" or not values.size:
         shape = "[H, W, 3]" if channels == 3 else "[H, W]"
         raise DataError(f"data: {name} holds {values.dtype} {list(values.shape)}; expected numbers {shape}")
-    values = values.astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is too large for float32 becomes infinite: missing too
+        values = values.astype(np.float32)
     finite = np.isfinite(values)
     if finite.all():
         return values
@@ -258,6 +365,8 @@ def fit_label(label: np.ndarray, size: tuple[int, int], cubic: bool, name: Path 
     height, width = label.shape[:2]
     if (height, width) == tuple(size):
         return label
+    if not label.size:
+        raise DataError(f"data: {name} is {height}x{width} (height x width): there is nothing in it")
     if abs(height * size[1] - width * size[0]) > 0.02 * height * size[1]:
         raise DataError(
             f"data: {name} is {height}x{width} (height x width) and its picture {size[0]}x{size[1]}: "
@@ -279,20 +388,58 @@ def encode_png(array: np.ndarray) -> bytes:
     return cv2.imencode(".png", array, fast if array.dtype == np.uint8 else ())[1].tobytes()
 
 
-def _open(content: bytes, name: Path | str, load: bool = True) -> Image.Image:
+class _Opened(NamedTuple):
+    """A picture file that Pillow has decoded.
+
+    Attributes:
+      image: what Pillow made of it.
+      orientation: what the file asks for, 1 to 8.
+      is_turned: Pillow carried that out itself, as it does with TIFF.
+      is_exact: the numbers are those that were saved.
+    """
+
+    image: Image.Image
+    orientation: int
+    is_turned: bool
+    is_exact: bool
+
+    def stored(self, pixels: np.ndarray) -> np.ndarray:
+        """Pixels of `image` as they stand in the file."""
+        back = {6: 8, 8: 6}.get(self.orientation, self.orientation)
+        return turn_upright(pixels, back) if self.is_turned else pixels
+
+
+def _open(content: bytes, name: Path | str) -> _Opened:
     try:
         image = Image.open(io.BytesIO(content))  # from memory: a damaged file leaves no open handle behind
-        if image.width * image.height > headers.MAX_PIXELS:
+        if not 0 < image.width * image.height <= headers.MAX_PIXELS:
             raise DataError(
-                f"data: {name} has {image.width}x{image.height} pixels, more than the limit of {headers.MAX_PIXELS}"
+                f"data: {name} has {image.width}x{image.height} pixels, expected 1 to {headers.MAX_PIXELS} of them"
             )
-        if load:
-            image.load()  # decode now: Pillow opens lazily and would report a truncated file only later
+        # Read before it is decoded, for then Pillow turns a TIFF and forgets what it said.
+        before = image.getexif().get(_ORIENTATION, 1) if image.format == "TIFF" else 1
+        is_exact = _is_exact(image, content)
+        image.load()  # decode now: Pillow opens lazily and would report a truncated file only later
     except UnidentifiedImageError as error:
         raise DataError(f"data: {name} is not an image file (empty, damaged or of an unknown format)") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # a damaged file makes Pillow's many readers raise whatever the bytes lead them to
         raise DataError(f"data: {name} cannot be decoded: {_first_line(error)}") from error
-    return image
+    is_turned = before in range(2, 9) and _ORIENTATION not in image.getexif()
+    orientation = before if is_turned else headers.find_orientation(image.info, content, image.format)
+    return _Opened(image, orientation, is_turned, is_exact)
+
+
+def _is_exact(image: Image.Image, content: bytes) -> bool:
+    """Whether a file that is not decoded yet holds whole numbers which come out as they went in."""
+    if image.format == "TIFF":
+        return image.tag_v2.get(_COMPRESSION, 1) in _EXACT_TIFF
+    if image.format == "PPM":  # black is 1 in bitmaps, and maps of less than 8 or 16 bits are stretched
+        return image.mode != "1" and image.tile[0][0] == "raw"
+    if image.format in ("BMP", "DIB"):  # of greys in few bits Pillow reads the bytes as if they were whole ones
+        return image.mode == "P" or (image.mode, content[28]) in (("L", 8), ("1", 1))
+    return image.format in _EXACT
 
 
 def _first_line(error: Exception) -> str:

@@ -8,16 +8,19 @@ Layout, with `<id>` any file name without its ending (the same for a picture and
     ROOT/train/sal/<id>.png                    0 = no, one other value (1 or 255, say) = yes
     ROOT/train/edge/<id>.png                   0 = no, one other value (1 or 255, say) = yes
     ROOT/train/normals/<id>.npy|.png           float [H, W, 3] unit vectors, zero = missing; as PNG, v = 2 RGB / 255 - 1
-    ROOT/train/depth/<id>.npy|.png             float [H, W] metres, 0 = missing; as 16-bit PNG, millimetres
+    ROOT/train/depth/<id>.npy|.png             float [H, W] metres, 0 = missing; as 16-bit PNG, millimetres; `depth_unit`
+                                               for other units, and for whole numbers in .npy files
     ROOT/val/...                               the same
 
 Only the folders of the requested tasks are needed. Without `val/`, `val_fraction` splits `train/` by a hash of the ids,
-which never moves a picture from one side to the other when others are added. Most tools write 255 for "yes" into masks
-(sal, edge); with `mask_ignore` it means "ignore" there too, and 1 is "yes". Of normals, x points right and y down; z
-may point into the scene or towards the camera, for augmentation turns x and y only.
+which never moves a picture from one side to the other when others are added. With `subfolders`, `<id>` may hold folders
+(images/a/x.jpg, semseg/a/x.png). Most tools write 255 for "yes" into masks (sal, edge); with `mask_ignore` it means
+"ignore" there too, and 1 is "yes". Without it (False), 255 is "yes" in class maps of two classes as well. Of normals, x
+points right and y down; z may point into the scene or towards the camera, for augmentation turns x and y only.
 """
 
 import dataclasses
+import glob
 import hashlib
 import os
 from collections.abc import Callable, Mapping
@@ -31,6 +34,8 @@ from ditask_jax.labels import IGNORE
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 SPLITS = ("train", "val")
+DEPTH_UNITS = {"metres": 1.0, "millimetres": 0.001}
+_NOT_OURS = ("__MACOSX", "@eaDir")  # what systems put beside pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +48,11 @@ class FolderSource:
       tasks: labels to read.
       num_classes: allowed class ids per task, for example {"semseg": 21}; a task left out is not checked.
       val_fraction: share of `train/` that serves as validation when there is no `val/`.
-      mask_ignore: in sal and edge files, 255 is "ignore" and 1 is "yes".
+      mask_ignore: True: in sal and edge files, 255 is "ignore" and 1 is "yes". False: in class maps of two classes, 0 is
+        class 0 and any other value class 1. None: 255 is "ignore" in class maps alone.
+      depth_unit: unit of all depth files, "metres" or "millimetres"; None: floats are metres, 16-bit PNG files
+        millimetres, and whole numbers in .npy files are refused. Labels are in metres.
+      subfolders: True: read pictures in folders below `images/` too. False: pass over them. None: refuse them.
       num_examples: use only the first that many (sorted by id); None for all.
       seed: of the automatic split.
       check: look for every label at the start; if not, a missing one is noticed when it is read.
@@ -62,15 +71,19 @@ class FolderSource:
     tasks: tuple[str, ...]
     num_classes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     val_fraction: float | None = None
-    mask_ignore: bool = False
+    mask_ignore: bool | None = None
     num_examples: int | None = None
     seed: int = 0
     check: bool = True
+    depth_unit: str | None = None
+    subfolders: bool | None = None
 
     def __post_init__(self) -> None:
         check_known("folder: split", self.split, SPLITS)
         for task in self.tasks:
             check_known("folder: task", task, READERS)
+        if self.depth_unit is not None:
+            check_known("config: data.depth_unit of 'folder'", self.depth_unit, DEPTH_UNITS)
         object.__setattr__(self, "root", Path(self.root))
         object.__setattr__(self, "tasks", tuple(self.tasks))
         object.__setattr__(self, "num_classes", dict(self.num_classes))
@@ -85,43 +98,91 @@ class FolderSource:
         example = {"image": image, "id": name}
         for task in self.tasks:
             path = label_paths[task]
-            label = READERS[task](path, self)
+            label = READERS[task](path, self, task)
             example[task] = files.fit_label(label, image.shape[:2], task == "normals", path)
         return example
 
     def _find(self) -> list[tuple[str, Path, dict[str, Path]]]:
         """Every example's id and files, sorted by id."""
         root, split = self.root, self.split
-        if not root.is_dir():
+        if not os.path.isdir(root):  # unlike Path.is_dir, False where the system lets nobody look
             raise DataError(f"folder: {root} is not a folder; data.root must hold train/images (and val/images)")
         chosen: Callable[[str], bool] | None = None
         folder = root / split
-        if not (root / "val").is_dir():
+        if not os.path.isdir(root / "val"):
             if self.val_fraction is None and split == "val":
                 raise DataError(
-                    f"folder: {root / 'val'} is missing; make val/images, or set val_fraction (for example 0.1) "
-                    "to take validation pictures from train/"
+                    f"folder: {root / 'val'} is missing; make val/images, or set val_fraction "
+                    "(--config.data.val_fraction=0.1; doctor: --val-fraction 0.1) to take validation pictures from train/"
                 )
             if self.val_fraction is not None:
                 if not 0 < self.val_fraction < 1:
                     raise ConfigError(f"folder: val_fraction is a share between 0 and 1, got {self.val_fraction}")
                 folder, chosen = root / "train", self._chosen
-        images = _by_stem(folder / "images", IMAGE_ENDINGS, self.split)
+        images = self._by_stem(folder / "images", IMAGE_ENDINGS)
         names = sorted(name for name in images if chosen is None or chosen(name))
         if not names:
-            raise DataError(f"folder: the {split} split is empty: no pictures for it in {folder / 'images'}")
+            raise DataError(
+                f"folder: the {split} split is empty: no pictures for it in {folder / 'images'}; endings that are read: "
+                f"{' '.join(IMAGE_ENDINGS)}"
+            )
         names = names[: self.num_examples]
         labels: dict[str, dict[str, Path]] = {}
         for task in self.tasks:
-            labels[task] = _by_stem(folder / task, _ENDINGS[task], self.split)
+            labels[task] = self._by_stem(folder / task, _ENDINGS[task])
             missing = [name for name in names if name not in labels[task]]
             if not self.check:
                 labels[task] |= {name: folder / task / (name + _ENDINGS[task][0]) for name in missing}
             elif missing:
                 more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
                 wanted = " or ".join(str(folder / task / (missing[0] + ending)) for ending in _ENDINGS[task])
-                raise DataError(f"folder: picture '{missing[0]}'{more} has no {task} label: {wanted} is missing")
+                others = sorted(path.name for path in (folder / task).glob(f"{glob.escape(missing[0])}.*"))
+                there = f"; there is {others[0]}, of an ending that is not read" if others else ""
+                raise DataError(f"folder: picture '{missing[0]}'{more} has no {task} label: {wanted} is missing{there}")
         return [(name, images[name], {task: labels[task][name] for task in self.tasks}) for name in names]
+
+    def _by_stem(self, folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
+        """Files of a folder by their name without the ending; hidden files and other endings are passed over."""
+        found: dict[str, Path] = {}
+        for entry in self._list(folder, endings):
+            stem, ending = os.path.splitext(entry)
+            if ending.lower() not in endings:
+                continue
+            if stem in found:
+                raise DataError(
+                    f"folder: {folder / entry} and {found[stem].name} have the same id '{stem}'; remove one"
+                )
+            found[stem] = folder / entry
+        return found
+
+    def _list(self, folder: Path, endings: tuple[str, ...]) -> list[str]:
+        """Names in a folder, sorted, with those in folders below it where these are read; hidden ones are left out."""
+        if not os.path.isdir(folder):
+            raise DataError(f"folder: {folder} is missing (needed for the {self.split} split)")
+        names: list[str] = []
+        visited: set[str] = set()  # links may lead back to where they stand
+        for place, folders, entries in os.walk(folder, onerror=_cannot_list, followlinks=True):
+            inner = Path(place).relative_to(folder)
+            real = os.path.realpath(place)
+            if real in visited:
+                folders.clear()
+                continue
+            visited.add(real)
+            below = sorted(name for name in folders if not name.startswith(".") and name not in _NOT_OURS)
+            # A folder that is called like a picture is one to the eye; reading it says what it is.
+            named_so = [name for name in below if os.path.splitext(name)[1].lower() in endings]
+            seen = sorted(name for name in (*entries, *named_so) if not name.startswith("."))
+            if inner.parts and not self.subfolders:
+                if endings is IMAGE_ENDINGS and any(os.path.splitext(name)[1].lower() in endings for name in seen):
+                    raise DataError(
+                        f"folder: {place} holds pictures below {folder}, which are not read; set "
+                        "--config.data.subfolders=true (doctor, show: --subfolders true) to read them, false to pass "
+                        "over them, or move them up"
+                    )
+                seen = []
+            names += [(inner / name).as_posix() for name in seen]
+            folders[:] = [] if self.subfolders is False else [name for name in below if name not in named_so]
+        return sorted(names)
 
     def _chosen(self, name: str) -> bool:
         digest = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
@@ -129,59 +190,69 @@ class FolderSource:
         return is_val == (self.split == "val")
 
 
-def _by_stem(folder: Path, endings: tuple[str, ...], split: str) -> dict[str, Path]:
-    """Files of a folder by their name without the ending; hidden files and other endings are passed over."""
-    if not folder.is_dir():
-        raise DataError(f"folder: {folder} is missing (needed for the {split} split)")
-    found: dict[str, Path] = {}
-    for entry in sorted(os.listdir(folder)):
-        stem, ending = os.path.splitext(entry)
-        if ending.lower() not in endings or entry.startswith("."):
-            continue
-        if stem in found:
-            raise DataError(f"folder: {folder / entry} and {found[stem].name} have the same id '{stem}'; remove one")
-        found[stem] = folder / entry
-    return found
+def _cannot_list(error: OSError) -> None:
+    raise DataError(f"folder: {error.filename} cannot be read: {error.strerror}") from error
 
 
-def _read_classes(path: Path, source: FolderSource) -> np.ndarray:
-    return files.check_classes(files.read_indices(path), source.num_classes.get(path.parent.name, IGNORE), path)
+def _read_classes(path: Path, source: FolderSource, task: str) -> np.ndarray:
+    count = source.num_classes.get(task, IGNORE)
+    if count == 2 and source.mask_ignore is False:
+        return _read_mask(path, source, task)
+    return files.check_classes(files.read_indices(path), count, path)
 
 
-def _read_mask(path: Path, source: FolderSource) -> np.ndarray:
+def _read_mask(path: Path, source: FolderSource, _: str) -> np.ndarray:
     values = files.read_indices(path)
     ignored = (values == IGNORE) if source.mask_ignore else np.zeros(values.shape, bool)
     other = np.unique(values[(values != 0) & ~ignored]).tolist()
     if len(other) > 1:
-        hint = "; set mask_ignore if 255 means ignore" if other == [1, IGNORE] else "; threshold soft masks first"
-        raise DataError(f"folder: {path} holds the values {other[:4]}; a mask has 0 and one other value{hint}")
+        hint = "threshold soft masks first"
+        if other == [1, IGNORE]:
+            hint = (
+                "set mask_ignore if 255 means ignore (--config.data.mask_ignore=true; doctor, show: --mask-ignore true)"
+            )
+        raise DataError(f"folder: {path} holds the values {other[:4]}; a mask has 0 and one other value; {hint}")
     return np.where(ignored, IGNORE, values != 0).astype(np.uint8)
 
 
-def _read_normals(path: Path, _: FolderSource) -> np.ndarray:
+def _read_normals(path: Path, source: FolderSource, _: str) -> np.ndarray:
     if path.suffix.lower() == ".png":
         vectors = files.read_colour_vectors(path)
     else:
-        vectors = files.as_floats(files.read_array(path), 3, path)
+        stored = files.read_array(path)
+        vectors = files.as_floats(stored, 3, path)
+        if stored.dtype.kind != "f":
+            raise DataError(
+                f"folder: {path} holds {stored.dtype}; directions are floats in -1..1 (save colours of directions as PNG)"
+            )
     length = np.sqrt((vectors * vectors).sum(-1, keepdims=True))
     return vectors / np.where(length > 0, length, np.float32(1))
 
 
-def _read_depth(path: Path, _: FolderSource) -> np.ndarray:
+def _read_depth(path: Path, source: FolderSource, _: str) -> np.ndarray:
+    unit = source.depth_unit
     if path.suffix.lower() == ".png":
-        values = files.read_indices(path)
-        if values.dtype == np.uint8:
+        stored = files.read_indices(path)
+        if stored.dtype == np.uint8:
             raise DataError(
                 f"folder: {path} is an 8-bit picture; depth needs a 16-bit PNG in millimetres or a .npy in metres"
             )
-        return values.astype(np.float32) * np.float32(0.001)
-    values = files.as_floats(files.read_array(path), 1, path)
+        unit = unit or "millimetres"
+    else:
+        stored = files.read_array(path)
+    values = files.as_floats(stored, 1, path)
     if (values < 0).any():
         raise DataError(f"folder: {path} holds a negative depth ({float(values.min()):g}); missing values are 0")
-    return values
+    if unit is None and stored.dtype.kind != "f":
+        raise DataError(
+            f"folder: {path} holds whole numbers ({stored.dtype}, up to {stored.max()}) and no unit: set "
+            "--config.data.depth_unit=millimetres or metres (doctor, show: --depth-unit)"
+        )
+    factor = DEPTH_UNITS[unit or "metres"]
+    return values if factor == 1 else values * np.float32(factor)
 
 
-READERS: dict[str, Callable[[Path, FolderSource], np.ndarray]] = {
+READERS: dict[str, Callable[[Path, FolderSource, str], np.ndarray]] = {
     "semseg": _read_classes,
     "human_parts": _read_classes,
     "sal": _read_mask,

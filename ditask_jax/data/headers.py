@@ -1,28 +1,52 @@
-"""Picks the files that OpenCV reads exactly as Pillow does, by their first bytes, because it reads them faster.
+"""What the bytes of a picture file say: which files OpenCV reads exactly as Pillow does, and which way up a picture is.
 
-Whatever is out of the ordinary (palettes, alpha, EXIF, other bit depths, files that break off) is left to Pillow, which
-knows what to do with it or what to say about it.
+OpenCV reads faster. Whatever is out of the ordinary (palettes, alpha, orientations, other bit depths, files that break
+off) is left to Pillow, which knows what to do with it or what to say about it.
 """
+
+import re
+from collections.abc import Iterator, Mapping
 
 import cv2
 import numpy as np
 
 MAX_PIXELS = 1 << 28
 JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
-_PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 _GREY, _RGB = 0, 2  # colour types of PNG
 _METADATA = 0xE1  # EXIF or XMP, either of which may turn the picture
+_FRAMES, _SCAN = (0xC0, 0xC1, 0xC2), 0xDA
+# Chunks that change neither pixels nor orientation; text may hold a profile that does.
+_HARMLESS = frozenset(
+    (
+        b"IHDR",
+        b"IDAT",
+        b"IEND",
+        b"gAMA",
+        b"cHRM",
+        b"sRGB",
+        b"iCCP",
+        b"pHYs",
+        b"tIME",
+        b"bKGD",
+        b"sBIT",
+        b"hIST",
+        b"sPLT",
+    )
+)
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_PROFILES = (b"raw profile", b"xml:com.adobe.xmp", b"exif", b"xmp")
 
 
 def decode_plain(content: bytes) -> np.ndarray | None:
     """A plain picture: JPEG or 8-bit PNG with three channels uint8 [H, W, 3] RGB, or grey PNG uint8 or uint16 [H, W].
 
-    None for everything else, damaged files included.
+    None for everything else: files with an orientation anywhere in them, and damaged ones, included.
 
     >>> decode_plain(b"GIF89a") is None
     True
     """
-    if content.startswith(_PNG_START):
+    if content.startswith(PNG_START):
         flags = _png_flags(content)
     elif content.startswith(JPEG_START):
         flags = _jpeg_flags(content)
@@ -32,28 +56,101 @@ def decode_plain(content: bytes) -> np.ndarray | None:
 
 
 def _png_flags(content: bytes) -> int | None:
-    if not content.endswith(_PNG_END) or b"tRNS" in content[:1024] or b"eXIf" in content[:1024]:
+    if not content.endswith(_PNG_END) or content[12:16] != b"IHDR":
         return None
     depth, kind = content[24], content[25]
     width, height = int.from_bytes(content[16:20]), int.from_bytes(content[20:24])
-    if width * height > MAX_PIXELS:
+    if not 0 < width * height <= MAX_PIXELS:
+        return None
+    if any(name not in _HARMLESS and not _is_plain_text(name, text) for name, text in _chunks(content)):
         return None
     if kind == _GREY and depth in (8, 16):
         return cv2.IMREAD_UNCHANGED
-    return cv2.IMREAD_COLOR_RGB if (kind, depth) == (_RGB, 8) else None
+    return cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION if (kind, depth) == (_RGB, 8) else None
+
+
+def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Names of all chunks of a PNG, each with the first bytes of what it holds."""
+    at = 8
+    while at + 12 <= len(content):
+        yield content[at + 4 : at + 8], content[at + 8 : at + 32]
+        at += 12 + int.from_bytes(content[at : at + 4])
+
+
+def _is_plain_text(name: bytes, text: bytes) -> bool:
+    return name in _TEXTS and not text.lower().startswith(_PROFILES)
 
 
 def _jpeg_flags(content: bytes) -> int | None:
     if _JPEG_END not in content[-64:]:
         return None
-    at = 2
+    at, is_plain = 2, False
     while at + 10 <= len(content) and content[at] == 0xFF:
         marker = content[at + 1]
-        if marker in (0xC0, 0xC1, 0xC2):  # the frame's size and number of components
-            height, width = int.from_bytes(content[at + 5 : at + 7]), int.from_bytes(content[at + 7 : at + 9])
-            is_plain = content[at + 4] == 8 and content[at + 9] == 3 and height * width <= MAX_PIXELS
+        if marker == _SCAN:
             return cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION if is_plain else None
+        if marker in _FRAMES:  # the frame's size and number of components
+            height, width = int.from_bytes(content[at + 5 : at + 7]), int.from_bytes(content[at + 7 : at + 9])
+            is_plain = content[at + 4] == 8 and content[at + 9] == 3 and 0 < height * width <= MAX_PIXELS
         if marker == _METADATA or not 0xC0 <= marker <= 0xFE:
             return None
         at += 2 + int.from_bytes(content[at + 2 : at + 4])
     return None
+
+
+def find_orientation(info: Mapping, content: bytes, kind: str) -> int:
+    """The orientation that a file asks for, wherever it says so: 1 to 8 as in EXIF, 1 for upright.
+
+    EXIF comes before text profiles (`Raw profile type exif`, as ImageMagick writes them), and XMP last.
+
+    Args:
+      info: the metadata that Pillow found, once the whole file is read.
+      content: the file.
+      kind: its format, as Pillow names it.
+
+    >>> find_orientation({"xmp": b'<x tiff:Orientation="6"/>'}, b"", "JPEG")
+    6
+    """
+    profiles = [_unfold(info[key]) for key in info if str(key).lower().startswith("raw profile")]
+    blocks = [info.get("exif"), *profiles]
+    texts = [info.get("xmp"), info.get("XML:com.adobe.xmp"), *profiles]
+    if kind in ("GIF", "JPEG2000"):  # of which Pillow reads no metadata
+        texts.append(content)
+        blocks.append(content.partition(b"JpgTiffExif->JP2")[2])
+    for found in (*map(_exif_orientation, blocks), *map(_xmp_orientation, texts)):
+        if 1 <= found <= 8:
+            return found
+    return 1
+
+
+def _unfold(profile: str | bytes) -> bytes:
+    """The bytes of a text profile: its name and length in lines of their own, then hexadecimal digits."""
+    text = profile if isinstance(profile, str) else profile.decode("latin-1")
+    try:
+        return bytes.fromhex("".join(text.strip().split("\n")[2:]))
+    except ValueError:
+        return b""
+
+
+def _exif_orientation(block: bytes | None) -> int:
+    """Tag 274 of the first directory of an EXIF block; 0 where there is none."""
+    if not isinstance(block, bytes):
+        return 0
+    block = block.removeprefix(b"Exif\0\0")
+    order = {b"II*\0": "little", b"MM\0*": "big"}.get(block[:4])
+    if order is None:
+        return 0
+    read = lambda at, size: int.from_bytes(block[at : at + size], order)
+    start = read(4, 4)
+    for at in range(start + 2, min(start + 2 + 12 * read(start, 2), len(block)), 12):
+        size = {1: 1, 3: 2, 4: 4}.get(read(at + 2, 2))  # BYTE, SHORT, LONG
+        if read(at, 2) == 0x0112 and size:
+            return read(at + 8, size)
+    return 0
+
+
+def _xmp_orientation(text: str | bytes | None) -> int:
+    """`tiff:Orientation` of an XMP packet, as attribute or element; 0 where there is none."""
+    content = text.encode("utf-8", "replace") if isinstance(text, str) else text
+    found = re.search(rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*([1-8])\b""", content or b"")
+    return int(found[1]) if found else 0

@@ -114,16 +114,16 @@ class VtabListSource:
 
     def __getitem__(self, index: int) -> dict:
         path, label = self._entries[int(index)]
-        # A class does not depend on how the picture is turned, so an EXIF rotation is passed over, as benchmarks do.
+        # A class does not depend on how the picture is turned, so an orientation is passed over, as benchmarks do.
         image, _, _ = files.decode_image(files.read_bytes(path), path)
         return {"image": image, "id": path.name, LABEL: label}
 
 
 def _read_list(path: Path, spec: VtabTask) -> list[tuple[Path, int]]:
+    if not os.path.exists(path):
+        raise DataError(f"vtab: {path} is missing; it lists the pictures as 'relative/path.jpg label'")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise DataError(f"vtab: {path} is missing; it lists the pictures as 'relative/path.jpg label'") from error
+        lines = files.read_bytes(path).decode("utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"vtab: {path} is no text file ({error})") from error
     entries = []
@@ -149,7 +149,10 @@ def _check_files(paths: list[Path]) -> None:
     missing = []
     for path in paths:
         if path.parent not in found:
-            found[path.parent] = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
+            try:
+                found[path.parent] = set(os.listdir(path.parent))
+            except OSError:  # not there, no folder, or not for us
+                found[path.parent] = set()
         if path.name not in found[path.parent]:
             missing.append(path)
     if missing:

@@ -55,6 +55,8 @@ class MtanTree(Tree):
         stored = files.read_array(path)
         image = files.as_floats(stored, 3, path)
         if stored.dtype != np.uint8:
+            if not np.isfinite(stored).all():
+                raise DataError(f"data: {path} holds values that are not finite; expected a picture in 0..1")
             if image.min(initial=0) < 0 or image.max(initial=0) > 1:
                 raise DataError(
                     f"data: {path} holds values from {image.min():g} to {image.max():g}; expected a picture in 0..1"
@@ -64,10 +66,11 @@ class MtanTree(Tree):
 
     def _read(self, task: str, paths: Sequence[Path], size: tuple[int, int]) -> np.ndarray:
         (path,) = paths
-        values = files.as_floats(files.read_array(path), 1, path)
+        stored = files.read_array(path)
+        values = files.as_floats(stored, 1, path)
         if task == "semseg":
-            if (values != np.floor(values)).any():
-                raise DataError(f"data: {path} holds numbers between the classes; expected whole ones")
+            if not np.isfinite(stored).all():
+                raise DataError(f"data: {path} holds values that are not finite; expected whole numbers of classes")
             return files.check_classes(
                 np.where(values == -1, IGNORE, values), self.class_counts["semseg"], path
             ).astype(np.uint8)

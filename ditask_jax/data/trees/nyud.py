@@ -89,10 +89,12 @@ class NyudTree(Tree):
             return self._read_depth(path)
         if task == "normals":
             return self._read_normals(path)
-        stored = files.read_array(path) if path.suffix == ".npy" else files.read_indices(path)
-        if stored.ndim == 3 and stored.shape[-1] == 1:
-            stored = stored[..., 0]
-        half = 0.5 if stored.size and stored.max() <= 1 else 127.5
+        if path.suffix == ".npy":
+            stored = files.read_array(path)
+            stored = files.as_floats(stored.astype(np.uint8) if stored.dtype == bool else stored, 1, path)
+        else:
+            stored = files.read_grey(path)
+        half = 0.5 if stored.max() <= 1 else 127.5
         return (stored > half).astype(np.uint8)
 
     def _read_classes(self, path: Path) -> np.ndarray:
@@ -135,7 +137,7 @@ class NyudTree(Tree):
         if largest:
             self.notes.append(
                 f"depth is in {unit}: the largest value of the first {len(largest)} files is {max(largest):.4g} "
-                "(if that is wrong, set depth_unit)"
+                "(if that is wrong, set --config.data.depth_unit; --depth-unit of doctor, build and show)"
             )
         return unit
 
@@ -188,9 +190,11 @@ def detect_package(root: Path) -> str:
 def _ending(folder: Path, what: str) -> str | None:
     """The ending of the first file that any package could have in a folder."""
     possible = {endings[what] for endings in PACKAGES.values()}
-    if not folder.is_dir():
+    try:
+        entries = sorted(os.listdir(folder))
+    except OSError:  # not there, no folder, or not for us
         return None
-    for entry in sorted(os.listdir(folder)):
+    for entry in entries:
         ending = os.path.splitext(entry)[1]
         if ending in possible and not entry.startswith("."):
             return ending

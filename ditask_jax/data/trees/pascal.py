@@ -95,8 +95,10 @@ def read_parts(path: Path, size: tuple[int, int]) -> np.ndarray:
                 if mask.shape != merged.shape:
                     raise DataError(f"data: {path}: part '{name}' is {mask.shape}, its person {merged.shape}")
                 merged[mask > 0] = PART_CLASSES[name]
-    except (IndexError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise DataError(f"data: {path} is not a PASCAL-Part annotation: {error}") from error
+    if merged.ndim != 2:
+        raise DataError(f"data: {path}: its person is {list(merged.shape)}, expected a mask [H, W]")
     return merged
 
 
@@ -107,7 +109,7 @@ def _scalar(value):
 
 def read_saliency(path: Path) -> np.ndarray:
     """1 where a grey picture is brighter than one half."""
-    grey = files.read_indices(path)
+    grey = files.read_grey(path)
     if grey.dtype != np.uint8:
         raise DataError(f"data: {path} holds {grey.dtype}; saliency is an 8-bit grey picture")
     return (grey >= 128).astype(np.uint8)
@@ -127,9 +129,9 @@ def read_context(path: Path) -> np.ndarray:
       DataError: other numbers, or no map at all.
     """
     ids = files.read_mat(path, "LabelMap")
-    if ids.ndim != 2 or ids.dtype.kind not in "uif":
+    if ids.ndim != 2 or ids.dtype.kind not in "uif" or not ids.size or not np.isfinite(ids).all():
         raise DataError(f"data: {path} holds {ids.dtype} {list(ids.shape)}; expected context ids [H, W]")
-    if ids.size and (ids.min() < 0 or ids.max() > NUM_CONTEXT_CLASSES):
+    if ids.min() < 0 or ids.max() > NUM_CONTEXT_CLASSES:
         wrong = ids.max() if ids.max() > NUM_CONTEXT_CLASSES else ids.min()
         raise DataError(f"data: {path} holds context id {wrong:g}; allowed are 0..{NUM_CONTEXT_CLASSES}")
     return ids.astype(np.int32)

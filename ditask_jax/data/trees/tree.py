@@ -78,7 +78,7 @@ class Tree(abc.ABC):
         """One label in stored form; `size` is that of the picture."""
 
     def _read_image(self, path: Path) -> tuple[np.ndarray, int, bytes | None]:
-        """The picture as stored, its EXIF orientation, and its content if that can be kept as it is."""
+        """The picture as stored, its orientation, and its content if that can be kept as it is."""
         content = files.read_bytes(path)
         image, orientation, plain = files.decode_image(content, path)
         return image, orientation, content if plain and orientation == 1 else None
@@ -123,8 +123,9 @@ class Tree(abc.ABC):
     def record(self, split: str, name: str, tasks: Sequence[str]) -> Record:
         """Reads one example.
 
-        A picture with an EXIF rotation is taken as its labels were drawn: turned upright if only that gives it the
-        size of its labels, else as it is stored, which is how the loaders these data sets were made with read it.
+        A picture with an orientation is taken as its labels were drawn: turned upright if only that gives it the size
+        of its labels, else as it is stored, which is how the loaders these data sets were made with read it. A label
+        with one is refused.
 
         Raises:
           DataError: a file is missing (with its archive), damaged, or holds what it must not.
@@ -146,7 +147,7 @@ class Tree(abc.ABC):
     def _present(self, split: str, name: str, what: str) -> list[Path]:
         found = self.files(split, name, what)
         for file in found:
-            if not file.path.is_file():
+            if not os.path.exists(file.path):  # unlike Path.exists, False where the system lets nobody look
                 raise DataError(f"{self.name}: {file.path} is missing; it comes with {file.archive}")
         return [file.path for file in found]
 
@@ -157,10 +158,10 @@ def read_id_list(path: Path, data_set: str, archive: str) -> list[str]:
     Raises:
       DataError: missing or not text.
     """
+    if not os.path.exists(path):
+        raise DataError(f"{data_set}: {path} is missing; it comes with {archive}")
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError as error:
-        raise DataError(f"{data_set}: {path} is missing; it comes with {archive}") from error
+        lines = files.read_bytes(path).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{data_set}: {path} is not a text file with one id per line") from error
     return [line.strip() for line in lines if line.strip()]
@@ -204,7 +205,7 @@ def _folder_lister() -> Exists:
         if folder not in listings:
             try:
                 listings[folder] = frozenset(os.listdir(folder))
-            except (FileNotFoundError, NotADirectoryError):
+            except OSError:  # not there, no folder, or not for us
                 listings[folder] = frozenset()
         return name in listings[folder]
 
