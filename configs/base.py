@@ -82,8 +82,9 @@ def get_config() -> ConfigDict:
     config.data.fast_warp = False
     # Which package of nyud (astmt, vandenhende, atrc) or cityscapes (official, mtan); None: found from the files.
     config.data.layout = optional(str)
-    # nyud: unit of the depth files, metres or millimetres (None: found from the files). cityscapes: unit of depth,
-    # pixels of disparity (None) or metres; of its mtan package, inverse.
+    # nyud: unit of the depth files, metres or millimetres (None: found from the files). folder: the same (None: .npy
+    # files of floats are metres, 16-bit PNG files millimetres, whole numbers in .npy files are refused). cityscapes:
+    # unit of depth, pixels of disparity (None) or metres; of its mtan package, inverse.
     config.data.depth_unit = optional(str)
     # A file that is missing or damaged: "stop", or "skip" (another example takes its place, and it is counted).
     config.data.on_bad_file = "stop"
@@ -91,6 +92,11 @@ def get_config() -> ConfigDict:
     config.data.stall_seconds = config_dict.FieldReference(60.0, field_type=float)
     # folder: share of train/ that serves as validation where there is no val/; None: val/ is needed.
     config.data.val_fraction = optional(float)
+    # folder: what 255 means. None: "ignore" in class maps, "yes" in masks (sal, edge) of 0 and 255; true: "ignore" in
+    # masks too, where 1 is "yes"; false: "yes" in class maps of two classes too.
+    config.data.mask_ignore = optional(bool)
+    # folder: pictures in folders below images/: true: read them; false: pass over them; None: stop where there are any.
+    config.data.subfolders = optional(bool)
     # vtab: which of its 19 tasks, for example cifar100.
     config.data.vtab_task = optional(str)
     # vtab: train on 800 pictures and score on 200, to choose hyper-parameters (False: 1,000, and the test set).

@@ -55,6 +55,7 @@ _BOOLS = (
     "optimizer.warmup_prefix",
     "logging.tensorboard",
 )
+_OPTIONAL_BOOLS = ("data.mask_ignore", "data.subfolders")
 # Integers: name -> (lowest, may be None).
 _INTEGERS = {
     "batch_size": (1, False),
@@ -152,6 +153,9 @@ def validate(config: ConfigDict) -> None:
     for name in _BOOLS:
         if not isinstance(_get(config, name), bool):
             raise _wrong(name, _get(config, name), "true or false")
+    for name in _OPTIONAL_BOOLS:
+        if not isinstance(_get(config, name), bool | None):
+            raise _wrong(name, _get(config, name), "true, false or none")
     for name, (lowest, optional) in _INTEGERS.items():
         _check_integer(name, _get(config, name), lowest, optional)
     for name, (words, holds, optional) in _NUMBERS.items():

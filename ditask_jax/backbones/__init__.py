@@ -138,9 +138,9 @@ def build_backbone(
     """The same from sizes that need no name in the registry."""
     if not 0 <= drop_path_rate < 1:
         raise ConfigError(f"config: backbone.drop_path_rate: got {drop_path_rate}, expected a number in [0, 1)")
-    check_known("config: backbone.readout", readout, READOUTS)
+    check_known("create_backbone: readout", readout, READOUTS)
     if readout not in config.readouts:
         raise ConfigError(
-            "config: backbone.readout: this backbone has no class token; use 'last' and average its positions"
+            "create_backbone: readout: this backbone has no class token; use 'last' and average its positions"
         )
     return _CLASSES[type(config)](config, image_size, drop_path_rate, scope, readout)

@@ -133,13 +133,18 @@ def count(arrays: Shapes, template: str) -> int:
     return number
 
 
-def square_side(rows: int, what: str) -> int:
+def square_side(rows: int, what: str, advice: str = "give --image-size HEIGHT,WIDTH") -> int:
     """The side of a square of `rows` positions.
+
+    Args:
+      rows: how many there are.
+      what: the array that holds them.
+      advice: what to do where they form none.
 
     Raises:
       WeightsError: it is no square.
     """
     side = math.isqrt(max(rows, 0))
     if rows < 1 or side * side != rows:
-        raise WeightsError(f"source: {what} has {rows} rows, which is no square number; give --image-size HEIGHT,WIDTH")
+        raise WeightsError(f"source: {what} has {rows} rows, which is no square number; {advice}")
     return side

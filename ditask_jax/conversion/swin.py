@@ -15,6 +15,7 @@ Array = np.ndarray
 BLOCK, OUR_BLOCK = "layers.{stage}.blocks.{block}", "backbone/stages/{stage}/blocks/{block}"
 LINEARS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 _TABLE = "relative_position_bias_table"
+_OBLONG = "windows of another height than width are not supported"
 
 
 def block_rules(infix: str = "") -> list[Rule]:
@@ -56,7 +57,8 @@ def infer(arrays: Shapes) -> dict[str, Any]:
     tables = [path for path in arrays if path.endswith(_TABLE)]
     heads = tuple(shape_of(arrays, f"backbone/stages/{i}/blocks/0/attn/{_TABLE}", 2)[1] for i in range(stages))
     # An image that is small for the window clips it in the last stages: the largest table has the window's size.
-    sides = [square_side(shape_of(arrays, path, 2)[0], path) for path in tables]
+    # No option helps where they are no square: the backbone's windows are.
+    sides = [square_side(shape_of(arrays, path, 2)[0], path, _OBLONG) for path in tables]
     return {
         "embed_dim": channels,
         "depths": depths,

@@ -13,6 +13,7 @@ from ditask_jax.data.trees.record import finish
 from ditask_jax.data.vtab import LABEL, open_vtab
 from ditask_jax.data.vtab_tasks import EXAMPLES, vtab_task
 from ditask_jax.errors import DataError
+from ditask_jax.labels import IGNORE
 
 OnExample = Callable[[str, int, int], None]
 
@@ -167,6 +168,39 @@ def examine_sources(
                 report.problems.append(Problem(split, "image", _line(error)))
             on_example(split, done, len(chosen))
     return report
+
+
+def doubt_labels(report: Report, mask_ignore: bool | None, depth_unit: str | None) -> None:
+    """Adds as problems the labels of one's own files that can be read and still teach nothing, or the wrong thing.
+
+    Args:
+      report: of the examples that were read.
+      mask_ignore, depth_unit: as `FolderSource` was given them.
+    """
+    for task in report.needed:
+        found = report.statistics[task]
+        text = ""
+        if found.is_ignored_everywhere():
+            text = "no pixel of those read has a label"
+        elif task in ("sal", "edge") and mask_ignore and found.is_one_class_and_ignored():
+            text = (
+                f"the masks hold one value and {IGNORE} alone, and {IGNORE} is ignored: if it means yes, leave "
+                "mask_ignore out (--config.data.mask_ignore=none; doctor, show: no --mask-ignore)"
+            )
+        elif task in ("semseg", "human_parts") and not mask_ignore and found.is_one_class_and_ignored():
+            option = f"{task}_classes"
+            text = (
+                f"the maps hold one class and {IGNORE} alone, and {IGNORE} is ignored: if it is the second class, set "
+                f"--config.data.mask_ignore=false --config.data.{option}=2 (doctor, show: --mask-ignore false "
+                f"--{option.replace('_', '-')} 2); if it is not, --config.data.mask_ignore=true says so"
+            )
+        elif task == "depth" and depth_unit is None and found.looks_like_millimetres():
+            text = (
+                "the depths are whole numbers, some above 100, as of millimetres: set "
+                "--config.data.depth_unit=millimetres or metres (doctor, show: --depth-unit)"
+            )
+        if text:
+            report.problems.append(Problem("", task, text, is_whole_split=True))
 
 
 def examine_vtab(root: Path, task: str, samples: int | None, on_example: OnExample) -> Report:

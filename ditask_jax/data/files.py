@@ -188,8 +188,8 @@ def _open_label(content: bytes, name: Path | str, exact: bool = True) -> "_Opene
     image = opened.image
     if opened.orientation != 1:
         raise DataError(
-            f"data: {name} is a label that carries an EXIF rotation (orientation {opened.orientation}), and its picture "
-            "may follow either orientation; remove it (for example `exiftool -Orientation=1 -n`) and check the pair"
+            f"data: {name} is a label that carries an EXIF rotation (orientation {opened.orientation}), and its "
+            "picture may follow either orientation; rewrite both upright and check them"
         )
     if exact and len(image.getbands()) == 1 and not opened.is_exact:
         raise DataError(

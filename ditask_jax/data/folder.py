@@ -8,8 +8,8 @@ Layout, with `<id>` any file name without its ending (the same for a picture and
     ROOT/train/sal/<id>.png                    0 = no, one other value (1 or 255, say) = yes
     ROOT/train/edge/<id>.png                   0 = no, one other value (1 or 255, say) = yes
     ROOT/train/normals/<id>.npy|.png           float [H, W, 3] unit vectors, zero = missing; as PNG, v = 2 RGB / 255 - 1
-    ROOT/train/depth/<id>.npy|.png             float [H, W] metres, 0 = missing; as 16-bit PNG, millimetres; `depth_unit`
-                                               for other units, and for whole numbers in .npy files
+    ROOT/train/depth/<id>.npy|.png             float [H, W] metres, 0 = missing; as 16-bit PNG, millimetres; other
+                                               units, and whole numbers in .npy files, need `depth_unit`
     ROOT/val/...                               the same
 
 Only the folders of the requested tasks are needed. Without `val/`, `val_fraction` splits `train/` by a hash of the ids,
@@ -48,8 +48,8 @@ class FolderSource:
       tasks: labels to read.
       num_classes: allowed class ids per task, for example {"semseg": 21}; a task left out is not checked.
       val_fraction: share of `train/` that serves as validation when there is no `val/`.
-      mask_ignore: True: in sal and edge files, 255 is "ignore" and 1 is "yes". False: in class maps of two classes, 0 is
-        class 0 and any other value class 1. None: 255 is "ignore" in class maps alone.
+      mask_ignore: True: in sal and edge files, 255 is "ignore" and 1 is "yes". False: in class maps of two classes, 0
+        is class 0 and any other value class 1. None: 255 is "ignore" in class maps alone.
       depth_unit: unit of all depth files, "metres" or "millimetres"; None: floats are metres, 16-bit PNG files
         millimetres, and whole numbers in .npy files are refused. Labels are in metres.
       subfolders: True: read pictures in folders below `images/` too. False: pass over them. None: refuse them.
@@ -113,7 +113,8 @@ class FolderSource:
             if self.val_fraction is None and split == "val":
                 raise DataError(
                     f"folder: {root / 'val'} is missing; make val/images, or set val_fraction "
-                    "(--config.data.val_fraction=0.1; doctor: --val-fraction 0.1) to take validation pictures from train/"
+                    "(--config.data.val_fraction=0.1; doctor, show: --val-fraction 0.1) to take validation pictures "
+                    "from train/"
                 )
             if self.val_fraction is not None:
                 if not 0 < self.val_fraction < 1:
@@ -123,8 +124,8 @@ class FolderSource:
         names = sorted(name for name in images if chosen is None or chosen(name))
         if not names:
             raise DataError(
-                f"folder: the {split} split is empty: no pictures for it in {folder / 'images'}; endings that are read: "
-                f"{' '.join(IMAGE_ENDINGS)}"
+                f"folder: the {split} split is empty: no pictures for it in {folder / 'images'}; endings that are "
+                f"read: {' '.join(IMAGE_ENDINGS)}"
             )
         names = names[: self.num_examples]
         labels: dict[str, dict[str, Path]] = {}
@@ -223,7 +224,7 @@ def _read_normals(path: Path, source: FolderSource, _: str) -> np.ndarray:
         vectors = files.as_floats(stored, 3, path)
         if stored.dtype.kind != "f":
             raise DataError(
-                f"folder: {path} holds {stored.dtype}; directions are floats in -1..1 (save colours of directions as PNG)"
+                f"folder: {path} holds {stored.dtype}; directions are floats in -1..1 (colours of directions are PNG)"
             )
     length = np.sqrt((vectors * vectors).sum(-1, keepdims=True))
     return vectors / np.where(length > 0, length, np.float32(1))

@@ -30,6 +30,7 @@ class LabelStatistics:
         self._sum = np.zeros(3)
         self._lengths = [np.inf, -np.inf]
         self._directions = False
+        self._whole = True
 
     def add(self, label: np.ndarray) -> None:
         """Takes in one label: uint8 [H, W], float32 [H, W] or float32 [H, W, 3]."""
@@ -45,6 +46,7 @@ class LabelStatistics:
             self._labelled += known.size
             if known.size:
                 self._range = [min(self._range[0], known.min()), max(self._range[1], known.max())]
+                self._whole = self._whole and bool((known == np.floor(known)).all())
 
     def _add_directions(self, label: np.ndarray) -> None:
         self._directions = True
@@ -54,6 +56,18 @@ class LabelStatistics:
             lengths = np.linalg.norm(known, axis=-1)
             self._lengths = [min(self._lengths[0], lengths.min()), max(self._lengths[1], lengths.max())]
             self._sum += (known / lengths[:, None]).sum(0)
+
+    def is_ignored_everywhere(self) -> bool:
+        """Whether something was read and none of it is a label."""
+        return bool(self._maps) and not self._labelled and not self._counts[:IGNORE].any()
+
+    def is_one_class_and_ignored(self) -> bool:
+        """Whether the maps hold a single class, and pixels that are ignored."""
+        return np.count_nonzero(self._counts[:IGNORE]) == 1 and bool(self._counts[IGNORE])
+
+    def looks_like_millimetres(self) -> bool:
+        """Whether all distances are whole numbers, and large ones among them."""
+        return bool(self._labelled) and self._whole and self._range[1] > 100
 
     def text(self) -> str:
         """One line."""

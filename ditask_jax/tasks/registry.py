@@ -17,6 +17,7 @@ from ditask_jax.tasks.semseg import SemanticSegmentation
 # Tasks with a number of classes, and the most there can be: 255 means "no label" in maps.
 _CLASSES = {"semseg": SemanticSegmentation, "human_parts": HumanParts, "classification": Classification}
 _MOST_CLASSES = {"semseg": 255, "human_parts": 255, "classification": 2**20}
+_MAPS = ("semseg", "human_parts")  # of these the configuration has a field
 _OTHERS: dict[str, Callable[[DatasetInfo], Task]] = {
     "sal": lambda info: Saliency(),
     "normals": lambda info: SurfaceNormals(),
@@ -97,22 +98,25 @@ def known_tasks() -> list[str]:
     return [*_CLASSES, *_OTHERS]
 
 
+def _classes_field(name: str) -> str:
+    """What sets the number of classes of a task: a field for maps, elsewhere the argument of `tasks` alone."""
+    return f"config: data.{name}_classes" if name in _MAPS else f"tasks: num_classes of '{name}'"
+
+
 def _class_names(
     chosen: Sequence[str], dataset: str, info: DatasetInfo, num_classes: Mapping[str, int]
 ) -> dict[str, tuple[str, ...]]:
     for name, count in num_classes.items():
-        check_known("config: data.num_classes", name, _CLASSES)
+        check_known("tasks: num_classes", name, _CLASSES)
         most = _MOST_CLASSES[name]
         if isinstance(count, bool) or not isinstance(count, int) or not 2 <= count <= most:
-            raise ConfigError(
-                f"config: data.num_classes.{name}: got {count!r}, expected a whole number from 2 to {most}"
-            )
+            raise ConfigError(f"{_classes_field(name)}: got {count!r}, expected a whole number from 2 to {most}")
         known = info.class_names.get(name)
         if count in [len(names) for names in info.other_class_names.get(name, ())]:
             continue
         if name in info.tasks and known is not None and count != len(known):
             raise ConfigError(
-                f"config: data.num_classes.{name}: got {count}, but '{dataset}' has {len(known)}; "
+                f"{_classes_field(name)}: got {count}, but '{dataset}' has {len(known)}; "
                 "set it for data.name=folder only"
             )
     result = dict(info.class_names)
@@ -131,7 +135,7 @@ def _class_names(
         else:
             included = " (background included)" if background else ""
             raise ConfigError(
-                f"config: data.num_classes: '{dataset}' needs the number of classes of '{name}'{included}, "
-                f"for example data.num_classes.{name}=21"
+                f"{_classes_field(name)}: '{dataset}' needs the number of classes of '{name}'{included}, for example "
+                + (f"--config.data.{name}_classes=21" if name in _MAPS else f"num_classes={{'{name}': 21}}")
             )
     return result

@@ -200,7 +200,8 @@ def build_source(config: ConfigDict, split: str):
     skips = data.on_bad_file == "skip"
     options = {}
     if data.name == "folder":
-        options = {"num_classes": _class_counts(config), "val_fraction": data.val_fraction, "check": not skips}
+        options = {"num_classes": _class_counts(config), "check": not skips}
+        options |= {name: data[name] for name in ("val_fraction", "mask_ignore", "depth_unit", "subfolders")}
     if data.name == "vtab":
         options = {"task": data.vtab_task, "tuning": data.vtab_tuning}
     if data.name in TREES:

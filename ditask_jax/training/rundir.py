@@ -33,7 +33,9 @@ FREE_FIELDS = (
 LATER_FIELDS = {
     "checkpoint.allow_changed": None,
     "checkpoint.best_mode": "max",
+    "data.mask_ignore": None,
     "data.stall_seconds": 60.0,
+    "data.subfolders": None,
     "logging.tensorboard": False,
     "logging.wandb": "off",
     "logging.wandb_name": None,

@@ -29,7 +29,7 @@ def test_order_is_that_of_the_string():
         ("", "nyud", "config: tasks: none given; join one or more with '+'. Known: semseg depth normals edge"),
         ("semseg+", "nyud", "config: tasks: '' is not a task of 'nyud'"),
         ("semseg", "pascl", "config: data.name: unknown name 'pascl'. Did you mean 'pascal'?"),
-        ("sal+semseg", "folder", "config: data.num_classes: 'folder' needs the number of classes of 'semseg'"),
+        ("sal+semseg", "folder", "config: data.semseg_classes: 'folder' needs the number of classes of 'semseg'"),
     ],
 )
 def test_bad_names_end_in_one_line(names, dataset, message):
@@ -42,11 +42,11 @@ def test_bad_names_end_in_one_line(names, dataset, message):
 @pytest.mark.parametrize(
     ("dataset", "num_classes", "message"),
     [
-        ("folder", {"semseg": 1}, "config: data.num_classes.semseg: got 1, expected a whole number from 2 to 255"),
-        ("folder", {"semseg": 256}, "config: data.num_classes.semseg: got 256"),
-        ("folder", {"semseg": "5"}, "config: data.num_classes.semseg: got '5'"),
-        ("folder", {"semsg": 5}, "config: data.num_classes: unknown name 'semsg'. Did you mean 'semseg'?"),
-        ("pascal", {"semseg": 5}, "config: data.num_classes.semseg: got 5, but 'pascal' has 21"),
+        ("folder", {"semseg": 1}, "config: data.semseg_classes: got 1, expected a whole number from 2 to 255"),
+        ("folder", {"semseg": 256}, "config: data.semseg_classes: got 256"),
+        ("folder", {"semseg": "5"}, "config: data.semseg_classes: got '5'"),
+        ("folder", {"semsg": 5}, "tasks: num_classes: unknown name 'semsg'. Did you mean 'semseg'?"),
+        ("pascal", {"semseg": 5}, "config: data.semseg_classes: got 5, but 'pascal' has 21"),
     ],
 )
 def test_bad_class_counts_end_in_one_line(dataset, num_classes, message):

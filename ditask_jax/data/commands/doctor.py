@@ -2,7 +2,13 @@
 
 from ditask_jax import cli
 from ditask_jax.data.commands.bar import progress_bar
-from ditask_jax.data.commands.options import add_tree_options, folder, parse_tasks
+from ditask_jax.data.commands.options import (
+    add_folder_options,
+    add_tree_options,
+    folder,
+    folder_options,
+    parse_tasks,
+)
 from ditask_jax.data.trees import TREES
 from ditask_jax.errors import ConfigError, DataError, check_known
 
@@ -23,9 +29,8 @@ def add_arguments(parser) -> None:
     add_tree_options(parser, NAMES)
     parser.add_option("--samples", type=int, default=16, metavar="N", help="examples to decode per split (default 16)")
     parser.add_option("--all", action="store_true", help="decode every example, and name every bad file")
-    parser.add_option("--human-parts-classes", type=int, metavar="N", help="folder: classes of human_parts")
     parser.add_option("--task", metavar="NAME", help="vtab: one of its 19 tasks (default: those that are there)")
-    parser.add_option("--val-fraction", type=float, metavar="F", help="folder: share of train/ for validation")
+    add_folder_options(parser)
 
 
 def run(args) -> int:
@@ -57,11 +62,14 @@ def _examine(args, samples, on_example) -> list:
 
     if tasks is None:
         tasks = tuple(task for task in READERS if (root / "train" / task).is_dir())
-    asked = {"semseg": args.semseg_classes, "human_parts": args.human_parts_classes}
-    classes = {task: count for task, count in asked.items() if count is not None}
-    options = {"num_classes": classes, "val_fraction": args.val_fraction}
+        if not tasks and (root / "train").is_dir():
+            raise DataError(f"folder: {root / 'train'} holds no labels; make one of its folders {' '.join(READERS)}")
+    options = folder_options(args)
     sources = {split: (lambda split=split: FolderSource(root, split, tasks, **options)) for split in SPLITS}
-    return [doctor.examine_sources(f"folder in {root}", sources, tasks, classes, samples, on_example)]
+    title, classes = f"folder in {root}", options["num_classes"]
+    report = doctor.examine_sources(title, sources, tasks, classes, samples, on_example)
+    doctor.doubt_labels(report, args.mask_ignore, args.depth_unit)
+    return [report]
 
 
 def _vtab_tasks(root, task: str | None) -> list[str]:

@@ -4,7 +4,13 @@ import numpy as np
 
 from ditask_jax import cli
 from ditask_jax.data.augmentation import PRESETS, Augmentation, Draw, sample
-from ditask_jax.data.commands.options import add_tree_options, folder, parse_tasks
+from ditask_jax.data.commands.options import (
+    add_folder_options,
+    add_tree_options,
+    folder,
+    folder_options,
+    parse_tasks,
+)
 from ditask_jax.data.sources import OPENERS, open_source
 from ditask_jax.data.transforms import transform
 from ditask_jax.data.trees import TREES
@@ -35,6 +41,7 @@ def add_arguments(parser) -> None:
     parser.add_option("--draws", type=int, default=3, metavar="N", help="augmented versions to draw (default 3)")
     parser.add_option("--seed", type=int, default=0, metavar="N", help="of the augmentation")
     parser.add_option("--task", metavar="NAME", help="vtab: which of its 19 tasks")
+    add_folder_options(parser)
 
 
 def run(args) -> int:
@@ -78,6 +85,8 @@ def _open(args, names: tuple[str, ...]):
         options["check"] = False  # one example is read, the others need not be there
     if args.name == "vtab":
         options = {"task": vtab_task(args.task).name}
+    if args.name == "folder":
+        options = folder_options(args) | {"check": False}
     root = None if args.root is None else folder(args.root)
     return open_source(args.name, args.split, names, root, args.size, **options)
 
