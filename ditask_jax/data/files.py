@@ -5,19 +5,16 @@ Every `read_*` has a `decode_*` beside it for bytes that are in memory already, 
 
 import io
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ditask_jax.data import headers
 from ditask_jax.errors import DataError
 from ditask_jax.labels import IGNORE
 
-_ORIENTATION, _PHOTOMETRIC, _COMPRESSION, _BITS, _SAMPLES = 0x0112, 262, 259, 258, 339  # tags of TIFF
-_EXACT = ("PNG", "TIFF", "BMP", "DIB", "GIF", "PPM")
-_EXACT_TIFF = (1, 2, 3, 4, 5, 8, 32773, 32946, 50000)  # compressions that lose nothing
+_PHOTOMETRIC, _BITS, _SAMPLES = 262, 258, 339  # tags of TIFF
 _FULL = 1 << 16
 _LEAST = 1 << 14  # of pictures of 10, 12 and 14 bits no value gets there
 
@@ -76,12 +73,12 @@ def decode_image(content: bytes, name: Path | str) -> tuple[np.ndarray, int, boo
     pixels = headers.decode_plain(content)
     if pixels is not None and pixels.ndim == 3:
         return pixels, 1, True
-    opened = _open(content, name)
+    opened = headers.open_picture(content, name)
     image = opened.image
     if image.mode in ("F", "I") and image.format not in ("PNG", "PPM"):  # in these two "I" has 16 bits
         raise DataError(_range_text(np.asarray(image), name))
     if image.mode.startswith("I"):
-        grey = opened.stored(np.asarray(image)).astype(np.int64)
+        grey = _stored(opened, np.asarray(image)).astype(np.int64)
         _check_range(grey, name)
         grey = (grey >> 8).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2), opened.orientation, False
@@ -95,7 +92,13 @@ def decode_image(content: bytes, name: Path | str) -> tuple[np.ndarray, int, boo
         _check_range(
             pixels.astype(np.int64) << 8 if found is None else found.reshape(*found.shape[:2], -1)[..., :3], name
         )
-    return opened.stored(pixels), opened.orientation, plain
+    return _stored(opened, pixels), opened.orientation, plain
+
+
+def _stored(opened: headers.Opened, pixels: np.ndarray) -> np.ndarray:
+    """Pixels of a decoded picture as they stand in the file."""
+    back = {6: 8, 8: 6}.get(opened.orientation, opened.orientation)
+    return turn_upright(pixels, back) if opened.is_turned else pixels
 
 
 def _is_deep(image: Image.Image, content: bytes) -> bool:
@@ -167,6 +170,13 @@ def decode_indices(content: bytes, name: Path | str) -> np.ndarray:
         )
     if image.mode == "1":
         values = values.astype(np.uint8)
+    if kind == "GIF" and image.mode == "P":
+        used = np.unique(values)
+        colours = np.resize(np.array(image.getpalette("RGB")).reshape(-1, 3), (256, 3))[used]
+        if (colours == colours[:, :1]).all() and (colours[:, 0] != used).any():
+            raise DataError(
+                f"data: {name} has a palette of greys that are not their own numbers; save class ids as PNG"
+            )
     if kind == "TIFF":
         return _tiff_numbers(image, values)
     bits = content[24] if kind == "PNG" else 8
@@ -183,8 +193,8 @@ def _tiff_numbers(image: Image.Image, values: np.ndarray) -> np.ndarray:
     return values.view(np.int8) if image.mode == "L" and sample == 2 else values
 
 
-def _open_label(content: bytes, name: Path | str, exact: bool = True) -> "_Opened":
-    opened = _open(content, name)
+def _open_label(content: bytes, name: Path | str, exact: bool = True) -> headers.Opened:
+    opened = headers.open_picture(content, name)
     image = opened.image
     if opened.orientation != 1:
         raise DataError(
@@ -237,7 +247,7 @@ def read_array(path: Path) -> np.ndarray:
     try:
         return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
     except Exception as error:  # a damaged header makes NumPy raise whatever the bytes lead it to
-        raise DataError(f"{cannot} {_first_line(error)}") from error
+        raise DataError(f"{cannot} {headers.first_line(error)}") from error
 
 
 _NPY_START = b"\x93NUMPY"
@@ -257,7 +267,7 @@ def read_mat(path: Path, variable: str) -> np.ndarray:
     except NotImplementedError as error:
         raise DataError(f"data: {path} is a MATLAB 7.3 file; save it with `-v7`") from error
     except Exception as error:  # a damaged file makes scipy raise whatever the bytes lead it to
-        raise DataError(f"data: {path} cannot be read as a .mat file: {_first_line(error)}") from error
+        raise DataError(f"data: {path} cannot be read as a .mat file: {headers.first_line(error)}") from error
     if variable not in variables:
         raise DataError(f"data: {path} holds no variable '{variable}'")
     return variables[variable]
@@ -386,61 +396,3 @@ def encode_png(array: np.ndarray) -> bytes:
         return cv2.imencode(".png", array[..., ::-1], options)[1].tobytes()
     fast = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE)
     return cv2.imencode(".png", array, fast if array.dtype == np.uint8 else ())[1].tobytes()
-
-
-class _Opened(NamedTuple):
-    """A picture file that Pillow has decoded.
-
-    Attributes:
-      image: what Pillow made of it.
-      orientation: what the file asks for, 1 to 8.
-      is_turned: Pillow carried that out itself, as it does with TIFF.
-      is_exact: the numbers are those that were saved.
-    """
-
-    image: Image.Image
-    orientation: int
-    is_turned: bool
-    is_exact: bool
-
-    def stored(self, pixels: np.ndarray) -> np.ndarray:
-        """Pixels of `image` as they stand in the file."""
-        back = {6: 8, 8: 6}.get(self.orientation, self.orientation)
-        return turn_upright(pixels, back) if self.is_turned else pixels
-
-
-def _open(content: bytes, name: Path | str) -> _Opened:
-    try:
-        image = Image.open(io.BytesIO(content))  # from memory: a damaged file leaves no open handle behind
-        if not 0 < image.width * image.height <= headers.MAX_PIXELS:
-            raise DataError(
-                f"data: {name} has {image.width}x{image.height} pixels, expected 1 to {headers.MAX_PIXELS} of them"
-            )
-        # Read before it is decoded, for then Pillow turns a TIFF and forgets what it said.
-        before = image.getexif().get(_ORIENTATION, 1) if image.format == "TIFF" else 1
-        is_exact = _is_exact(image, content)
-        image.load()  # decode now: Pillow opens lazily and would report a truncated file only later
-    except UnidentifiedImageError as error:
-        raise DataError(f"data: {name} is not an image file (empty, damaged or of an unknown format)") from error
-    except DataError:
-        raise
-    except Exception as error:  # a damaged file makes Pillow's many readers raise whatever the bytes lead them to
-        raise DataError(f"data: {name} cannot be decoded: {_first_line(error)}") from error
-    is_turned = before in range(2, 9) and _ORIENTATION not in image.getexif()
-    orientation = before if is_turned else headers.find_orientation(image.info, content, image.format)
-    return _Opened(image, orientation, is_turned, is_exact)
-
-
-def _is_exact(image: Image.Image, content: bytes) -> bool:
-    """Whether a file that is not decoded yet holds whole numbers which come out as they went in."""
-    if image.format == "TIFF":
-        return image.tag_v2.get(_COMPRESSION, 1) in _EXACT_TIFF
-    if image.format == "PPM":  # black is 1 in bitmaps, and maps of less than 8 or 16 bits are stretched
-        return image.mode != "1" and image.tile[0][0] == "raw"
-    if image.format in ("BMP", "DIB"):  # of greys in few bits Pillow reads the bytes as if they were whole ones
-        return image.mode == "P" or (image.mode, content[28]) in (("L", 8), ("1", 1))
-    return image.format in _EXACT
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

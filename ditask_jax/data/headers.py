@@ -4,11 +4,17 @@ OpenCV reads faster. Whatever is out of the ordinary (palettes, alpha, orientati
 off) is left to Pillow, which knows what to do with it or what to say about it.
 """
 
+import io
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ditask_jax.errors import DataError
 
 MAX_PIXELS = 1 << 28
 JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
@@ -35,6 +41,9 @@ _HARMLESS = frozenset(
     )
 )
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_ORIENTATION, _COMPRESSION = 0x0112, 259  # tags of TIFF
+_EXACT = ("PNG", "TIFF", "BMP", "DIB", "GIF", "PPM")
+_EXACT_TIFF = (1, 2, 3, 4, 5, 8, 32773, 32946, 50000)  # compressions that lose nothing
 _PROFILES = (b"raw profile", b"xml:com.adobe.xmp", b"exif", b"xmp")
 
 
@@ -154,3 +163,60 @@ def _xmp_orientation(text: str | bytes | None) -> int:
     content = text.encode("utf-8", "replace") if isinstance(text, str) else text
     found = re.search(rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*([1-8])\b""", content or b"")
     return int(found[1]) if found else 0
+
+
+class Opened(NamedTuple):
+    """A picture file that Pillow has decoded.
+
+    Attributes:
+      image: what Pillow made of it.
+      orientation: what the file asks for, 1 to 8.
+      is_turned: Pillow carried that out itself, as it does with TIFF.
+      is_exact: the numbers are those that were saved.
+    """
+
+    image: Image.Image
+    orientation: int
+    is_turned: bool
+    is_exact: bool
+
+
+def open_picture(content: bytes, name: Path | str) -> Opened:
+    """Decodes a file with Pillow.
+
+    Raises:
+      DataError: no picture, damaged, of no size or of too many pixels.
+    """
+    try:
+        image = Image.open(io.BytesIO(content))  # from memory: a damaged file leaves no open handle behind
+        if not 0 < image.width * image.height <= MAX_PIXELS:
+            raise DataError(f"data: {name} has {image.width}x{image.height} pixels, expected 1 to {MAX_PIXELS} of them")
+        # Read before it is decoded, for then Pillow turns a TIFF and forgets what it said.
+        before = image.getexif().get(_ORIENTATION, 1) if image.format == "TIFF" else 1
+        is_exact = _is_exact(image, content)
+        image.load()  # decode now: Pillow opens lazily and would report a truncated file only later
+    except UnidentifiedImageError as error:
+        raise DataError(f"data: {name} is not an image file (empty, damaged or of an unknown format)") from error
+    except DataError:
+        raise
+    except Exception as error:  # a damaged file makes Pillow's many readers raise whatever the bytes lead them to
+        raise DataError(f"data: {name} cannot be decoded: {first_line(error)}") from error
+    is_turned = before in range(2, 9) and _ORIENTATION not in image.getexif()
+    orientation = before if is_turned else find_orientation(image.info, content, image.format)
+    return Opened(image, orientation, is_turned, is_exact)
+
+
+def _is_exact(image: Image.Image, content: bytes) -> bool:
+    """Whether a file that is not decoded yet holds whole numbers which come out as they went in."""
+    if image.format == "TIFF":
+        return image.tag_v2.get(_COMPRESSION, 1) in _EXACT_TIFF
+    if image.format == "PPM":  # black is 1 in bitmaps, and maps of less than 8 or 16 bits are stretched
+        return image.mode != "1" and image.tile[0][0] == "raw"
+    if image.format in ("BMP", "DIB"):  # of greys in few bits Pillow reads the bytes as if they were whole ones
+        return image.mode == "P" or (image.mode, content[28]) in (("L", 8), ("1", 1))
+    return image.format in _EXACT
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another package says, in one line."""
+    return (str(error) or type(error).__name__).splitlines()[0]
