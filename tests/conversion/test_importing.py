@@ -170,6 +170,18 @@ def test_oblong_positions_need_the_image_size(tmp_path):
     assert json.loads(convert_weights(_square(tmp_path)).metadata["image_size"]) == [SIZE, SIZE]
 
 
+@pytest.mark.parametrize("layout", [swin.OFFICIAL, swin_timm.TIMM, swin_huggingface.HUGGINGFACE], ids=lambda x: x.title)
+def test_oblong_windows_are_refused_without_advice_that_does_not_help(layout, tmp_path):
+    tensors = foreign(layout)
+    for name in [name for name in tensors if name.endswith("relative_position_bias_table")]:
+        tensors[name] = np.zeros((7 * 3, tensors[name].shape[1]), np.float32)  # of windows of 4x2
+    source = write(tmp_path / "x.safetensors", tensors)
+    for size in (None, (64, 32)):
+        with pytest.raises(WeightsError, match=r"21 rows.*windows of another height than width are not supp") as caught:
+            convert_weights(source, image_size=size)
+        assert "--image-size" not in str(caught.value)
+
+
 def _square(folder):
     return write(folder / "square.safetensors", foreign(vit_layouts.TIMM))
 

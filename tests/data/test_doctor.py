@@ -286,3 +286,115 @@ def test_statistics_of_labels():
     nothing = LabelStatistics(unit="m")
     nothing.add(np.zeros((2, 2), np.float32))
     assert nothing.text() == "nothing labelled"
+
+
+def own_folder(root, task, labels, ending="png"):
+    """Two pictures of 16x24 in each split, with these labels."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for k, label in enumerate(labels):
+            miniature.write_png(root / split / f"images/{k}.png", miniature.smooth_image(rng, (16, 24)))
+            (root / split / task).mkdir(parents=True, exist_ok=True)
+            if ending == "npy":
+                np.save(root / split / task / f"{k}.npy", label)
+            else:
+                miniature.write_grey_png(root / split / task / f"{k}.png", label)
+    return ("doctor", "folder", "--root", root)
+
+
+HALF = np.repeat([0, 1], 192).reshape(16, 24).astype(np.uint8)
+
+
+def test_maps_of_0_and_255_alone_are_doubted(tmp_path, capsys):
+    doctor = own_folder(tmp_path, "semseg", [HALF * 255, HALF[::-1] * 255])
+    for classes in ((), ("--semseg-classes", 2)):
+        code, out, _ = run(capsys, *doctor, *classes)
+        assert code == 1
+        assert "broken: semseg:\n  the maps hold one class and 255 alone" in out
+        assert "set --config.data.mask_ignore=false --config.data.semseg_classes=2" in out
+        assert out.splitlines()[-1] == "verdict: training on semseg would fail"
+    code, out, _ = run(capsys, *doctor, "--semseg-classes", 2, "--mask-ignore", "false")
+    assert code == cli.OK
+    assert "classes 0: 50.0 %, 1: 50.0 %" in out
+    code, out, _ = run(capsys, *doctor, "--semseg-classes", 2, "--mask-ignore", "true")
+    assert code == cli.OK
+    assert "ignored: 50.0 %" in out
+
+
+def test_masks_of_0_and_255_are_ready_unless_255_is_to_be_ignored(tmp_path, capsys):
+    doctor = own_folder(tmp_path, "sal", [HALF * 255, HALF[::-1] * 255])
+    assert run(capsys, *doctor)[0] == cli.OK
+    code, out, _ = run(capsys, *doctor, "--mask-ignore=true")
+    assert code == 1
+    assert "the masks hold one value and 255 alone" in out
+    miniature.write_grey_png(tmp_path / "train/sal/0.png", np.where(HALF, np.uint8([1, 255] * 12), np.uint8(0)))
+    code, out, _ = run(capsys, *doctor)
+    assert code == 1
+    assert "holds the values [1, 255]; a mask has 0 and one other value; set mask_ignore if 255 means ignore" in out
+    assert run(capsys, *doctor, "--mask-ignore=true")[0] == cli.OK
+
+
+def test_labels_that_say_nothing_are_doubted(tmp_path, capsys):
+    doctor = own_folder(tmp_path / "a", "semseg", [np.full((16, 24), 255, np.uint8)])
+    code, out, _ = run(capsys, *doctor, "--semseg-classes", 3)
+    assert code == 1
+    assert "no pixel of those read has a label" in out
+    code, out, _ = run(capsys, *own_folder(tmp_path / "b", "depth", [np.full((16, 24), np.nan)], "npy"))
+    assert code == 1
+    assert "no pixel of those read has a label" in out
+    own_folder(tmp_path / "c", "segmentation", [HALF])
+    code, out, _ = run(capsys, "doctor", "folder", "--root", tmp_path / "c")
+    assert code == 1
+    assert "holds no labels; make one of its folders semseg human_parts sal" in out
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_depth_in_whole_numbers_needs_a_unit(dtype, tmp_path, capsys):
+    depth = (1500 + np.arange(384).reshape(16, 24)).astype(dtype)
+    doctor = own_folder(tmp_path, "depth", [depth, depth + 1], "npy")
+    code, out, _ = run(capsys, *doctor)
+    assert code == 1
+    assert "--config.data.depth_unit=millimetres or metres (doctor, show: --depth-unit)" in out
+    code, out, _ = run(capsys, *doctor, "--depth-unit", "millimetres")
+    assert code == cli.OK
+    assert "1.5 to 1.884 m" in out
+    assert run(capsys, *doctor, "--depth-unit", "metres")[0] == cli.OK
+    code, _, err = run(capsys, *doctor, "--depth-unit", "pixels")
+    assert code == cli.USER_ERROR
+    assert "unknown name 'pixels'" in err
+
+
+def test_pictures_in_folders_below_are_asked_about(tmp_path, capsys):
+    doctor = own_folder(tmp_path, "sal", [HALF, HALF])
+    for name in ("images", "sal"):
+        (tmp_path / "train" / name / "sub").mkdir()
+        (tmp_path / "train" / name / "0.png").rename(tmp_path / "train" / name / "sub/x.png")
+    code, out, _ = run(capsys, *doctor)
+    assert code == 1
+    assert "images/sub holds pictures below" in out
+    assert "--config.data.subfolders=true (doctor, show: --subfolders true)" in out
+    code, out, _ = run(capsys, *doctor, "--subfolders=true")
+    assert code == cli.OK
+    assert "train: 2 examples" in out
+    code, out, _ = run(capsys, *doctor, "--subfolders=false")
+    assert code == cli.OK
+    assert "train: 1 example\n" in out
+    code, _, err = run(capsys, *doctor, "--subfolders=maybe")
+    assert code == cli.USER_ERROR
+    assert "--subfolders: got 'maybe', expected true or false" in err
+
+
+def test_files_that_cannot_be_read_are_named_by_doctor_too(tmp_path, capsys):
+    doctor = own_folder(tmp_path, "depth", [np.ones((16, 24)) / 3] * 6, "npy")
+    depth, images = tmp_path / "train/depth", tmp_path / "train/images"
+    (depth / "0.npy").write_bytes(b"")
+    (depth / "1.npy").write_text("hello")
+    np.save(depth / "2.npy", np.full((16, 24), "x"))
+    miniature.write_grey_png(images / "3.png", np.full((16, 24), 300, np.uint16))
+    (images / "4.png").unlink()
+    (images / "4.png").mkdir()
+    code, out, err = run(capsys, *doctor)
+    assert (code, err) == (1, "")
+    for text in ("0.npy cannot be read", "1.npy cannot be read", "2.npy holds <U1", "3.png holds values", "4.png is a"):
+        assert text in out
+    assert "would fail: 5 bad files (data.on_bad_file=skip passes over bad examples)" in out

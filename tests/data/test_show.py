@@ -83,3 +83,15 @@ def test_mistakes_are_one_line(arguments, message, tmp_path, monkeypatch, capsys
 
 def test_words_of_a_draw():
     assert show._words(sample(PRESETS["nyud"], np.random.default_rng(0)), PRESETS["nyud"]).endswith("x1.00")
+
+
+def test_a_folder_takes_the_options_of_training(tmp_path, capsys):
+    white = np.repeat([0, 255], 600).reshape(30, 40).astype(np.uint8)
+    for name in ("images", "semseg"):
+        (tmp_path / "train" / name / "sub").mkdir(parents=True)
+        picture = np.full((30, 40, 3), 90, np.uint8) if name == "images" else white
+        Image.fromarray(picture).save(tmp_path / "train" / name / "sub/a.png")
+    command = ["show", "folder", f"--root={tmp_path}", "--size=32", "--draws=0", f"--out={tmp_path / 'a.png'}"]
+    assert cli.execute(main, command) == cli.USER_ERROR
+    assert "(doctor, show: --subfolders true)" in capsys.readouterr().err
+    assert cli.execute(main, [*command, "--subfolders=true", "--mask-ignore=false", "--semseg-classes=2"]) == cli.OK

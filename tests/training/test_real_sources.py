@@ -1,8 +1,9 @@
 """What `build_source` and `build_tasks` make of the fields of `data` for the benchmarks' own files."""
 
+import numpy as np
 import pytest
 
-from ditask_jax.config import load_config
+from ditask_jax.config import load_config, validate
 from ditask_jax.data.prepare import Wish, prepare
 from ditask_jax.data.prepared import PreparedSource
 from ditask_jax.data.skipping import SkippingSource
@@ -83,3 +84,30 @@ def test_fields_are_checked(override, message):
 def test_a_root_is_needed():
     with pytest.raises(DataError, match=r"data: 'pascal' needs data\.root"):
         build_source(load_config("configs/smoke.py", ["data.name=pascal", "tasks=sal"]), "train")
+
+
+def test_what_files_of_ones_own_mean_is_said_in_the_configuration(tmp_path):
+    for split in ("train", "val"):
+        for name in ("images", "semseg", "sal", "depth"):
+            (tmp_path / split / name / "sub").mkdir(parents=True)
+        white = np.repeat([[0], [255]], 16, 0).repeat(48, 1).astype(np.uint8)
+        miniature.write_png(tmp_path / split / "images/sub/a.png", np.full((32, 48, 3), 90, np.uint8))
+        for name in ("semseg", "sal"):
+            miniature.write_grey_png(tmp_path / split / name / "sub/a.png", white)
+        np.save(tmp_path / split / "depth/sub/a.npy", np.full((32, 48), 1500, np.uint16))
+    config = config_of("folder", "semseg+sal+depth", tmp_path, "data.semseg_classes=2")
+    with pytest.raises(DataError, match=r"--config\.data\.subfolders=true"):
+        build_source(config, "train")
+    config.data.subfolders = True
+    with pytest.raises(DataError, match=r"--config\.data\.depth_unit=millimetres"):
+        build_source(config, "train")[0]
+    config.data.depth_unit = "millimetres"
+    for mask_ignore, semseg, sal in ((None, 255, 1), (True, 255, 255), (False, 1, 1)):
+        config.data.mask_ignore = mask_ignore
+        validate(config)
+        example = build_source(config, "train")[0]
+        assert (example["semseg"][-1, 0], example["sal"][-1, 0]) == (semseg, sal)
+        np.testing.assert_allclose(example["depth"], 1.5, rtol=1e-6)
+    config.data.depth_unit = "pixels"
+    with pytest.raises(ConfigError, match=r"config: data\.depth_unit of 'folder': unknown name 'pixels'"):
+        build_source(config, "train")
