@@ -73,10 +73,18 @@ def decode_image(content: bytes, name: Path | str) -> tuple[np.ndarray, int, boo
     pixels = headers.decode_plain(content)
     if pixels is not None and pixels.ndim == 3:
         return pixels, 1, True
-    opened = headers.open_picture(content, name)
+    try:
+        opened = headers.open_picture(content, name)
+    except DataError:
+        unusual = _other_numbers(content)
+        if unusual is None:
+            raise
+        raise DataError(_range_text(unusual, name)) from None
     image = opened.image
     if image.mode in ("F", "I") and image.format not in ("PNG", "PPM"):  # in these two "I" has 16 bits
         raise DataError(_range_text(np.asarray(image), name))
+    if image.format == "TIFF" and image.mode == "L" and image.tag_v2.get(_SAMPLES, (1,))[0] == 2:
+        raise DataError(_range_text(np.asarray(image).view(np.int8), name))
     if image.mode.startswith("I"):
         grey = _stored(opened, np.asarray(image)).astype(np.int64)
         _check_range(grey, name)
@@ -108,6 +116,17 @@ def _is_deep(image: Image.Image, content: bytes) -> bool:
     return image.format == "TIFF" and max(image.tag_v2.get(_BITS, (1,))) > 8
 
 
+def _other_numbers(content: bytes) -> np.ndarray | None:
+    """The numbers of a whole TIFF that Pillow does not read, such as floats in three channels; None for other files."""
+    if content[:4] not in (b"II*\0", b"MM\0*"):
+        return None
+    try:
+        found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+    return None if found is None or found.dtype in (np.uint8, np.uint16) else found
+
+
 def _check_range(values: np.ndarray, name: Path | str) -> None:
     """Refuses 16-bit values that would all become nearly black."""
     low, high = int(values.min()), int(values.max())
@@ -123,7 +142,7 @@ def _range_text(values: np.ndarray, name: Path | str) -> str:
     found = f"from {finite.min():g} to {finite.max():g}" if finite.size else "none of them finite"
     if 0 < finite.size < values.size:
         found += ", and some that are not finite"
-    kind = "decimal numbers" if values.dtype.kind == "f" else "32-bit integers"
+    kind = "decimal numbers" if values.dtype.kind == "f" else "signed or 32-bit numbers"
     return (
         f"data: {name} holds {kind}, {found}; nothing says which of them is white: save it in 8 bits (0..255), or in "
         f"16 (0..{_FULL - 1})"

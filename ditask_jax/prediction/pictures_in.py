@@ -77,11 +77,11 @@ def _files(folder: Path) -> Iterator[Path]:
 def read_picture(path: Path) -> np.ndarray:
     """A picture as a viewer shows it, uint8 `[H, W, 3]` RGB.
 
-    Grey, palette, CMYK and 16-bit files become RGB, an alpha channel is dropped, an EXIF rotation is carried out, of
+    Grey, palette, CMYK and 16-bit files become RGB, an alpha channel is dropped, an orientation is carried out, of
     several frames the first is taken.
 
     Raises:
-      DataError: missing, unreadable or broken off.
+      DataError: missing, unreadable, broken off, or of a range that fits neither 8 nor 16 bits.
     """
     try:
         image, orientation, _ = decode_image(read_bytes(path), path)
