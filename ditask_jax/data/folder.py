@@ -191,6 +191,14 @@ class FolderSource:
         return is_val == (self.split == "val")
 
 
+def unread_files(folder: Path) -> list[str]:
+    """Names of the files in a folder of pictures whose endings are not read, sorted; none where there is no folder."""
+    if not os.path.isdir(folder):
+        return []
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))
+    return [name for name in names if os.path.splitext(name)[1].lower() not in IMAGE_ENDINGS]
+
+
 def _cannot_list(error: OSError) -> None:
     raise DataError(f"folder: {error.filename} cannot be read: {error.strerror}") from error
 

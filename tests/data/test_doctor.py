@@ -334,6 +334,16 @@ def test_masks_of_0_and_255_are_ready_unless_255_is_to_be_ignored(tmp_path, caps
     assert run(capsys, *doctor, "--mask-ignore=true")[0] == cli.OK
 
 
+def test_files_that_are_passed_over_are_said(tmp_path, capsys):
+    doctor = own_folder(tmp_path, "sal", [HALF, HALF])
+    assert "passed over" not in run(capsys, *doctor)[1]
+    for name in ("x.heic", "y.gif", ".z.gif"):
+        (tmp_path / "train/images" / name).write_bytes(b"")
+    code, out, _ = run(capsys, *doctor)
+    assert code == cli.OK
+    assert "  train: passed over for their endings: 2 files in images, for example 'x.heic'\n" in out
+
+
 def test_labels_that_say_nothing_are_doubted(tmp_path, capsys):
     doctor = own_folder(tmp_path / "a", "semseg", [np.full((16, 24), 255, np.uint8)])
     code, out, _ = run(capsys, *doctor, "--semseg-classes", 3)

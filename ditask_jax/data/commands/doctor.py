@@ -58,7 +58,7 @@ def _examine(args, samples, on_example) -> list:
     if args.name != "folder":
         chosen = (args.layout, args.depth_unit, args.semseg_classes)
         return [doctor.examine_multitask(args.name, root, tasks, samples, on_example, *chosen)]
-    from ditask_jax.data.folder import READERS, SPLITS, FolderSource
+    from ditask_jax.data.folder import READERS, SPLITS, FolderSource, unread_files
 
     if tasks is None:
         tasks = tuple(task for task in READERS if (root / "train" / task).is_dir())
@@ -69,6 +69,12 @@ def _examine(args, samples, on_example) -> list:
     title, classes = f"folder in {root}", options["num_classes"]
     report = doctor.examine_sources(title, sources, tasks, classes, samples, on_example)
     doctor.doubt_labels(report, args.mask_ignore, args.depth_unit)
+    for split in report.counts:
+        unread = unread_files(root / split / "images")
+        if unread:
+            report.notes.append(
+                f"{split}: passed over for their endings: {_files(len(unread))} in images, for example '{unread[0]}'"
+            )
     return [report]
 
 
@@ -108,6 +114,10 @@ def report_text(report, every_file: bool = False) -> str:
     return "\n".join(lines)
 
 
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"
+
+
 def _examples(count: int) -> str:
     return "1 example" if count == 1 else f"{count} examples"
 
@@ -127,8 +137,7 @@ def problem_lines(problems, every_file: bool = False) -> list[str]:
             broken.setdefault((problem.split, problem.what), []).append(problem.found)
     lines = []
     for (split, archive, whats), paths in missing.items():
-        number = "1 file" if len(paths) == 1 else f"{len(paths)} files"
-        lines.append(f"missing: {split} {whats}: {number} of {archive}:")
+        lines.append(f"missing: {split} {whats}: {_files(len(paths))} of {archive}:")
         lines += _first(paths, every_file)
     for (split, what), texts in broken.items():
         lines.append(f"broken: {split} {what}:".replace("  ", " "))
