@@ -34,6 +34,7 @@ def main(argv: list[str]) -> int:
     run.check(args.config)
     check_logging(args.config)
     trainer = Trainer(args.config)
+    _read_first(trainer.train_source, trainer.eval_source)
     if processes.is_first():
         print(_summary(trainer), flush=True)
     trainer.fit(run.path, profile)
@@ -45,6 +46,12 @@ def main(argv: list[str]) -> int:
         print(f"model card: {write_model_card(run.path)}")
     processes.wait_for_all()
     return cli.OK
+
+
+def _read_first(*sources) -> None:
+    """Reads an example of each: labels that do not fit the configuration are named before it owns a folder."""
+    for source in sources:
+        source[0]
 
 
 def _summary(trainer) -> str:

@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ditask_jax import cli, compare, describe, evaluate, pretrain, references, train
 
@@ -32,6 +34,19 @@ def test_a_mistake_is_one_line_and_exit_code_two(arguments, message, tmp_path, c
     assert code == cli.USER_ERROR
     assert len(captured.err.strip().splitlines()) == 1
     assert message in captured.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_labels_that_need_another_configuration_do_not_claim_the_folder(tmp_path, capsys):
+    """So that the advice can be followed in the same folder."""
+    for split in ("train", "val"):
+        for folder, pixels in (("images", np.zeros((32, 30, 3))), ("sal", np.array([0, 1, 255] * 320).reshape(32, 30))):
+            (tmp_path / split / folder).mkdir(parents=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / split / folder / "a.png")
+    command = [SMOKE, f"--workdir={tmp_path / 'run'}", "--config.data.name=folder", f"--config.data.root={tmp_path}"]
+    command += ["--config.tasks=sal", "--config.data.train_examples=none", "--config.data.eval_examples=none"]
+    assert cli.execute(train.main, command) == cli.USER_ERROR
+    assert "a mask has 0 and one other value; set mask_ignore" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
