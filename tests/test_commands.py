@@ -1,6 +1,7 @@
 """The commands from outside: what a mistake looks like, and what `describe` prints."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -37,8 +38,17 @@ def test_a_mistake_is_one_line_and_exit_code_two(arguments, message, tmp_path, c
     assert not (tmp_path / "run").exists()
 
 
-def test_labels_that_need_another_configuration_do_not_claim_the_folder(tmp_path, capsys):
+def test_labels_that_need_another_configuration_do_not_claim_the_folder(tmp_path, capsys, monkeypatch):
     """So that the advice can be followed in the same folder."""
+    from ditask_jax.training.build import build_source
+
+    # A trainer without its model, which takes seconds to build.
+    fit = lambda workdir, profile: (tmp_path / "run").mkdir()
+    sources = lambda config: {"train_source": build_source(config, "train"), "eval_source": build_source(config, "val")}
+    monkeypatch.setattr(
+        "ditask_jax.training.trainer.Trainer", lambda config: SimpleNamespace(fit=fit, **sources(config))
+    )
+    monkeypatch.setattr(train, "_summary", lambda trainer: "")
     for split in ("train", "val"):
         for folder, pixels in (("images", np.zeros((32, 30, 3))), ("sal", np.array([0, 1, 255] * 320).reshape(32, 30))):
             (tmp_path / split / folder).mkdir(parents=True)
