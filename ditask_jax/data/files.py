@@ -4,6 +4,7 @@ Every `read_*` has a `decode_*` beside it for bytes that are in memory already, 
 """
 
 import io
+import stat
 from pathlib import Path
 
 import cv2
@@ -27,6 +28,9 @@ def read_bytes(path: Path) -> bytes:
     """
     path = Path(path)
     try:
+        kind = path.stat().st_mode
+        if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):  # a pipe would be waited for
+            raise DataError(f"data: {path} is no file with a content, expected one")
         return path.read_bytes()
     except FileNotFoundError as error:
         why = "is a link to a file that is not there" if path.is_symlink() else "is missing"

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import os
 import pickle
 import re
 import struct
@@ -539,7 +540,7 @@ def test_pictures_of_no_size_are_refused(content):
 
 
 def test_what_is_no_file_is_named(tmp_path):
-    write_folder(tmp_path, count=4, semseg=png(ids(1)[:6, :10], 1))
+    write_folder(tmp_path, count=5, semseg=png(ids(1)[:6, :10], 1))
     images = tmp_path / "train/images"
     (images / "0.png").unlink()
     (images / "0.png").mkdir()
@@ -547,12 +548,19 @@ def test_what_is_no_file_is_named(tmp_path):
     (images / "1.png").symlink_to(tmp_path / "gone.png")
     (images / "2.png").unlink()
     (images / "2.png").symlink_to("2.png")
+    (images / "3.png").unlink()
+    os.mkfifo(images / "3.png")  # reading it would wait for ever
     source = FolderSource(tmp_path, "train", ("semseg",))
-    messages = (r"0\.png is a folder", r"1\.png is a link to a file that is not there", r"2\.png cannot be read: ")
+    messages = (
+        r"0\.png is a folder",
+        r"1\.png is a link to a file that is not there",
+        r"2\.png cannot be read: ",
+        r"3\.png is no file",
+    )
     for number, message in enumerate(messages):
         with pytest.raises(DataError, match=message):
             source[number]
-    assert SkippingSource(source)[0]["id"] == "3"
+    assert SkippingSource(source)[0]["id"] == "4"
 
 
 def test_what_the_system_refuses_is_one_line(tmp_path, monkeypatch):

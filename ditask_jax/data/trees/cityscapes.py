@@ -81,6 +81,10 @@ class CityscapesTree(Tree):
             return TRAIN_IDS[files.check_classes(stored, _MAX_RAW_ID + 1, paths[0])]
         if stored.dtype == np.uint8:
             raise DataError(f"data: {paths[0]} is an 8-bit picture; disparity has 16 bits")
+        if stored.min() < 0 or stored.max() > 65535:
+            raise DataError(
+                f"data: {paths[0]} holds values from {stored.min()} to {stored.max()}; disparity has 16 bits"
+            )
         return stored.astype(np.uint16)
 
     def _constants(self, split: str, name: str, tasks: Sequence[str]) -> dict[str, float]:
