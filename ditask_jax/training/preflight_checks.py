@@ -7,7 +7,7 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -192,6 +192,8 @@ def check_data(setting: Setting) -> str:
             data.semseg_classes,
         )
         problems, read = [f"{p.split} {p.what}: {p.found}" for p in report.fatal()], report.read
+    elif data.name == "folder":
+        problems, read = _own_files(config, sources, needed, setting.samples)
     else:
         problems, read = _sampled(sources, setting.samples)
     if problems and data.on_bad_file != "skip":
@@ -204,11 +206,33 @@ def check_data(setting: Setting) -> str:
     return f"{data.name}: {counts}; {read} samples read{passed}"
 
 
+def _own_files(
+    config: ConfigDict, sources: Mapping[str, Any], needed: Sequence[str], samples: int
+) -> tuple[list[str], int]:
+    """The same of files of one's own.
+
+    Raises:
+      DataError: they can be read and mean something else than the configuration says.
+    """
+    openers = {split: (lambda source=source: _plain(source)) for split, source in sources.items()}
+    report = doctor.examine_sources("folder", openers, needed, {}, samples, lambda *_: None)
+    found = [f"{p.split}: {p.found}" for p in report.problems]
+    doctor.doubt_labels(report, config.data.mask_ignore, config.data.depth_unit)
+    for problem in report.problems[len(found) :]:
+        raise DataError(f"data: {problem.what}: {problem.found}")
+    return found, report.read
+
+
+def _plain(source):
+    """The source that does not pass over bad examples."""
+    return source.source if isinstance(source, SkippingSource) else source
+
+
 def _sampled(sources: Mapping[str, Any], samples: int) -> tuple[list[str], int]:
     """Problems with, and number of, examples spread evenly over the splits."""
     problems, read = [], 0
     for split, source in sources.items():
-        plain = source.source if isinstance(source, SkippingSource) else source
+        plain = _plain(source)
         for number in np.unique(np.linspace(0, len(plain) - 1, samples).round().astype(int)).tolist():
             try:
                 plain[number]

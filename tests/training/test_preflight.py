@@ -29,6 +29,7 @@ from ditask_jax.training.preflight_checks import (
 from ditask_jax.training.preflight_report import CHECKS, name_of
 from ditask_jax.training.preflight_report import preflight as run_checks
 from ditask_jax.training.preflight_trial import check_checkpoint, check_memory, check_step
+from tests.data import miniature
 
 SMOKE = "--config=configs/smoke.py"
 
@@ -199,6 +200,30 @@ def test_data(setting, monkeypatch):
         check_data(setting)
     fields(setting, data__on_bad_file="skip")
     assert "4 samples read, 2 bad ones will be passed over" in check_data(setting)
+
+
+def test_files_of_ones_own_that_mean_something_else(setting, tmp_path):
+    for split in ("train", "val"):
+        for name, pixels in (
+            ("images", np.zeros((8, 8, 3), np.uint8)),
+            ("semseg", np.tile(np.uint8([0, 255]), (8, 4))),
+        ):
+            for number in range(3):
+                miniature.write_png(tmp_path / split / name / f"{number}.png", pixels)
+    own = {"data__name": "folder", "data__root": str(tmp_path), "tasks": "semseg", "data__semseg_classes": "2"}
+    own |= {"data__train_examples": "none", "data__eval_examples": "none"}
+    for policy in ("stop", "skip"):
+        fields(setting, **own, data__on_bad_file=policy)
+        with pytest.raises(DataError, match=r"^data: semseg: the maps hold one class and 255 alone") as caught:
+            check_data(setting)
+        assert "on_bad_file" not in str(caught.value)
+    fields(setting, **own, data__mask_ignore="false")
+    assert check_data(setting) == "folder: train 3, val 3; 6 samples read"
+    (tmp_path / "val/semseg/1.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"^data: folder: val: .*1\.png is not an image file"):
+        check_data(setting)
+    fields(setting, **own, data__mask_ignore="false", data__on_bad_file="skip")
+    assert "5 samples read, 1 bad ones will be passed over" in check_data(setting)
 
 
 def test_a_data_set_that_is_not_there(setting, tmp_path):
