@@ -16,6 +16,9 @@ from PIL import Image, UnidentifiedImageError
 
 from ditask_jax.errors import DataError
 
+cv2.utils.logging.setLogLevel(
+    cv2.utils.logging.LOG_LEVEL_SILENT
+)  # what is wrong with a file is said once, with its name
 MAX_PIXELS = 1 << 28
 JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"

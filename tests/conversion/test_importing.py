@@ -176,9 +176,9 @@ def test_oblong_windows_are_refused_without_advice_that_does_not_help(layout, tm
     for name in [name for name in tensors if name.endswith("relative_position_bias_table")]:
         tensors[name] = np.zeros((7 * 3, tensors[name].shape[1]), np.float32)  # of windows of 4x2
     source = write(tmp_path / "x.safetensors", tensors)
-    for size in (None, (64, 32)):
+    for image_size in (None, (64, 32)):
         with pytest.raises(WeightsError, match=r"21 rows.*windows of another height than width are not supp") as caught:
-            convert_weights(source, image_size=size)
+            convert_weights(source, image_size=image_size)
         assert "--image-size" not in str(caught.value)
 
 

@@ -400,6 +400,15 @@ def test_a_range_that_would_be_black_is_refused_with_what_was_found(kind, tmp_pa
         assert "a.png" in str(caught.value)
 
 
+def test_a_damaged_tiff_is_named_once(capfd):
+    """OpenCV, which is asked about the numbers that Pillow does not read, has nothing to add."""
+    content = tiff(COLOURS, 8, 2)
+    for length in range(8, len(content), 11):
+        with pytest.raises(DataError, match=r"^data: x "):
+            files.decode_image(content[:length], "x")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_sixteen_bits_over_their_whole_range_lose_their_lower_half(tmp_path):
     levels = np.round(RAMP * 65535).astype(np.uint16)
     colours = np.dstack([levels, levels[::-1], levels[:, ::-1]])
