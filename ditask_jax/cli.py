@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from ditask_jax import shell
 from ditask_jax.config import load_config
 from ditask_jax.errors import ConfigError, DitaskError, did_you_mean
 from ditask_jax.plugins import load_plugins
@@ -127,13 +128,21 @@ class Parser(argparse.ArgumentParser):
         return ConfigError(f"command line: {name}: unknown option. {did_you_mean(name, known)}")
 
 
-def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
+def run(
+    main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None, *, unheard: bool = False
+) -> NoReturn:
     """Runs a command and leaves the process with its exit code; the last line of every `__main__`.
 
     Args:
         main: Takes the arguments after the module's name; returns an exit code, or None for 0.
         argv: Those arguments; default: the process's own.
+        unheard: Whether the command goes on where its lines cannot be printed, as its results are in files: a training.
     """
+    shell.use_utf8()
+    shell.open_streams()
+    shell.settle_environment()
+    shell.show_warnings()
+    shell.hold_streams(unheard=unheard)
     code = execute(main, argv)
     if code in (USER_ERROR, INTERRUPTED) and _is_one_of_several():
         # On the usual way out JAX waits for the other processes, they for this one, and all are aborted in the end.
@@ -156,22 +165,30 @@ def execute(main: Callable[[list[str]], int | None], argv: Sequence[str] | None 
     >>> execute(main, [])
     2
     """
+    shell.open_streams()
     _mark_absl_flags_parsed()
+    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
+        if not {"-h", "--help"} & set(arguments):
+            shell.check_environment()
         load_plugins()
-        code = main(list(sys.argv[1:] if argv is None else argv))
+        code = main(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader of a pipe has left (`... | head`); Python would complain again when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of a pipe has left (`... | head`).
         return BROKEN_PIPE
     except DitaskError as error:
-        return _report(str(error), USER_ERROR, error)
+        return _report(str(shell.explain(error) or error), USER_ERROR, error)
     except OSError as error:
         return _report(_os_error_line(error), USER_ERROR, error)
     except KeyboardInterrupt as error:
         line = "interrupted; run the same command again, a training goes on from its last checkpoint"
         return _report(line, INTERRUPTED, error)
+    except Exception as error:
+        explained = shell.explain(error)
+        if explained is None:
+            raise
+        return _report(str(explained), USER_ERROR, error)
     return OK if code is None else code
 
 

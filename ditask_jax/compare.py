@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ditask_jax import cli
+from ditask_jax.errors import optional
 
 
 def main(argv: list[str]) -> int:
@@ -31,17 +32,19 @@ def main(argv: list[str]) -> int:
     from ditask_jax.reports.runs import find_runs
 
     found = compare(find_runs(args.runs), find_runs(args.reference))
-    print(found.markdown())
     out = Path(args.out)
     written = [
         atomic_write_text(out / "comparison.md", found.markdown()),
         atomic_write_text(out / "comparison.csv", found.csv()),
-        *draw_pareto(out / "delta_m", found, args.count),
     ]
+    print(found.markdown())
+    with optional(f"figure {out / 'delta_m'}"):
+        drawn = draw_pareto(out / "delta_m", found, args.count)
+        written += drawn
+        if not drawn:
+            print("no figure: no row has both delta_m and a count of what trains")
     for file in written:
         print(f"wrote {file}")
-    if len(written) == 2:
-        print("no figure: no row has both delta_m and a count of what trains")
     return cli.OK
 
 

@@ -1,7 +1,10 @@
 """Errors that a person reads: one line each, saying what, where, got, expected and the next step."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import os
+import warnings
+from collections.abc import Iterable, Iterator
 
 
 class DitaskError(Exception):
@@ -22,6 +25,39 @@ class WeightsError(DitaskError):
 
 class CheckpointError(DitaskError):
     """A run folder or checkpoint that cannot be used as asked."""
+
+
+class OutputWarning(UserWarning):
+    """Something a command can do without, a picture or a card beside its scores, could not be made."""
+
+
+@contextlib.contextmanager
+def optional(what: str) -> Iterator[None]:
+    """Around what a command can do without: should it fail, for whatever reason, that is one warning and no end.
+
+    Only for what comes on top of results that are already in files, as nobody wants to lose an hour's training to a
+    font. The one place where any error is taken; tests run with warnings as errors, so that bugs are noticed there.
+    `DITASK_TRACEBACK=1` lets the error through.
+
+    Args:
+        what: Is not made, for example `"figure runs/x/figures/evaluation.png"`.
+
+    >>> with warnings.catch_warnings(record=True) as shown:
+    ...     warnings.simplefilter("always")
+    ...     with optional("figure x.png"):
+    ...         raise OSError(28, "No space left on device")
+    >>> str(shown[0].message)
+    'figure x.png was not made: OSError: [Errno 28] No space left on device; DITASK_TRACEBACK=1 shows where'
+    """
+    try:
+        yield
+    except Exception as error:
+        if os.environ.get("DITASK_TRACEBACK") == "1":
+            raise
+        kind = "" if isinstance(error, DitaskError) else f"{type(error).__name__}: "
+        reason = " ".join(str(error).split())[:300]
+        text = " ".join(f"{what} was not made: {kind}{reason}; DITASK_TRACEBACK=1 shows where".split())
+        warnings.warn(OutputWarning(text), stacklevel=3)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

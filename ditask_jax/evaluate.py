@@ -19,7 +19,7 @@ def main(argv: list[str]) -> int:
     from ditask_jax.training import processes
 
     processes.start()
-    from ditask_jax.errors import CheckpointError
+    from ditask_jax.errors import CheckpointError, optional
     from ditask_jax.reports.model_card import write_model_card
     from ditask_jax.training.checkpoints import Checkpointer
     from ditask_jax.training.rundir import RunDir
@@ -39,11 +39,11 @@ def main(argv: list[str]) -> int:
             print(f"passed over the checkpoint of step {rejected}: {reason}")
     if not step:
         raise CheckpointError(f"workdir: '{run.path}' holds no checkpoint yet; train first")
-    report = trainer.report(run, trainer.evaluate(), file)
     if processes.is_first():
         print(f"step {step} of {trainer.total_steps}")
-        print(report)
-        if file == run.evaluation:
+    trainer.report(run, trainer.evaluate(), file, say=print)
+    if processes.is_first() and file == run.evaluation:
+        with optional(f"model card of {run.path}"):
             print(f"model card: {write_model_card(run.path)}")
     processes.wait_for_all()
     return cli.OK

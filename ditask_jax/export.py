@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse(argv)
 
     from ditask_jax.conversion.options import output_path, printable
-    from ditask_jax.errors import ConfigError
+    from ditask_jax.errors import ConfigError, optional
 
     if (args.layout is None) != args.program:
         raise ConfigError("export: give either --layout NAME or --program")
@@ -47,7 +47,8 @@ def main(argv: list[str]) -> int:
         print(f"program: {printable(str(export_program(out, model, run.state)))}")
     else:
         print(export_weights(out, model, args.layout, run.state, args.weights))
-    print(f"model card: {write_model_card(args.workdir, out, run.step)}")
+    with optional(f"model card of {printable(str(out))}"):
+        print(f"model card: {printable(str(write_model_card(args.workdir, out, run.step)))}")
     return cli.OK
 
 

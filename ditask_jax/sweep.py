@@ -143,4 +143,4 @@ def _train(sweep, jobs: list, states: dict[str, str], workdir: Path, args: argpa
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, unheard=True)

@@ -1,6 +1,7 @@
 """`python -m ditask_jax.train`: trains a configuration in a folder; run again, it goes on."""
 
 from ditask_jax import cli
+from ditask_jax.errors import optional
 
 
 def main(argv: list[str]) -> int:
@@ -40,10 +41,10 @@ def main(argv: list[str]) -> int:
     trainer.fit(run.path, profile)
     if trainer.stopped:
         return cli.PREEMPTED
-    report = trainer.report(run, trainer.evaluate())
+    trainer.report(run, trainer.evaluate(), say=lambda line: print(line, flush=True))
     if processes.is_first():
-        print(report)
-        print(f"model card: {write_model_card(run.path)}")
+        with optional(f"model card of {run.path}"):
+            print(f"model card: {write_model_card(run.path)}")
     processes.wait_for_all()
     return cli.OK
 
@@ -66,4 +67,4 @@ def _summary(trainer) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, unheard=True)

@@ -44,12 +44,13 @@ ROOMS: dict[str, set[str]] = {
     "config_overrides": {"errors", "config_rules"},
     "config_rules": {"errors"},
     "config": {"errors", "config_overrides", "config_rules"},
-    "cli": {"errors", "config", "plugins"},
+    "shell": {"errors"},
+    "cli": {"errors", "config", "plugins", "shell"},
+    "pictures": {"errors", "files", "tasks"},
 }
 # Above all of them, and below the commands.
 ROOMS["training"] = set(ROOMS) - {"cli"}
-ROOMS["reports"] = {"errors", "files", "config", "tasks", "training", "backbones"}
-ROOMS["pictures"] = {"errors", "files", "tasks"}
+ROOMS["reports"] = {"errors", "files", "config", "tasks", "training", "backbones", "pictures"}
 ROOMS["prediction"] = set(ROOMS) - {"cli", "reports"}
 ROOMS["inspection"] = set(ROOMS) - {"cli"}
 ROOMS["sweeps"] = {"errors", "files", "plugins", "config", "cli", "tasks", "training", "reports", "pictures"}
@@ -69,6 +70,7 @@ JAX_FREE_ROOMS = {
     "config_overrides",
     "config_rules",
     "config",
+    "shell",
     "cli",
 }
 

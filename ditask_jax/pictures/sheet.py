@@ -1,12 +1,17 @@
 """Figures: one style, text that is measured before it is placed, and files that appear whole."""
 
+import contextlib
 import functools
+import importlib.util
 import io
-from collections.abc import Callable, Sequence
+import os
+import sys
+import types
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ditask_jax.errors import check_known
+from ditask_jax.errors import ConfigError, check_known
 from ditask_jax.files import atomic_write_bytes
 
 if TYPE_CHECKING:
@@ -52,16 +57,49 @@ _DASHES = (
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 
 
+def load_matplotlib() -> types.ModuleType:
+    """Matplotlib, whatever its own variables and settings file hold: figures here need none of them.
+
+    A `MPLBACKEND` that cannot be used here, such as that of a notebook which a shell has inherited, or a damaged
+    `matplotlibrc` would otherwise end the import. Where they are sound they hold as ever for the user's own figures.
+
+    Raises:
+        ConfigError: Matplotlib is missing or broken.
+    """
+    own = {"MPLBACKEND": None, "MATPLOTLIBRC": None}
+    if "matplotlib" not in sys.modules and (found := importlib.util.find_spec("matplotlib")) and found.origin:
+        own["MATPLOTLIBRC"] = str(Path(found.origin).parent / "mpl-data" / "matplotlibrc")
+    for names in ((), ("MPLBACKEND",), ("MPLBACKEND", "MATPLOTLIBRC")):
+        before = {name: os.environ.pop(name, None) for name in names}
+        os.environ.update({name: own[name] for name in names if own[name]})
+        try:
+            return importlib.import_module("matplotlib")
+        except (ImportError, OSError, ValueError, RuntimeError) as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
+    raise ConfigError(f"matplotlib: cannot be loaded ({reason}); install it, or mend the file that it names")
+
+
+@contextlib.contextmanager
+def settings(**changed) -> Iterator[None]:
+    """Matplotlib's own defaults but for what is named, and not the user's, while something is drawn and written."""
+    matplotlib = load_matplotlib()
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(changed)
+        yield
+
+
 def styled(draw: Callable) -> Callable:
     """Runs a drawing function in the style of these figures, whatever the user's own settings are."""
 
     @functools.wraps(draw)
     def inside(*args, **kwargs):
-        import matplotlib
-
-        with matplotlib.rc_context():
-            matplotlib.rcdefaults()
-            matplotlib.rcParams.update(_STYLE)
+        with settings(**_STYLE):
             return draw(*args, **kwargs)
 
     return inside
@@ -82,6 +120,7 @@ def line_style(number: int) -> dict:
 
 def new_figure(width: float, height: float, constrained: bool = False) -> "Figure":
     """An empty figure of so many inches on a canvas of its own."""
+    load_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -116,6 +155,7 @@ def save(figure: "Figure", path: str | Path, formats: Sequence[str] = FORMATS) -
 @functools.lru_cache(maxsize=4096)
 def text_width(text: str, size: float) -> float:
     """Width of one line in inches, for a font of so many points."""
+    load_matplotlib()
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
@@ -136,6 +176,7 @@ def drawable(text: str) -> str:
 
 @functools.cache
 def _signs() -> frozenset[int]:
+    load_matplotlib()
     from matplotlib.font_manager import findfont, get_font
 
     return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ditask_jax.files import atomic_write_bytes
+from ditask_jax.pictures.sheet import load_matplotlib, settings
 from ditask_jax.reports.comparison import Comparison, Line
 
 _SIZE = (7.0, 4.6)  # inches
@@ -32,10 +33,8 @@ def draw_pareto(stem: Path, comparison: Comparison, count: str = "backbone") -> 
     Returns:
       The files written.
     """
-    from matplotlib import rc_context
-
     # A fixed salt and no date: equal tables give equal files. Text stays text, to be searched and edited.
-    with rc_context({"svg.hashsalt": "ditask_jax", "svg.fonttype": "none", "font.size": 9}):
+    with settings(**{"svg.hashsalt": "ditask_jax", "svg.fonttype": "none", "font.size": 9}):
         figure = pareto_figure(comparison, count)
         if figure is None:
             return []
@@ -60,6 +59,7 @@ def pareto_figure(comparison: Comparison, count: str = "backbone"):
     Returns:
       A Matplotlib figure; None where no row has both delta_m and a count.
     """
+    load_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ditask_jax.errors import DitaskError
+from ditask_jax.errors import DitaskError, optional
 from ditask_jax.files import atomic_write_text
 from ditask_jax.pictures.sheet import save
 from ditask_jax.reports import find_runs
@@ -46,9 +46,11 @@ def write_results(sweep: Sweep, jobs: Sequence[Job], states: Mapping[str, str], 
         return f"{text}\n\nno table of methods: {error}", files
     files.append(atomic_write_text(folder / "comparison.md", found.markdown()))
     files.append(atomic_write_text(folder / "comparison.csv", found.csv()))
-    files += draw_pareto(folder / "delta_m", found)
+    with optional(f"figure {folder / 'delta_m'}"):
+        files += draw_pareto(folder / "delta_m", found)
     if effects := effects_of(finished, sweep.metric):
-        files += save(draw_effects(effects, sweep.metric), folder / "axes")
+        with optional(f"figure {folder / 'axes'}"):
+            files += save(draw_effects(effects, sweep.metric), folder / "axes")
     return f"{text}\n\n{_best_lines(found).markdown().rstrip()}", files
 
 

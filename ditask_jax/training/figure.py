@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from ditask_jax.files import atomic_write_bytes
+from ditask_jax.pictures.sheet import settings
 from ditask_jax.tasks import Task
 
 
+@settings()
 def draw_predictions(
     path: Path, images: np.ndarray, labels: Mapping, predicted: Mapping, tasks: Sequence[Task], title: str
 ) -> Path:

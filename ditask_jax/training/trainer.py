@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from ditask_jax.config import to_json, validate
 from ditask_jax.data import eval_batches, train_batches
-from ditask_jax.errors import CheckpointError, ConfigError, check_known
+from ditask_jax.errors import CheckpointError, ConfigError, check_known, optional
 from ditask_jax.files import atomic_write_json
 from ditask_jax.model import MultiTaskModel
 from ditask_jax.nn.filling import state_parts
@@ -216,7 +216,9 @@ class Trainer:
         """Pictures of an evaluation on the way, in the folder and in the logs; the last one's are drawn by `report`."""
         sinks = asked_for(self.config)
         if sinks or step < self.total_steps:
-            log.picture(step, "panels/val", self.draw(run.figures / f"step_{step:06d}.png"))
+            path = run.figures / f"step_{step:06d}.png"
+            with optional(f"figure {path}"):
+                log.picture(step, "panels/val", self.draw(path))
         if sinks:
             trainable, _, stats = self.state
             log.spectra(step, jax.device_get(self._spectra(trainable, stats, self.frozen)))
@@ -356,15 +358,28 @@ class Trainer:
         if not is_first():
             return path
         if examples is not None:
-            write_examples(examples, batch, predicted, self.tasks, self.step)
+            with optional(f"pictures in {examples}"):
+                write_examples(examples, batch, predicted, self.tasks, self.step)
         cut = lambda tree: {name: value[:shown] for name, value in tree.items()}
         title = f"{self.config.method.name} on {self.config.data.name}, step {self.step}"
         return draw_predictions(path, batch["image"][:shown], cut(batch["labels"]), cut(predicted), self.tasks, title)
 
-    def report(self, run: RunDir, evaluation: Evaluation, file: Path | None = None) -> str:
-        """Writes the scores (to `evaluation.json` unless told otherwise) and the figure; returns the table."""
+    def report(
+        self,
+        run: RunDir,
+        evaluation: Evaluation,
+        file: Path | None = None,
+        say: Callable[[str], Any] = lambda line: None,
+    ) -> str:
+        """Writes the scores, then the figure, which a run can do without; returns the table and where they are.
+
+        Args:
+          run: the folder.
+          evaluation: of the present state.
+          file: of the scores; None: `evaluation.json` of the folder.
+          say: called with the table and each file as soon as it is there, by the first process.
+        """
         file = file or run.evaluation
-        figure = self.draw(run.figures / "evaluation.png", run.examples)
         plan = self.experiment.plan
         content = {
             "step": self.step,
@@ -378,9 +393,21 @@ class Trainer:
             "groups": dict(plan.groups),
             **evaluation.to_json(),
         }
+        lines = []
+
+        def tell(line: str) -> None:
+            lines.append(line)
+            if say is not None and is_first():
+                say(line)
+
         if is_first():
             atomic_write_json(file, content)
-        return f"{score_table(evaluation, self.tasks)}\nfigure: {figure}\nscores: {file}"
+        tell(score_table(evaluation, self.tasks))
+        tell(f"scores: {file}")
+        figure = run.figures / "evaluation.png"
+        with optional(f"figure {figure}"):
+            tell(f"figure: {self.draw(figure, run.examples)}")
+        return "\n".join(lines)
 
     def _resolution(self) -> str:
         size = _text_size(self.config.image_size)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ditask_jax.files import atomic_write_bytes
+from ditask_jax.pictures.sheet import settings
 from ditask_jax.tasks import Task
 from ditask_jax.tasks.base import IGNORED_BINARY_COLOUR
 from ditask_jax.tasks.class_map import ClassMapTask
@@ -18,6 +19,7 @@ _UNITS = {"metres": "depth in metres", "pixels": "disparity in pixels", "inverse
 _MOST_CLASSES = 14
 
 
+@settings()
 def draw_example(path: Path, rows: Sequence[tuple[str, np.ndarray, dict]], tasks: Sequence[Task], title: str) -> Path:
     """Writes the PNG.
 

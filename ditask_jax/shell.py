@@ -1,0 +1,224 @@
+"""What a shell leaves to a command: standard streams, the encoding of names, variables that JAX and XLA read."""
+
+import codecs
+import functools
+import io
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+
+from ditask_jax.errors import ConfigError, OutputWarning, did_you_mean
+
+_VARIABLES = ("JAX_", "XLA_", "LIBTPU_", "CUDA_", "NVIDIA_", "ROCR_", "HIP_", "TPU_", "LD_LIBRARY_PATH")
+_PLATFORMS = ("cpu", "cuda", "rocm", "tpu", "gpu")
+# Asking for the defaults makes XLA read XLA_FLAGS, which ends a process whose flags it does not know.
+_XLA_PROBE = "from jaxlib import _jax; _jax.CompileOptions().executable_build_options.debug_options"
+
+
+def use_utf8() -> None:
+    """Starts this process again in Python's UTF-8 mode where names of files would be read as ASCII or Latin-1.
+
+    Only so do paths that stand in files (always UTF-8) name the same files as on the command line. What is printed
+    keeps the encoding of the terminal. Returns where nothing needs to be done.
+    """
+    if codecs.lookup(sys.getfilesystemencoding()).name == "utf-8" or "utf8" in sys._xoptions:
+        return
+    encoding = sys.stdout.encoding if sys.stdout else "ascii"
+    os.environ.setdefault("PYTHONIOENCODING", f"{encoding}:backslashreplace")
+    os.environ["PYTHONUTF8"] = "1"  # for the processes that this one starts
+    try:
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    except OSError:
+        return  # as it was: names within ASCII work all the same
+
+
+class Output(io.FileIO):
+    """A standard stream of this process that fails once at the most; what comes later is dropped.
+
+    Args:
+        descriptor: 1 or 2.
+        raises: Whether the failure is raised, named after the stream; otherwise nobody hears of it.
+    """
+
+    def __init__(self, descriptor: int, *, raises: bool):
+        super().__init__(descriptor, "w", closefd=False)
+        self._raises = raises
+        self._failed = False
+
+    def write(self, data) -> int:
+        data = memoryview(data).cast("B")
+        try:
+            while not self._failed:
+                if (written := super().write(data)) is not None:
+                    return written
+                select.select([], [self], [])  # a terminal that another program has set not to block
+        except OSError as error:
+            self._failed = True
+            if self._raises:
+                error.filename = "standard output"
+                raise
+        return len(data)
+
+
+def open_streams() -> None:
+    """Lets nothing that is printed raise for the characters in it; closed standard streams lead nowhere.
+
+    A descriptor that is closed would be given to the next file that is opened, and a library's message land in it.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != descriptor:
+                os.dup2(opened, descriptor)
+                os.close(opened)
+            os.set_inheritable(descriptor, True)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None or getattr(stream, "closed", False):
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (open as long as the process)
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115
+
+
+def hold_streams(*, unheard: bool) -> None:
+    """Puts an `Output` under both streams of this process, so that no line that cannot be printed ends what goes on.
+
+    Args:
+        unheard: Whether the standard output may fail like the error stream: without a word.
+    """
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if type(stream) is not io.TextIOWrapper or stream is not getattr(sys, f"__{name}__"):
+            continue
+        stream.flush()
+        options = {"line_buffering": stream.line_buffering or name == "stderr", "write_through": stream.write_through}
+        buffer = io.BufferedWriter(Output(descriptor, raises=name == "stdout" and not unheard))
+        setattr(sys, name, io.TextIOWrapper(buffer, stream.encoding, stream.errors, **options))
+
+
+def show_warnings() -> None:
+    """Prints an `OutputWarning` as one line, every time, and other warnings as ever; for the process of a command."""
+    before = warnings.showwarning
+
+    def show(message, category, filename, lineno, file=None, line=None):
+        if issubclass(category, OutputWarning):
+            print(f"warning: {message}", file=sys.stderr, flush=True)
+        else:
+            before(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = show
+    warnings.simplefilter("always", OutputWarning)
+
+
+def settle_environment() -> None:
+    """Variables that would end a command and that it has no use for, put right for it and the processes it starts."""
+    # The backend of a notebook's own process is handed to what is started in it, where it may not even exist.
+    os.environ["MPLBACKEND"] = "agg"
+    if os.path.expanduser("~") == "~":
+        # No home and no such user: libraries that ask for it raise. One that does not exist turns their caches off.
+        os.environ["HOME"] = os.path.join(os.sep, "nonexistent")
+    chosen = [name for name in ("TMPDIR", "TEMP", "TMP") if os.environ.get(name)]
+    if chosen and not os.path.isdir(os.environ[chosen[0]]):
+        # Python looks elsewhere by itself; compilers and readers written in C++ do not.
+        os.environ[chosen[0]] = tempfile.gettempdir()
+
+
+def check_environment(environment: Mapping[str, str] | None = None) -> None:
+    """Refuses what JAX and XLA would not survive, before they are loaded.
+
+    Raises:
+        ConfigError: it names the variable.
+
+    >>> check_environment({"JAX_NUM_CPU_DEVICES": "0"})
+    Traceback (most recent call last):
+    ...
+    ditask_jax.errors.ConfigError: environment: JAX_NUM_CPU_DEVICES: got '0', expected a number from 1 on; or unset it
+    """
+    environment = os.environ if environment is None else environment
+    count = environment.get("JAX_NUM_CPU_DEVICES")
+    if count is not None and count.strip() != "-1" and not (count.strip().isdecimal() and int(count) > 0):
+        raise ConfigError(f"environment: JAX_NUM_CPU_DEVICES: got {count!r}, expected a number from 1 on; or unset it")
+    _check_platforms(environment)
+    flags = environment.get("XLA_FLAGS", "")
+    if flags.strip() and "jax" not in sys.modules and (reason := _refused_flags(flags)):
+        raise ConfigError(f"environment: XLA_FLAGS: got {flags!r}, which XLA refuses ({reason}); mend or unset it")
+
+
+def _check_platforms(environment: Mapping[str, str]) -> None:
+    """Names in another case or between blanks, which JAX takes for platforms that it lacks."""
+    text = environment.get("JAX_PLATFORMS", "")
+    for name in text.split(",") if text else ():
+        if name not in _PLATFORMS and name.strip().lower() in _PLATFORMS:
+            raise ConfigError(
+                f"environment: JAX_PLATFORMS: got {text!r}. {did_you_mean(name.strip().lower(), _PLATFORMS)}; "
+                "or unset it, and JAX takes what there is"
+            )
+
+
+@functools.cache
+def _refused_flags(flags: str) -> str:
+    """Why XLA would end the process; empty where it would not. Found out in another process, as it cannot be caught."""
+    command = [sys.executable, "-c", _XLA_PROBE]
+    done = subprocess.run(command, env=dict(os.environ, XLA_FLAGS=flags), capture_output=True, check=False)
+    if done.returncode not in (-signal.SIGABRT, -signal.SIGTRAP, -signal.SIGILL):
+        return ""
+    lines = [line.partition("] ")[2] for line in done.stderr.decode(errors="replace").splitlines() if "] " in line]
+    return (lines or ["it ends the process"])[0].strip()[:200]
+
+
+def explain(error: BaseException, environment: Mapping[str, str] | None = None) -> ConfigError | None:
+    """What a shell's variables have to do with an error of JAX: that of an import, or of starting its devices.
+
+    Returns:
+        An error of one line that names the variables; None where the error is of another kind.
+    """
+    environment = os.environ if environment is None else environment
+    chain = list(_chain(error))
+    places = {place for link in chain for place in _places(link)}
+    importing = ("jax", "<module>") in places
+    if not importing and not places & {("jax._src.xla_bridge", "backends"), ("jax._src.xla_bridge", "_init_backend")}:
+        return None
+    reason = next((" ".join(str(link).split()) for link in reversed(chain) if str(link).strip()), "no device")
+    known = {name: value for name, value in environment.items() if name.startswith(_VARIABLES) and value}
+    named = [name for name in known if name in reason]
+    held = [name for name, value in known.items() if name.startswith("JAX_") and value.lower() in reason.lower()]
+    usual = [name for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME") if name in known and not importing]
+    # JAX advises to set JAX_PLATFORMS in every such message; that names no culprit unless it is set.
+    suspects = held or usual or named
+    if suspects:
+        given = ", ".join(f"{name}={known[name]!r}" for name in suspects)
+        what = "cannot be loaded with" if importing else "finds no such device:"
+        return ConfigError(
+            f"environment: JAX {what} {given} ({reason[:200]}); mend or unset {'it' if len(suspects) == 1 else 'them'}"
+            + ("" if importing else ", or set JAX_PLATFORMS=cpu")
+        )
+    if importing:
+        return None
+    return ConfigError(
+        f"devices: JAX could not start ({reason[:200]}); install the packages for this driver "
+        "(requirements-cuda12.txt or requirements-cuda13.txt), unset LD_LIBRARY_PATH, or set JAX_PLATFORMS=cpu"
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _places(error: BaseException) -> Iterator[tuple[str, str]]:
+    step = error.__traceback__
+    while step is not None:
+        yield step.tb_frame.f_globals.get("__name__", ""), step.tb_frame.f_code.co_name
+        step = step.tb_next
