@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     ]  # fmt: skip
     print(markdown(["model", "spectra", "singular values", "row", "ms", "CPU ms", "largest difference"], rows))
     if args.json:
-        pathlib.Path(args.json).write_text(json_text(found, indent=2) + "\n")
+        pathlib.Path(args.json).write_text(json_text(found, indent=2) + "\n", encoding="utf-8")
     return 0
 
 

@@ -49,7 +49,7 @@ def main() -> None:
     found = json.loads(done.stdout.splitlines()[-1]) | {"jpeg_bytes": jpeg_bytes, "examples": args.examples}
     print(table(found))
     if args.json:
-        pathlib.Path(args.json).write_text(json_text(found, indent=2) + "\n")
+        pathlib.Path(args.json).write_text(json_text(found, indent=2) + "\n", encoding="utf-8")
 
 
 def build(folder: pathlib.Path, examples: int) -> float:

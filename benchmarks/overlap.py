@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     rows = [[batch, *(f"{value:.3g}" for value in entry.values())] for batch, entry in found.items()]
     print(markdown(header, rows))
     if args.json:
-        pathlib.Path(args.json).write_text(json_text(found, indent=2) + "\n")
+        pathlib.Path(args.json).write_text(json_text(found, indent=2) + "\n", encoding="utf-8")
     return 0
 
 

@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
             entry |= measure_steps(config, args)
         print(report.table(batch, entry), flush=True)
     if args.json:
-        pathlib.Path(args.json).write_text(json_text(found, indent=2) + "\n")
+        pathlib.Path(args.json).write_text(json_text(found, indent=2) + "\n", encoding="utf-8")
     return 0
 
 

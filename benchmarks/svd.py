@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     rows = [[name, *(f"{seconds:.2f}" for seconds in entry.values())] for name, entry in found.items()]
     print(markdown(["model", "s", "CPU s", "cached, s", "cached, CPU s"], rows))
     if args.json:
-        pathlib.Path(args.json).write_text(json_text(found, indent=2) + "\n")
+        pathlib.Path(args.json).write_text(json_text(found, indent=2) + "\n", encoding="utf-8")
     return 0
 
 

@@ -57,12 +57,14 @@ def atomic_write_bytes(path: str | os.PathLike, content: bytes) -> pathlib.Path:
 def atomic_write_text(path: str | os.PathLike, text: str) -> pathlib.Path:
     """Writes UTF-8 text atomically; see `atomic_write`.
 
+    Bytes of a file's name that are no UTF-8 are written as `\\udcXX`, from which JSON gets the name back.
+
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     atomic_write_text(pathlib.Path(folder) / "new" / "note.txt", "whole").read_text()
+    ...     atomic_write_text(pathlib.Path(folder) / "new" / "note.txt", "whole").read_text(encoding="utf-8")
     'whole'
     """
-    return atomic_write_bytes(path, text.encode("utf-8"))
+    return atomic_write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def atomic_write_json(path: str | os.PathLike, value: Any) -> pathlib.Path:

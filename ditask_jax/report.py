@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
 
     page = report_page(find_runs(args.runs, evaluated=False), args.title, int(args.pictures))
     written = atomic_write_text(out, page)
-    print(f"wrote {written} ({len(page.encode()) / 1e6:.1f} MB)")
+    print(f"wrote {written} ({written.stat().st_size / 1e6:.1f} MB)")
     return cli.OK
 
 

@@ -5,7 +5,6 @@ import functools
 import io
 import os
 import select
-import signal
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,13 @@ from ditask_jax.errors import ConfigError, OutputWarning, did_you_mean
 _VARIABLES = ("JAX_", "XLA_", "LIBTPU_", "CUDA_", "NVIDIA_", "ROCR_", "HIP_", "TPU_", "LD_LIBRARY_PATH")
 _PLATFORMS = ("cpu", "cuda", "rocm", "tpu", "gpu")
 # Asking for the defaults makes XLA read XLA_FLAGS, which ends a process whose flags it does not know.
-_XLA_PROBE = "from jaxlib import _jax; _jax.CompileOptions().executable_build_options.debug_options"
+_XLA_PROBE = "from jaxlib import _jax; _jax.CompileOptions().executable_build_options.debug_options; print('taken')"
+# Variables that make JAX refuse ordinary programs, and what it says then.
+_STRICT = {
+    "JAX_NUMPY_DTYPE_PROMOTION": "implicit dtype promotion",
+    "JAX_TRANSFER_GUARD": "isallowed",
+    "JAX_DISABLE_JIT": "isable jit",
+}
 
 
 def use_utf8() -> None:
@@ -83,7 +88,7 @@ def open_streams() -> None:
         stream = getattr(sys, name)
         if stream is None or getattr(stream, "closed", False):
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (open as long as the process)
-        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors != "backslashreplace":
             stream.reconfigure(errors="backslashreplace")
     if sys.stdin is None:
         sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115
@@ -169,44 +174,61 @@ def _refused_flags(flags: str) -> str:
     """Why XLA would end the process; empty where it would not. Found out in another process, as it cannot be caught."""
     command = [sys.executable, "-c", _XLA_PROBE]
     done = subprocess.run(command, env=dict(os.environ, XLA_FLAGS=flags), capture_output=True, check=False)
-    if done.returncode not in (-signal.SIGABRT, -signal.SIGTRAP, -signal.SIGILL):
-        return ""
-    lines = [line.partition("] ")[2] for line in done.stderr.decode(errors="replace").splitlines() if "] " in line]
+    said = done.stderr.decode(errors="replace")
+    if b"taken" in done.stdout or "Traceback" in said:
+        return ""  # or this jaxlib has other names for it: the training will tell
+    lines = [line.partition("] ")[2] for line in said.splitlines() if "] " in line]
     return (lines or ["it ends the process"])[0].strip()[:200]
 
 
 def explain(error: BaseException, environment: Mapping[str, str] | None = None) -> ConfigError | None:
-    """What a shell's variables have to do with an error of JAX: that of an import, or of starting its devices.
+    """What a shell has to do with an error: variables that JAX cannot load or start with, names that are no UTF-8.
 
     Returns:
-        An error of one line that names the variables; None where the error is of another kind.
+        An error of one line that names the variables or the folder; None where the error is of another kind.
     """
     environment = os.environ if environment is None else environment
     chain = list(_chain(error))
+    if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
+        return ConfigError(
+            f"file system: {str(error.object)[:300]!r} is no UTF-8, and a library that is needed for it takes no other "
+            "name; rename the folder, or give a link to it that has a plain name"
+        )
     places = {place for link in chain for place in _places(link)}
-    importing = ("jax", "<module>") in places
-    if not importing and not places & {("jax._src.xla_bridge", "backends"), ("jax._src.xla_bridge", "_init_backend")}:
-        return None
-    reason = next((" ".join(str(link).split()) for link in reversed(chain) if str(link).strip()), "no device")
     known = {name: value for name, value in environment.items() if name.startswith(_VARIABLES) and value}
+    importing = ("jax", "<module>") in places
+    if not importing and "jax._src.xla_bridge" not in {module for module, _ in places}:
+        return _explain_strict(" ".join(str(error).split()), known)
+    reason = next((" ".join(str(link).split()) for link in reversed(chain) if str(link).strip()), "no device")
     named = [name for name in known if name in reason]
     held = [name for name, value in known.items() if name.startswith("JAX_") and value.lower() in reason.lower()]
     usual = [name for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME") if name in known and not importing]
     # JAX advises to set JAX_PLATFORMS in every such message; that names no culprit unless it is set.
     suspects = held or usual or named
     if suspects:
-        given = ", ".join(f"{name}={known[name]!r}" for name in suspects)
-        what = "cannot be loaded with" if importing else "finds no such device:"
-        return ConfigError(
-            f"environment: JAX {what} {given} ({reason[:200]}); mend or unset {'it' if len(suspects) == 1 else 'them'}"
-            + ("" if importing else ", or set JAX_PLATFORMS=cpu")
-        )
+        given = ", ".join(f"{name}: got {known[name]!r}" for name in suspects)
+        what = "JAX cannot be loaded with it" if importing else "JAX cannot start that here"
+        misspelt = suspects[0] == "JAX_PLATFORMS" and known[suspects[0]] not in _PLATFORMS
+        near = f"{did_you_mean(known[suspects[0]], _PLATFORMS)}; " if misspelt else ""
+        rest = "" if importing else ", or set JAX_PLATFORMS=cpu"
+        return ConfigError(f"environment: {given}; {what} ({reason[:200]}). {near}mend or unset it{rest}")
     if importing:
         return None
     return ConfigError(
         f"devices: JAX could not start ({reason[:200]}); install the packages for this driver "
         "(requirements-cuda12.txt or requirements-cuda13.txt), unset LD_LIBRARY_PATH, or set JAX_PLATFORMS=cpu"
     )
+
+
+def _explain_strict(reason: str, known: Mapping[str, str]) -> ConfigError | None:
+    for prefix, phrase in _STRICT.items():
+        for name in known:
+            if name.startswith(prefix) and phrase in reason:
+                return ConfigError(
+                    f"environment: {name}: got {known[name]!r}, which lets JAX refuse this program ({reason[:200]}); "
+                    "unset it (DITASK_TRACEBACK=1 shows where)"
+                )
+    return None
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

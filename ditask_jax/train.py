@@ -1,7 +1,7 @@
 """`python -m ditask_jax.train`: trains a configuration in a folder; run again, it goes on."""
 
 from ditask_jax import cli
-from ditask_jax.errors import optional
+from ditask_jax.errors import ConfigError, optional
 
 
 def main(argv: list[str]) -> int:
@@ -31,6 +31,8 @@ def main(argv: list[str]) -> int:
 
     profile = None if args.profile is None else Window.parse(args.profile)
     run = RunDir(args.workdir)
+    if profile is not None and not str(run.profile).isprintable():
+        raise ConfigError(f"command line: --profile: JAX's profiler cannot write into {str(run.path)!r}; rename it")
     # The folder is claimed by `fit`, once the configuration has proved to work: a mistake leaves nothing behind.
     run.check(args.config)
     check_logging(args.config)

@@ -61,7 +61,9 @@ def write_weights(path: Path | str, arrays: Mapping[str, np.ndarray], **metadata
     if bad or metadata.keys() & {"format", "hashes", "checksum"}:
         raise ValueError(f"names that a weight file cannot hold: {bad or sorted(metadata)}")
     hashes = {name: tensor_hash(name, np.asarray(array)) for name, array in sorted(arrays.items())}
-    described = {"format": FORMAT, "hashes": json.dumps(hashes, separators=(",", ":"), allow_nan=False), **metadata}
+    # Readers of safetensors take UTF-8 alone; the name of a file may be none.
+    texts = {name: text.encode("utf-8", "replace").decode() for name, text in metadata.items()}
+    described = {"format": FORMAT, "hashes": json.dumps(hashes, separators=(",", ":"), allow_nan=False), **texts}
     described["checksum"] = _describe(described)
     atomic_write_bytes(Path(path), encode_tensors(arrays, described))
 

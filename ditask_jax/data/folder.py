@@ -186,7 +186,7 @@ class FolderSource:
         return sorted(names)
 
     def _chosen(self, name: str) -> bool:
-        digest = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
+        digest = hashlib.sha256(f"{self.seed}/{name}".encode("utf-8", "surrogateescape")).digest()
         is_val = int.from_bytes(digest[:8], "big") < self.val_fraction * 2**64
         return is_val == (self.split == "val")
 

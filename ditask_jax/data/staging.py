@@ -144,4 +144,4 @@ def digest(root: Path, paths: Sequence[Path]) -> str:
 
 def hash_text(text: str) -> str:
     """SHA-256 of a text, as hexadecimal digits."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

@@ -74,7 +74,7 @@ def write_model_card(workdir: str | Path, out: str | Path | None = None, step: i
 
 def config_hash(run: Run) -> str:
     """SHA-256 of the run's configuration as JSON, every field of it."""
-    return hashlib.sha256(to_json(run.config).encode()).hexdigest()
+    return hashlib.sha256(to_json(run.config).encode("utf-8", "backslashreplace")).hexdigest()
 
 
 def _model(run: Run, exported: str | None, step: int | None) -> list[str]:

@@ -56,7 +56,8 @@ def find_devices(environment: Mapping[str, str]) -> tuple[str, ...]:
     program = shutil.which("nvidia-smi", path=environment.get("PATH"))
     if program is None or not any(importlib.util.find_spec(name) for name in _PLUGINS):
         return ()  # no GPU, or a JAX that knows of none
-    listed = subprocess.run([program, "-L"], capture_output=True, text=True, check=False).stdout.splitlines()
+    options = {"capture_output": True, "encoding": "utf-8", "errors": "replace", "check": False}
+    listed = subprocess.run([program, "-L"], **options).stdout.splitlines()
     return tuple(str(number) for number, _ in enumerate(line for line in listed if line.startswith("GPU ")))
 
 

@@ -98,7 +98,8 @@ class Runner:
             if not hold(log):
                 return Outcome(job, BUSY)
             command = list(self._command(job))
-            log.write(f"\n== {time.strftime('%Y-%m-%d %H:%M:%S')}, {share}\n$ {shlex.join(command)}\n".encode())
+            head = f"\n== {time.strftime('%Y-%m-%d %H:%M:%S')}, {share}\n$ {shlex.join(command)}\n"
+            log.write(head.encode("utf-8", "surrogateescape"))
             log.flush()
             offset = log.tell()
             cache = str((job.workdir.parent / CACHE_NAME).absolute())

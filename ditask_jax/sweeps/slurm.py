@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ditask_jax.cli import PREEMPTED
 from ditask_jax.errors import ConfigError
-from ditask_jax.files import atomic_write_text
+from ditask_jax.files import atomic_write_bytes, atomic_write_text
 from ditask_jax.plugins import VARIABLE
 from ditask_jax.sweeps.loading import Job
 
@@ -87,7 +87,8 @@ def write_script(
         arguments=shlex.join(arguments),
         preempted=PREEMPTED,
     )
-    return atomic_write_text(folder / "sweep.sbatch", text)
+    # A shell takes the names of files as bytes.
+    return atomic_write_bytes(folder / "sweep.sbatch", text.encode("utf-8", "surrogateescape"))
 
 
 def submit(script: Path, environment: Mapping[str, str] = os.environ) -> str | None:
@@ -99,7 +100,8 @@ def submit(script: Path, environment: Mapping[str, str] = os.environ) -> str | N
     program = shutil.which("sbatch", path=environment.get("PATH"))
     if program is None:
         return None
-    done = subprocess.run([program, str(script)], capture_output=True, text=True, check=False, env=dict(environment))
+    options = {"capture_output": True, "encoding": "utf-8", "errors": "replace", "check": False}
+    done = subprocess.run([program, str(script)], env=dict(environment), **options)
     if done.returncode:
         reason = " ".join((done.stderr or done.stdout).split())
         raise ConfigError(

@@ -11,6 +11,7 @@ import logging
 import os
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -76,6 +77,7 @@ class Checkpointer:
         self._unusable: set[int] = set()  # rejected and not yet replaced; they make room at the next save
         self._writes = not read_only and jax.process_index() == 0
         self._manager = None
+        self._links: tempfile.TemporaryDirectory | None = None
         self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: concurrent.futures.Future | None = None
         if self._writes and self.directory.is_dir():
@@ -203,6 +205,9 @@ class Checkpointer:
             if self._manager is not None:
                 self._manager.close()
                 self._manager = None
+            if self._links is not None:
+                self._links.cleanup()
+                self._links = None
 
     def __enter__(self) -> "Checkpointer":
         return self
@@ -252,8 +257,17 @@ class Checkpointer:
                 lightweight_initialize=True,
                 **processes,
             )
-            self._manager = ocp.CheckpointManager(self.directory, options=options)
+            self._manager = ocp.CheckpointManager(self._nameable(), options=options)
         return self._manager
+
+    def _nameable(self) -> pathlib.Path:
+        """The folder by a name that is UTF-8, which is all that Orbax's storage library takes: a link where needed."""
+        if os.fsencode(self.directory).decode("utf-8", "replace") == str(self.directory):
+            return self.directory
+        self._links = tempfile.TemporaryDirectory(prefix="ditask-")
+        link = pathlib.Path(self._links.name) / "checkpoints"
+        link.symlink_to(self.directory, target_is_directory=True)
+        return link
 
     def _write(self, step: int, arrays: dict[str, np.ndarray], meta: Any, metrics: Mapping[str, float]) -> None:
         try:

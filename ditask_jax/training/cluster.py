@@ -6,15 +6,24 @@ SLURM's `srun` gives to its tasks. A process on its own needs none of them and s
 
 JAX's own reading of SLURM gives each task one device: right for a task per GPU, but with a task per node seven of eight
 GPUs stay idle without a word. So devices are shared out here instead.
+
+Before JAX joins the processes they meet here: JAX itself would wait for one that is missing for minutes and then abort.
 """
 
+import contextlib
 import dataclasses
+import os
 import re
-from collections.abc import Mapping
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from ditask_jax.errors import ConfigError
 
 _COUNT, _INDEX, _ADDRESS = "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "JAX_COORDINATOR_ADDRESS"
+_HELLO = "ditask_jax"
 _FIRST_PORT, _PORTS = 61440, 4096  # the upper end of the range that no service is registered in
 
 
@@ -28,6 +37,7 @@ class Cluster:
       index: number of this one.
       devices: which of the devices visible here are this process's; None: all of them.
       expected: how many devices all processes should have between them; None: nobody says.
+      patience: seconds to wait for the others: tasks that SLURM starts on one node come at once, pods may not.
     """
 
     address: str
@@ -35,10 +45,18 @@ class Cluster:
     index: int
     devices: tuple[int, ...] | None = None
     expected: int | None = None
+    patience: float = dataclasses.field(default=300.0, repr=False, compare=False)
 
 
-def find_cluster(environment: Mapping[str, str]) -> Cluster | None:
+def find_cluster(environment: Mapping[str, str], by_hand: bool = False) -> Cluster | None:
     """The cluster that an environment describes, None for a process on its own.
+
+    A process that a person has started in the shell of an interactive step (`srun --pty bash`) is on its own, although
+    its environment is that of one task of several: in the others nothing but shells are waiting.
+
+    Args:
+      environment: the variables.
+      by_hand: whether a person has started it, see `started_by_hand`.
 
     Raises:
       ConfigError: half a description, or one that contradicts itself.
@@ -50,9 +68,19 @@ def find_cluster(environment: Mapping[str, str]) -> Cluster | None:
     """
     if _COUNT in environment or _INDEX in environment:
         return _explicit(environment)
-    if "SLURM_STEP_NUM_TASKS" in environment:
+    if "SLURM_STEP_NUM_TASKS" in environment and not by_hand:
         return _slurm(environment)
     return None
+
+
+def started_by_hand() -> bool:
+    """Whether the input is a terminal and the parent is not the one of SLURM that starts tasks."""
+    try:
+        if not os.isatty(0):
+            return False
+        return Path(f"/proc/{os.getppid()}/comm").read_text(encoding="utf-8").strip() != "slurmstepd"
+    except OSError:
+        return True
 
 
 def _explicit(environment: Mapping[str, str]) -> Cluster | None:
@@ -89,7 +117,8 @@ def _slurm(environment: Mapping[str, str]) -> Cluster | None:
         )
     on_node = _optional(environment, "SLURM_GPUS_ON_NODE")
     expected = None if on_node is None else on_node * len(per_node)
-    return Cluster(address, count, index, _share(environment, per_node[node], on_node), expected)
+    patience = 30.0 if len(per_node) == 1 else 300.0
+    return Cluster(address, count, index, _share(environment, per_node[node], on_node), expected, patience)
 
 
 def _share(environment: Mapping[str, str], tasks: int, on_node: int | None) -> tuple[int, ...] | None:
@@ -107,6 +136,110 @@ def _share(environment: Mapping[str, str], tasks: int, on_node: int | None) -> t
         )
     each, local = visible // tasks, _number(environment, "SLURM_LOCALID")
     return tuple(range(local * each, (local + 1) * each))
+
+
+def _print(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def meet(cluster: Cluster, say: Callable[[str], None] = _print) -> None:
+    """Returns once all processes of a cluster have come; the first listens at the address, where JAX will afterwards.
+
+    Args:
+      cluster: the place of this process.
+      say: told whom the first one waits for.
+
+    Raises:
+      ConfigError: some did not come in time, two have one number, or the address cannot be used; raised by all that
+        came.
+    """
+    end = time.monotonic() + cluster.patience
+    if cluster.index == 0:
+        _receive(cluster, end, say)
+    else:
+        _visit(cluster, end)
+
+
+def _receive(cluster: Cluster, end: float, say: Callable[[str], None]) -> None:
+    port = int(cluster.address.rpartition(":")[2])
+    guests: dict[int, socket.socket] = {}
+    next_word = time.monotonic() + 5
+    problem = ""
+    with contextlib.ExitStack() as stack:
+        try:
+            door = stack.enter_context(socket.create_server(("", port), backlog=512))
+        except (OSError, OverflowError) as error:
+            raise ConfigError(
+                f"cluster: process 0 cannot listen at port {port} ({getattr(error, 'strerror', None) or error}); end "
+                f"what does, or set {_ADDRESS} to another port"
+            ) from None
+        door.settimeout(0.2)
+        while len(guests) < cluster.count - 1 and not problem:
+            missing = _numbers(set(range(1, cluster.count)) - guests.keys())
+            if time.monotonic() > end:
+                problem = f"{missing} did not come within {cluster.patience:.0f} s"
+                break
+            if time.monotonic() > next_word:
+                say(f"cluster: process 0 of {cluster.count} waits at {cluster.address} for {missing}")
+                next_word = end + 1
+            with contextlib.suppress(OSError):  # nobody there, or one that left at once
+                guest = stack.enter_context(door.accept()[0])
+                guest.settimeout(2)
+                problem = _greet(guest, cluster, guests)
+        for guest in guests.values():
+            with contextlib.suppress(OSError):
+                guest.sendall(f"{problem}\n".encode())
+        for guest in guests.values():
+            with contextlib.suppress(OSError):
+                guest.recv(1)  # they hang up first, so that the port is free at once
+    if problem:
+        raise _left_alone(cluster, problem)
+
+
+def _greet(guest: socket.socket, cluster: Cluster, guests: dict[int, socket.socket]) -> str:
+    """Takes the number of one that has come and returns what is wrong with it; other programs are not minded."""
+    words = guest.makefile("r", encoding="utf-8", errors="replace").readline(80).split()
+    if len(words) != 3 or words[0] != _HELLO or not (words[1] + words[2]).isdecimal():
+        return ""
+    count, index = int(words[1]), int(words[2])
+    problem = f"two processes have the number {index}" if index in guests or index == 0 else ""
+    if count != cluster.count:
+        problem = f"process {index} is one of {count}, process 0 one of {cluster.count}"
+    # Not over the first of that number: both are to be told.
+    guests[-1 if problem else index] = guest
+    return problem
+
+
+def _visit(cluster: Cluster, end: float) -> None:
+    host, _, port = cluster.address.rpartition(":")
+    reason = "no answer"
+    while time.monotonic() < end + 5:  # the first may have started later, and has more to say
+        try:
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=5) as line:
+                line.sendall(f"{_HELLO} {cluster.count} {cluster.index}\n".encode())
+                line.settimeout(max(end + 10 - time.monotonic(), 1))
+                answer = line.makefile("r", encoding="utf-8", errors="replace").readline()
+        except (OSError, OverflowError, UnicodeError) as error:
+            answer, reason = "", getattr(error, "strerror", None) or str(error)
+        if answer == "\n":
+            return
+        if answer:
+            raise _left_alone(cluster, answer.strip())
+        time.sleep(0.2)
+    raise _left_alone(cluster, f"process 0 is not at {cluster.address} ({reason})")
+
+
+def _left_alone(cluster: Cluster, problem: str) -> ConfigError:
+    return ConfigError(
+        f"cluster: process {cluster.index} of {cluster.count}: {problem}; start every process by the same command "
+        "(with srun under SLURM) and open its address between the nodes, or, for a process on its own, unset "
+        f"SLURM_STEP_NUM_TASKS and {_COUNT}"
+    )
+
+
+def _numbers(numbers: set[int]) -> str:
+    shown = " ".join(map(str, sorted(numbers)[:8]))
+    return f"process {shown}" + (f" and {len(numbers) - 8} more" if len(numbers) > 8 else "")
 
 
 def first_host(nodes: str) -> str:

@@ -4,6 +4,7 @@ Batches are spread over all devices. What trains is on every device; so are the 
 over the axis `fsdp`: the devices of a group then hold a part each and gather a weight when they need it.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -97,8 +98,10 @@ def check_batch_size(field: str, batch_size: int, mesh: Mesh, pieces: int = 1) -
     if batch_size % devices:
         low, high = batch_size // devices * devices, (batch_size // devices + 1) * devices
         near = " or ".join(str(n) for n in (low, high) if n)
+        told = ", or lower JAX_NUM_CPU_DEVICES" if "JAX_NUM_CPU_DEVICES" in os.environ else ""
         raise ConfigError(
-            f"{field}: got {batch_size}, expected a multiple of the {devices} devices; use {near}, or set mesh.data"
+            f"{field}: got {batch_size}, expected a multiple of the {devices} devices; use {near}, or set "
+            f"mesh.data{told}"
         )
 
 

@@ -21,6 +21,7 @@ from ditask_jax.data.derived import stored_labels
 from ditask_jax.data.skipping import SkippingSource
 from ditask_jax.data.trees import TREES
 from ditask_jax.errors import CheckpointError, ConfigError, DataError
+from ditask_jax.shell import explain
 from ditask_jax.training.build import build_source, build_tasks, weights_path
 from ditask_jax.training.cluster import Cluster
 from ditask_jax.training.processes import agree, gather, is_first, wait_for_all
@@ -86,12 +87,8 @@ def check_devices(setting: Setting) -> str:
     """JAX sees every device that is meant for this training."""
     try:
         here = jax.local_devices()
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(
-            f"devices: JAX could not start ({reason}); install the packages for this driver "
-            "(requirements-cuda12.txt or requirements-cuda13.txt), unset LD_LIBRARY_PATH, or set JAX_PLATFORMS=cpu"
-        ) from error
+    except (RuntimeError, AssertionError) as error:
+        raise explain(error) or error from error
     chosen = os.environ.get("JAX_PLATFORMS", "")
     present = visible_gpus(os.environ)
     meant = len(setting.cluster.devices) if setting.cluster and setting.cluster.devices else present
@@ -151,7 +148,7 @@ def _write_and_share(folder: Path) -> None:
     names = gather(np.frombuffer(os.urandom(16), np.uint8))
     token = folder / f".preflight-{bytes(names[0]).hex()}"
     if is_first():
-        token.write_text("seen")
+        token.write_text("seen", encoding="utf-8")
     wait_for_all()
     seen = token.is_file()
     wait_for_all()

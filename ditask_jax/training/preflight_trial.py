@@ -122,7 +122,7 @@ def memory_limit() -> tuple[int | None, str]:
     if limit is not None:
         return limit, f"each {device.device_kind}"
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None, ""
     available = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)

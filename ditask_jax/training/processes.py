@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from ditask_jax.errors import CheckpointError, ConfigError
-from ditask_jax.training.cluster import Cluster, find_cluster
+from ditask_jax.training.cluster import Cluster, find_cluster, meet, started_by_hand
 
 _START_SECONDS = 300
 
@@ -26,9 +26,10 @@ def start(environment: Mapping[str, str] | None = None) -> Cluster | None:
     Raises:
       ConfigError: the description is wrong, or the others cannot be reached.
     """
-    cluster = find_cluster(os.environ if environment is None else environment)
+    cluster = find_cluster(os.environ if environment is None else environment, started_by_hand())
     if cluster is None or jax.distributed.is_initialized():
         return cluster
+    meet(cluster)
     # `StopSignal` takes its place; Orbax would ask it from another thread and so move the step that is agreed on.
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -111,7 +112,7 @@ def agree(what: str, value: str, remedy: str) -> None:
     """
     if jax.process_count() == 1:
         return
-    digests = gather(np.frombuffer(hashlib.sha256(value.encode()).digest(), np.uint8))
+    digests = gather(np.frombuffer(hashlib.sha256(value.encode("utf-8", "backslashreplace")).digest(), np.uint8))
     others = [index for index, digest in enumerate(digests) if not np.array_equal(digest, digests[0])]
     if others:
         raise CheckpointError(

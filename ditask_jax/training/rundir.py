@@ -111,7 +111,7 @@ class RunDir:
         """
         if not self.config.is_file():
             raise CheckpointError(f"workdir: '{self.path}' holds no run (no config.json); train one there first")
-        return _completed(from_json(self.config.read_text(), str(self.config)))
+        return _completed(from_json(self.config.read_text(encoding="utf-8"), str(self.config)))
 
 
 def _completed(config: ConfigDict) -> ConfigDict:

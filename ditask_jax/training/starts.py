@@ -55,7 +55,7 @@ def hardware(devices: Sequence[jax.Device]) -> dict[str, Any]:
 def _processor() -> str:
     """The processor's name as Linux tells it."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text(errors="replace").splitlines() if info.is_file() else []
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
 

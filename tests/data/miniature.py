@@ -300,4 +300,4 @@ def _save_npy(path: pathlib.Path, values: np.ndarray) -> None:
 
 def _write_text(path: pathlib.Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")

@@ -70,7 +70,9 @@ def main(argv: list[str]) -> int:
         outcomes += here
         print(f"{name}: {summary(here)}", flush=True)
     if args.out and not args.dry:
-        Path(args.out).write_text(json.dumps([dataclasses.asdict(outcome) for outcome in outcomes], indent=2) + "\n")
+        Path(args.out).write_text(
+            json.dumps([dataclasses.asdict(outcome) for outcome in outcomes], indent=2) + "\n", encoding="utf-8"
+        )
     return cli.OK
 
 
@@ -84,7 +86,7 @@ def draw(name: str, sample: int, seed: int, part: str | None) -> tuple[list[tupl
 
 
 def _of(path: Path) -> list[Mutant]:
-    return list(mutants(path.read_text()))
+    return list(mutants(path.read_text(encoding="utf-8")))
 
 
 def check_unchanged(tests: Sequence[str], path: Path, timeout: int) -> None:
@@ -93,7 +95,7 @@ def check_unchanged(tests: Sequence[str], path: Path, timeout: int) -> None:
     Raises:
       ConfigError: they fail, or take too long.
     """
-    code, output = _run_tests(tests, path, ast.unparse(ast.parse(path.read_text())), timeout)
+    code, output = _run_tests(tests, path, ast.unparse(ast.parse(path.read_text(encoding="utf-8"))), timeout)
     if code != _MISSED:
         last = (output.strip().splitlines() or [f"not done in {timeout} s"])[-1]
         raise ConfigError(f"mutation: {' '.join(tests)} do not pass as they are ({last}); mend them first")

@@ -1,10 +1,13 @@
 """Two processes of four devices against one of eight; the whole training is compared in `test_two_trainings.py`."""
 
+import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
+import time
 
 import jax
 import numpy as np
@@ -12,7 +15,8 @@ import pytest
 
 from ditask_jax import cli
 from ditask_jax.errors import ConfigError
-from ditask_jax.training.cluster import Cluster, find_cluster, tasks_per_node
+from ditask_jax.training import processes
+from ditask_jax.training.cluster import Cluster, find_cluster, meet, tasks_per_node
 from ditask_jax.training.mesh import make_mesh
 from ditask_jax.training.processes import start
 from tests.training.process_cases import computed, rows_read
@@ -213,8 +217,68 @@ def test_a_port_that_is_closed_is_one_line(monkeypatch):
 
     monkeypatch.setattr(jax.distributed, "initialize", refuse)
     monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    monkeypatch.setattr(processes, "meet", lambda cluster: None)
     with pytest.raises(ConfigError, match=r"^cluster: process 3 of 4 could not join host:1 \(DEADLINE_EXCEEDED: no an"):
         start(EXPLICIT)
+
+
+def met(indices, count, patience=1.0):
+    """What processes of these numbers are told, all started at once."""
+    address, found = f"127.0.0.1:{free_port()}", {}
+
+    def come(place, index):
+        try:
+            meet(Cluster(address, count, index, patience=patience), say=lambda line: None)
+            found[place] = "met"
+        except ConfigError as error:
+            found[place] = str(error)
+
+    threads = [threading.Thread(target=come, args=entry) for entry in enumerate(indices)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return [found.get(place) for place in range(len(indices))]
+
+
+def test_processes_meet_before_jax_joins_them():
+    assert met([2, 0, 1], 3, patience=30) == ["met"] * 3
+
+
+def test_a_missing_process_is_one_line_in_all_that_came():
+    """Left to JAX it is minutes, and an abort."""
+    for index, line in zip([0, 2], met([0, 2], 4), strict=True):
+        assert line.startswith(
+            f"cluster: process {index} of 4: process 1 3 did not come within 1 s; start every process"
+        )
+        assert "SLURM_STEP_NUM_TASKS" in line
+    assert "two processes have the number 1" in "".join(met([0, 1, 1], 3, patience=30))
+
+
+def test_others_at_the_port_are_not_minded_and_one_that_is_taken_is_said():
+    port, done = free_port(), []
+    first = threading.Thread(
+        target=lambda: done.append(meet(Cluster(f"127.0.0.1:{port}", 2, 0, patience=30), say=lambda line: None))
+    )
+    first.start()
+    for _ in range(200):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as stranger:
+            stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            break
+        time.sleep(0.02)
+    with pytest.raises(ConfigError, match=f"process 0 cannot listen at port {port}"):
+        meet(Cluster(f"127.0.0.1:{port}", 2, 0))
+    meet(Cluster(f"127.0.0.1:{port}", 2, 1, patience=30))
+    first.join(30)
+    assert done == [None]
+
+
+def test_a_person_in_the_shell_of_an_interactive_step_is_alone():
+    """`srun --ntasks=8 --pty bash`, and in it a plain command: seven shells would never come."""
+    assert find_cluster(slurm(4), by_hand=True) is None
+    assert find_cluster(slurm(4), by_hand=False).count == 4
+    assert find_cluster(EXPLICIT, by_hand=True).count == 4  # said by the person
+    assert find_cluster(slurm(4, SLURM_STEP_TASKS_PER_NODE="4", SLURM_NODEID="0")).patience <= 30
 
 
 class Left(Exception):
