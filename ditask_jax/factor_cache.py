@@ -44,11 +44,15 @@ def content_hash(kernel: np.ndarray, parts: int = 1) -> str:
     return digest.hexdigest()
 
 
-def default_cache_dir() -> pathlib.Path:
-    """`DITASK_CACHE_DIR`, else `XDG_CACHE_HOME/ditask_jax`, else `~/.cache/ditask_jax`."""
+def default_cache_dir() -> pathlib.Path | None:
+    """`DITASK_CACHE_DIR`, else `XDG_CACHE_HOME/ditask_jax`, else `~/.cache/ditask_jax`; None for one without a home."""
     if chosen := os.environ.get("DITASK_CACHE_DIR"):
-        return pathlib.Path(chosen).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        return pathlib.Path(os.path.expanduser(chosen))
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    except RuntimeError as error:  # no HOME, and a user whom the machine does not know
+        _log.warning("cache: %s; working without a cache, or set DITASK_CACHE_DIR", error)
+        return None
     return pathlib.Path(base) / "ditask_jax"
 
 

@@ -214,6 +214,11 @@ def explain(error: BaseException, environment: Mapping[str, str] | None = None) 
         return ConfigError(f"environment: {given}; {what} ({reason[:200]}). {near}mend or unset it{rest}")
     if importing:
         return None
+    return no_device(reason)
+
+
+def no_device(reason: str) -> ConfigError:
+    """The error for devices that JAX cannot start, though no variable asks for them."""
     return ConfigError(
         f"devices: JAX could not start ({reason[:200]}); install the packages for this driver "
         "(requirements-cuda12.txt or requirements-cuda13.txt), unset LD_LIBRARY_PATH, or set JAX_PLATFORMS=cpu"

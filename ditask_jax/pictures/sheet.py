@@ -76,6 +76,9 @@ def load_matplotlib() -> types.ModuleType:
             return importlib.import_module("matplotlib")
         except (ImportError, OSError, ValueError, RuntimeError) as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            # What it has imported of itself before it failed does not fit a second import.
+            for module in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+                del sys.modules[module]
         finally:
             for name, value in before.items():
                 os.environ.pop(name, None)

@@ -21,7 +21,7 @@ from ditask_jax.data.derived import stored_labels
 from ditask_jax.data.skipping import SkippingSource
 from ditask_jax.data.trees import TREES
 from ditask_jax.errors import CheckpointError, ConfigError, DataError
-from ditask_jax.shell import explain
+from ditask_jax.shell import explain, no_device
 from ditask_jax.training.build import build_source, build_tasks, weights_path
 from ditask_jax.training.cluster import Cluster
 from ditask_jax.training.processes import agree, gather, is_first, wait_for_all
@@ -88,7 +88,7 @@ def check_devices(setting: Setting) -> str:
     try:
         here = jax.local_devices()
     except (RuntimeError, AssertionError) as error:
-        raise explain(error) or error from error
+        raise explain(error) or no_device(" ".join(str(error).split())) from error
     chosen = os.environ.get("JAX_PLATFORMS", "")
     present = visible_gpus(os.environ)
     meant = len(setting.cluster.devices) if setting.cluster and setting.cluster.devices else present

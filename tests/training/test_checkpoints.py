@@ -344,6 +344,17 @@ def test_killed_at_any_point_the_newest_complete_one_restores(tmp_path, point):
     assert {path.name for path in tmp_path.iterdir()} <= {str(step + 1), str(step + 2)}
 
 
+@pytest.mark.parametrize("name", ["caf\udce9", "cafe\u0301", "two\nlines", "100 % {x} $y"])
+def test_a_folder_of_any_name(tmp_path, name):
+    """The first is no UTF-8, all that Orbax's storage library takes: whole checkpoints were called not whole."""
+    _saved(tmp_path / name, 1, 2)
+    with Checkpointer(tmp_path / name, read_only=True) as checkpointer:
+        step, state, _ = checkpointer.restore_latest_verified(_state(0))
+    assert (step, checkpointer.rejected) == (2, [])
+    _assert_equal(state, _state(2))
+    assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["1", "2"]
+
+
 def test_manifest_is_the_last_thing_written(tmp_path, monkeypatch):
     seen = {}
 
