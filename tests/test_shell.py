@@ -2,6 +2,7 @@
 
 import ast
 import io
+import json
 import os
 import pathlib
 import subprocess
@@ -146,7 +147,7 @@ def test_names_that_are_no_utf8_come_back_from_files(tmp_path):
     path = atomic_write_text(tmp_path / "config.json", to_json(config))
     assert from_json(path.read_text(encoding="utf-8")).data.root == NO_UTF8
     path = atomic_write_json(tmp_path / "x.json", {"é": NO_UTF8})
-    assert path.read_bytes().decode() == '{\n  "é": "caf\\udce9"\n}\n'
+    assert json.loads(path.read_bytes().decode("utf-8")) == {"é": NO_UTF8}
 
 
 def test_matplotlib_is_loaded_whatever_a_notebook_left(tmp_path):
