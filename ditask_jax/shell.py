@@ -129,8 +129,8 @@ def settle_environment() -> None:
     # The backend of a notebook's own process is handed to what is started in it, where it may not even exist.
     os.environ["MPLBACKEND"] = "agg"
     if os.path.expanduser("~") == "~":
-        # No home and no such user: libraries that ask for it raise. One that does not exist turns their caches off.
-        os.environ["HOME"] = os.path.join(os.sep, "nonexistent")
+        # No home and no such user: libraries that ask for it raise. One that cannot be made turns their caches off.
+        os.environ["HOME"] = os.path.join(os.devnull, "home")
     chosen = [name for name in ("TMPDIR", "TEMP", "TMP") if os.environ.get(name)]
     if chosen and not os.path.isdir(os.environ[chosen[0]]):
         # Python looks elsewhere by itself; compilers and readers written in C++ do not.
