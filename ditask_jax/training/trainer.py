@@ -422,9 +422,10 @@ def _text_size(size) -> str:
 
 def _check_best_metric(name: str | None, evaluation: Evaluation) -> None:
     """A name that no evaluation gives would keep no checkpoint, without a word."""
+    if name is None:
+        return
     # Metrics of a task without a score, and delta_m with them, are unknown this time and may be there the next.
     unscored = [task for task, scores in evaluation.scores.items() if None in scores.values()]
-    unknown = tuple(f"val/tasks/{task}/" for task in unscored)
-    if name is None or (unscored and (name.startswith(unknown) or name == "val/delta_m")):
+    if unscored and (name == "val/delta_m" or name.startswith(tuple(f"val/tasks/{task}/" for task in unscored))):
         return
     check_known("config: checkpoint.best_metric", name, evaluation.metrics())
