@@ -16,6 +16,7 @@ from typing import NoReturn
 from ditask_jax import shell
 from ditask_jax.config import load_config
 from ditask_jax.errors import ConfigError, DitaskError, did_you_mean
+from ditask_jax.files import user_path
 from ditask_jax.plugins import load_plugins
 
 OK = 0
@@ -49,7 +50,7 @@ class Parser(argparse.ArgumentParser):
             configuration.
 
     >>> parser = Parser("ditask_jax.train", "Trains a model.", ["--config=configs/smoke.py --workdir=runs/smoke"])
-    >>> parser.add_option("--workdir", required=True, metavar="DIR", help="folder of the run")
+    >>> parser.add_path("--workdir", required=True, metavar="DIR", help="folder of the run")
     >>> args = parser.parse(["--config=configs/pascal_swin_tiny.py", "--config.batch_size=8", "--workdir=runs/x"])
     >>> args.workdir, args.config.batch_size, args.overrides
     ('runs/x', 8, ('batch_size=8',))
@@ -62,6 +63,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, module: str, summary: str, examples: Sequence[str] = (), *, config: str | None = "required"):
         self._config = config
         self._required: list[argparse.Action] = []
+        self._paths: list[argparse.Action] = []
         lines = [f"  python -m {module} {example}" for example in examples]
         super().__init__(
             prog=f"python -m {module}",
@@ -74,12 +76,20 @@ class Parser(argparse.ArgumentParser):
             note = "configuration file, with an optional :VARIANT; fields are overridden by --config.FIELD=VALUE"
             self.add_option("--config", metavar="FILE", help=note, required=config == "required")
 
-    def add_option(self, *names: str, required: bool = False, **options) -> None:
+    def add_option(self, *names: str, **options) -> None:
         """Adds an option or a positional argument; the arguments are those of `argparse.add_argument`."""
+        self._add(*names, **options)
+
+    def add_path(self, *names: str, **options) -> None:
+        """Adds an option whose values are paths: `~` is expanded and URLs are refused (`files.user_path`)."""
+        self._paths.append(self._add(*names, **options))
+
+    def _add(self, *names: str, required: bool = False, **options) -> argparse.Action:
         action = self.add_argument(*names, **options)
         if required:
             # Checked after unknown options, so that a misspelt one is named and not reported as missing.
             self._required.append(action)
+        return action
 
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         """Parses a command line.
@@ -105,6 +115,9 @@ class Parser(argparse.ArgumentParser):
             missing.append("--config")
         if missing:
             raise ConfigError(f"command line: {' '.join(missing)}: missing. {self._see()}")
+        for action in self._paths:
+            name = action.option_strings[0] if action.option_strings else action.metavar
+            setattr(args, action.dest, _as_paths(getattr(args, action.dest), f"command line: {name}"))
         args.overrides = tuple(overrides)
         if self._config in ("required", "optional"):
             args.config_source = args.config
@@ -126,6 +139,12 @@ class Parser(argparse.ArgumentParser):
         ]
         name = token.partition("=")[0]
         return ConfigError(f"command line: {name}: unknown option. {did_you_mean(name, known)}")
+
+
+def _as_paths(value: str | list[str] | None, what: str) -> str | list[str] | None:
+    if isinstance(value, list):
+        return [str(user_path(item, what)) for item in value]
+    return None if value is None else str(user_path(value, what))
 
 
 def run(
@@ -171,6 +190,8 @@ def execute(main: Callable[[list[str]], int | None], argv: Sequence[str] | None 
     try:
         if not {"-h", "--help"} & set(arguments):
             shell.check_environment()
+        if folder := os.environ.get("DITASK_CACHE_DIR"):
+            user_path(folder, "environment: DITASK_CACHE_DIR")  # a wrong one is named before anything is made
         load_plugins()
         code = main(arguments)
         sys.stdout.flush()

@@ -18,10 +18,10 @@ def main(argv: list[str]) -> int:
         ],
         config=None,
     )
-    parser.add_option("runs", nargs="+", metavar="RUN", help="folder of a run, or a folder with several runs in it")
+    parser.add_path("runs", nargs="+", metavar="RUN", help="folder of a run, or a folder with several runs in it")
     note = "single-task run that delta_m is taken against, or a folder of them; once per run (default: the package's)"
-    parser.add_option("--reference", action="append", default=[], metavar="RUN", help=note)
-    parser.add_option("--out", default="runs/comparison", metavar="DIR", help="folder to write (default: %(default)s)")
+    parser.add_path("--reference", action="append", default=[], metavar="RUN", help=note)
+    parser.add_path("--out", default="runs/comparison", metavar="DIR", help="folder to write (default: %(default)s)")
     note = "trainable parameters on the figure's axis: backbone (default, as published) or total, decoders included"
     parser.add_option("--count", choices=["backbone", "total"], default="backbone", metavar="WHICH", help=note)
     args = parser.parse(argv)

@@ -23,6 +23,7 @@ from ml_collections import ConfigDict, config_dict
 from ditask_jax.config_overrides import apply_override
 from ditask_jax.config_rules import validate
 from ditask_jax.errors import ConfigError, did_you_mean
+from ditask_jax.files import user_path
 
 __all__ = ["call_file", "config_diff", "find_file", "flatten", "from_json", "load_config", "to_json", "validate"]
 
@@ -172,12 +173,14 @@ def _split_override(text: str) -> tuple[str, str]:
 def find_file(source: str) -> tuple[pathlib.Path, str | None]:
     """Path and variant of a source such as `configs/scenes.py:frozen`; looks in the folders that `load_config` does."""
     match = re.fullmatch(r"(?s)(.*\.py)(?::(.*))?", source)
+    if source and "\0" not in source:
+        user_path(source, "config")  # a URL is called one, whatever it ends in
     if match is None or "\0" in source:
         raise ConfigError(
             f"config: {source!r}: expected a Python file such as configs/scenes.py or configs/scenes.py:VARIANT"
         )
     name, variant = match.groups()
-    candidates = [pathlib.Path(name).expanduser(), _CHECKOUT / name]
+    candidates = [user_path(name, "config"), _CHECKOUT / name]
     for path in candidates:
         if os.path.isfile(path):
             return path.resolve(), variant or None

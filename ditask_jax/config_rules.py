@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ditask_jax.errors import ConfigError, check_known
+from ditask_jax.files import user_path
 
 _NAMES = {
     "compute_dtype": ("float32", "bfloat16"),
@@ -42,6 +43,8 @@ _OPTIONAL_TEXTS = (
     "checkpoint.allow_changed",
     "logging.wandb_name",
 )
+PATHS = ("data.root", "backbone.weights")
+"""Fields that hold paths (or, of weights, "embedded"): kept as they were written, and expanded where they are used."""
 _BOOLS = (
     "method.train_scales",
     "data.scales_are_choices",
@@ -145,6 +148,9 @@ def validate(config: ConfigDict) -> None:
         value = _get(config, name)
         if value is not None and (not isinstance(value, str) or not value.strip()):
             raise _wrong(name, value, "a text or none")
+    for name in PATHS:
+        if _get(config, name) is not None:
+            user_path(_get(config, name), f"config: {name}")
     for name, known in _NAMES.items():
         check_known(f"config: {name}", _get(config, name), known)
     for name, known in _OPTIONAL_NAMES.items():

@@ -15,8 +15,8 @@ def main(argv: list[str]) -> int:
         ],
         config=None,
     )
-    parser.add_option("source", metavar="SOURCE", help="a .safetensors file, or a PyTorch file (.pth .pt .bin)")
-    parser.add_option("out", metavar="OUT", help="the file to write, ending in .safetensors")
+    parser.add_path("source", metavar="SOURCE", help="a .safetensors file, or a PyTorch file (.pth .pt .bin)")
+    parser.add_path("out", metavar="OUT", help="the file to write, ending in .safetensors")
     parser.add_option("--architecture", metavar="NAME", help="the backbone; default: told from the shapes")
     note = "side, or HEIGHT,WIDTH, of the images the weights were trained on; needed for oblong position embeddings"
     parser.add_option("--image-size", metavar="PIXELS", help=note)

@@ -11,7 +11,7 @@ def main(argv: list[str]) -> int:
         ["--workdir=runs/scenes", "--workdir=runs/pascal --resolution=original"],
         config=None,
     )
-    parser.add_option("--workdir", required=True, metavar="DIR", help="folder of the run")
+    parser.add_path("--workdir", required=True, metavar="DIR", help="folder of the run")
     note = "network or original: against labels resized to the network, or at their own size (default: as trained)"
     parser.add_option("--resolution", choices=["network", "original"], metavar="WHICH", help=note)
     args = parser.parse(argv)
@@ -32,20 +32,21 @@ def main(argv: list[str]) -> int:
         file = file.with_name(f"evaluation_{args.resolution}.json")
         with config.unlocked():
             config.eval_resolution = args.resolution
-    trainer = Trainer(config)
-    with Checkpointer(run.checkpoints, read_only=True) as checkpointer:
-        step = trainer.restore(checkpointer)
-        for rejected, reason in checkpointer.rejected if processes.is_first() else ():
-            print(f"passed over the checkpoint of step {rejected}: {reason}")
-    if not step:
-        raise CheckpointError(f"workdir: '{run.path}' holds no checkpoint yet; train first")
-    if processes.is_first():
-        print(f"step {step} of {trainer.total_steps}")
-    trainer.report(run, trainer.evaluate(), file, say=print)
-    if processes.is_first() and file == run.evaluation:
-        with optional(f"model card of {run.path}"):
-            print(f"model card: {write_model_card(run.path)}")
-    processes.wait_for_all()
+    with run.scoring():
+        trainer = Trainer(config)
+        with Checkpointer(run.checkpoints, read_only=True) as checkpointer:
+            step = trainer.restore(checkpointer)
+            for rejected, reason in checkpointer.rejected if processes.is_first() else ():
+                print(f"passed over the checkpoint of step {rejected}: {reason}")
+        if not step:
+            raise CheckpointError(f"workdir: '{run.path}' holds no checkpoint yet; train first")
+        if processes.is_first():
+            print(f"step {step} of {trainer.total_steps}")
+        trainer.report(run, trainer.evaluate(), file, say=print)
+        if processes.is_first() and file == run.evaluation:
+            with optional(f"model card of {run.path}"):
+                print(f"model card: {write_model_card(run.path)}")
+        processes.wait_for_all()
     return cli.OK
 
 

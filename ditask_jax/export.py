@@ -16,11 +16,11 @@ def main(argv: list[str]) -> int:
         ],
         config=None,
     )
-    parser.add_option("--workdir", required=True, metavar="DIR", help="folder of the run")
-    parser.add_option("--out", required=True, metavar="FILE", help="the file to write")
+    parser.add_path("--workdir", required=True, metavar="DIR", help="folder of the run")
+    parser.add_path("--out", required=True, metavar="FILE", help="the file to write")
     parser.add_option("--layout", metavar="NAME", help="timm, official, huggingface or ditask")
     parser.add_option("--program", action="store_true", help="write a StableHLO program in place of weights")
-    parser.add_option("--weights", metavar="FILE", help="the weight file the run started from, where it has moved")
+    parser.add_path("--weights", metavar="FILE", help="the weight file the run started from, where it has moved")
     args = parser.parse(argv)
 
     from ditask_jax.conversion.options import output_path, printable

@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from ditask_jax.files import user_path
 from ditask_jax.linalg import Factors, factorize, one_blas_thread
 
 _log = logging.getLogger(__name__)
@@ -47,13 +48,14 @@ def content_hash(kernel: np.ndarray, parts: int = 1) -> str:
 def default_cache_dir() -> pathlib.Path | None:
     """`DITASK_CACHE_DIR`, else `XDG_CACHE_HOME/ditask_jax`, else `~/.cache/ditask_jax`; None for one without a home."""
     if chosen := os.environ.get("DITASK_CACHE_DIR"):
-        return pathlib.Path(os.path.expanduser(chosen))
+        return user_path(chosen, "environment: DITASK_CACHE_DIR")
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return user_path(base, "environment: XDG_CACHE_HOME") / "ditask_jax"
     try:
-        base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        return pathlib.Path.home() / ".cache" / "ditask_jax"
     except RuntimeError as error:  # no HOME, and a user whom the machine does not know
         _log.warning("cache: %s; working without a cache, or set DITASK_CACHE_DIR", error)
         return None
-    return pathlib.Path(base) / "ditask_jax"
 
 
 def factorize_each(
@@ -127,7 +129,7 @@ class _Source:
     """
 
     def __init__(self, cache_dir: pathlib.Path | str | None, computing: contextlib.AbstractContextManager):
-        self._folder = None if cache_dir is None else _writable(pathlib.Path(cache_dir))
+        self._folder = None if cache_dir is None else _writable(user_path(cache_dir, "cache_dir"))
         self._computing = computing
         self._complaining = threading.Lock()
 

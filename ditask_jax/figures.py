@@ -17,14 +17,14 @@ def main(argv: list[str]) -> int:
         config=None,
     )
     note = "folder of a run, or of several; the first gives the data set"
-    parser.add_option("runs", nargs="*", metavar="RUN", help=note)
-    parser.add_option("--out", required=True, metavar="DIR", help="folder for the figures")
+    parser.add_path("runs", nargs="*", metavar="RUN", help=note)
+    parser.add_path("--out", required=True, metavar="DIR", help="folder for the figures")
     kinds = "panels curves spectra movement sweep pareto"
     parser.add_option("--kinds", metavar="A,B", help=f"which of {kinds} (default: all that can be drawn)")
     note = "numbers of validation examples in the panels (default 0,1,2,3)"
     parser.add_option("--examples", default="0,1,2,3", metavar="K,L", help=note)
     note = "single-task run that delta_m is taken against, or a folder of them; once per run (default: the package's)"
-    parser.add_option("--reference", action="append", default=[], metavar="RUN", help=note)
+    parser.add_path("--reference", action="append", default=[], metavar="RUN", help=note)
     parser.add_option("--formats", default="png,svg", metavar="A,B", help="png, svg or both (default)")
     args = parser.parse(argv)
 

@@ -7,11 +7,13 @@ loader processes, sweeps and the tasks of a cluster. Code is never read from whe
 import importlib
 import os
 import pathlib
+import re
 import sys
 import traceback
 import types
 
 from ditask_jax.errors import ConfigError, DitaskError
+from ditask_jax.files import user_path
 
 VARIABLE = "DITASK_PLUGINS"
 
@@ -37,13 +39,16 @@ def load_plugins(names: str | None = None) -> list[types.ModuleType]:
     ditask_jax.errors.ConfigError: plugins: my_tusk.py: no such file; DITASK_PLUGINS names Python files or modules
     """
     text = os.environ.get(VARIABLE, "") if names is None else names
+    # Before the text is cut at its colons.
+    for name in re.findall(r"[A-Za-z][A-Za-z0-9+.-]*://[^:]*", text):
+        user_path(name, f"plugins ({VARIABLE})")
     return [_load(name.strip()) for name in text.split(os.pathsep) if name.strip()]
 
 
 def _load(name: str) -> types.ModuleType:
     if not name.endswith(".py"):
         return _imported(name, name)
-    path = pathlib.Path(name).expanduser().resolve()
+    path = user_path(name, f"plugins ({VARIABLE})").resolve()
     if not path.is_file():
         raise ConfigError(f"plugins: {name}: no such file; {VARIABLE} names Python files or modules")
     # Imported under its own name, from a folder on the path, so that loader processes find what they are sent.

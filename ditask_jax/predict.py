@@ -1,6 +1,7 @@
 """`python -m ditask_jax.predict`: every task's prediction for a user's own pictures, as pictures and as raw files."""
 
 import sys
+from pathlib import Path
 
 from ditask_jax import cli
 
@@ -18,14 +19,14 @@ def main(argv: list[str]) -> int:
         ],
         config=None,
     )
-    parser.add_option("--workdir", metavar="DIR", help="folder of a training run")
-    parser.add_option("--adapter", metavar="DIR", help="folder of an adapter, in place of --workdir")
+    parser.add_path("--workdir", metavar="DIR", help="folder of a training run")
+    parser.add_path("--adapter", metavar="DIR", help="folder of an adapter, in place of --workdir")
     note = "adapter: weight file of its backbone, or embedded; not needed where it was made on the embedded one"
-    parser.add_option("--weights", metavar="FILE", help=note)
+    parser.add_path("--weights", metavar="FILE", help=note)
     note = "adapter: data set that names its classes and the unit of depth (default: class 1, class 2 ...; metres)"
     parser.add_option("--dataset", metavar="NAME", help=note)
-    parser.add_option("--input", required=True, metavar="PATH", help="a picture, or a folder of pictures")
-    parser.add_option("--out", required=True, metavar="DIR", help="folder for the results")
+    parser.add_path("--input", required=True, metavar="PATH", help="a picture, or a folder of pictures")
+    parser.add_path("--out", required=True, metavar="DIR", help="folder for the results")
     parser.add_option("--tasks", metavar="A+B", help="run these tasks only, and no stream of the others (default: all)")
     note = "slide the network over the picture at its own scale (default: resize it to the network's size)"
     parser.add_option("--tile", action="store_true", help=note)
@@ -35,12 +36,12 @@ def main(argv: list[str]) -> int:
     note = "format of raw depth and normals: npy (float32, default) or png (16 bits)"
     parser.add_option("--raw", default="npy", metavar="FORMAT", help=note)
     parser.add_option("--no-panels", action="store_true", help="leave out the panels, which take most of the writing")
-    note = "what to do about a broken file: skip it by name (default) or stop"
+    note = "what to do about a picture that cannot be read, predicted or written: skip it by name (default) or stop"
     parser.add_option("--on-bad-file", choices=["skip", "stop"], default="skip", metavar="WHAT", help=note)
     args = parser.parse(argv)
 
-    from ditask_jax.data.commands.bar import progress_bar
     from ditask_jax.errors import ConfigError, DataError
+    from ditask_jax.files import LOCK_NAME, locked
     from ditask_jax.prediction.pictures_in import find_pictures
     from ditask_jax.prediction.raw import check_format
     from ditask_jax.prediction.tiling import check_overlap
@@ -53,42 +54,35 @@ def main(argv: list[str]) -> int:
     check_overlap(args.overlap)
     files = find_pictures(args.input, results=args.out)
 
+    from ditask_jax.data.commands.bar import progress_bar
     from ditask_jax.prediction import Predictor
-    from ditask_jax.prediction.reading import readable
+    from ditask_jax.prediction.reading import one_picture, predicted, readable
     from ditask_jax.prediction.results import ResultFolder, check_folder
 
     check_folder(args.out)
-
     options = {"batch_size": args.batch_size, "tile": args.tile, "overlap": args.overlap}
-    if args.workdir is not None:
-        predictor = Predictor.from_run(args.workdir, args.tasks, **options)
-    else:
-        predictor = Predictor.from_adapter(args.adapter, args.weights, args.tasks, args.dataset, **options)
-    results = ResultFolder(args.out, predictor, args.raw, panels=not args.no_panels)
+    with locked(Path(args.out) / LOCK_NAME, "predict: --out", "prediction", "wait for it, or use another --out"):
+        if args.workdir is not None:
+            predictor = Predictor.from_run(args.workdir, args.tasks, **options)
+        else:
+            predictor = Predictor.from_adapter(args.adapter, args.weights, args.tasks, args.dataset, **options)
+        results = ResultFolder(args.out, predictor, args.raw, panels=not args.no_panels)
 
-    def broken(file, reason: str) -> None:
-        if args.on_bad_file == "stop":
-            raise DataError(reason)
-        print(f"skipped: {reason}", file=sys.stderr, flush=True)
-        results.skip(file, reason)
+        def broken(file, reason: str) -> None:
+            if args.on_bad_file == "stop":
+                raise DataError(reason)
+            print(f"skipped: {reason}", file=sys.stderr, flush=True)
+            results.skip(file, reason)
 
-    with progress_bar("predicting") as update:
-        pairs = readable(files, broken)
-        waiting = []
-
-        def images():
-            for file, image in pairs:
-                waiting.append((file, image))
-                yield image
-
-        for prediction in predictor.stream(images()):
-            file, image = waiting.pop(0)
-            results.add(file, image, prediction)
-            update("pictures", sum(results.counts), len(files))
-    done, skipped = results.counts
-    if not done:
-        raise DataError(f"predict: none of the {len(files)} files could be read; the reasons are above")
-    description = results.finish()
+        with progress_bar("predicting") as update:
+            for file, image, prediction in predicted(predictor, readable(files, broken), args.batch_size, broken):
+                with one_picture(file, broken):
+                    results.add(file, image, prediction)
+                update("pictures", sum(results.counts), len(files))
+        done, skipped = results.counts
+        if not done:
+            raise DataError(f"predict: none of the {len(files)} files could be predicted; the reasons are above")
+        description = results.finish()
     note = f", {skipped} skipped" if skipped else ""
     print(
         f"{predictor.source}: {done} of {len(files)} pictures{note}: {' '.join(task.name for task in predictor.tasks)}"

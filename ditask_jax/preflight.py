@@ -14,7 +14,7 @@ def main(argv: list[str]) -> int:
             "--config=configs/pascal_swin_tiny.py --workdir=runs/pascal --config.data.root=prepared",
         ],
     )
-    parser.add_option("--workdir", metavar="DIR", help="folder of the run that will follow")
+    parser.add_path("--workdir", metavar="DIR", help="folder of the run that will follow")
     note = "examples to read per split, beside checking that every file is there (default 16)"
     parser.add_option("--samples", type=int, default=16, metavar="N", help=note)
     args = parser.parse(argv)

@@ -4,6 +4,7 @@ import dataclasses
 
 from ditask_jax import cli
 from ditask_jax.errors import ConfigError
+from ditask_jax.files import cut_name, locked, user_path
 
 
 def main(argv: list[str]) -> int:
@@ -14,7 +15,7 @@ def main(argv: list[str]) -> int:
         ["--out=runs/start.safetensors", "--out=runs/try.safetensors --steps=50"],
         config=None,
     )
-    parser.add_option("--out", required=True, metavar="FILE", help="file to write")
+    parser.add_path("--out", required=True, metavar="FILE", help="file to write")
     parser.add_option("--backbone", default="swin_nano_patch2_window6", help="backbone to train")
     parser.add_option("--steps", type=int, default=None, help="optimiser steps")
     parser.add_option("--batch_size", type=int, default=None, help="pictures per step")
@@ -32,11 +33,16 @@ def main(argv: list[str]) -> int:
 
     chosen = {name: getattr(args, name) for name in ("backbone", "steps", "batch_size", "seed")}
     settings = PretrainSettings(**{name: value for name, value in chosen.items() if value is not None})
-    arrays, scores = pretrain(settings)
-    # Half precision halves the file; fine-tuning starts from the same rounded numbers everywhere.
-    rounded = {name: array.astype(np.float16) for name, array in arrays.items()}
-    described = {name: str(value) for name, value in dataclasses.asdict(settings).items()}
-    write_weights(args.out, rounded, architecture=settings.backbone, accuracy=f"{scores['accuracy']:.4f}", **described)
+    out = user_path(args.out)
+    if out.is_dir():
+        raise ConfigError(f"command line: --out: '{out}' is a folder; give a file name in it")
+    with locked(out.with_name(f".{cut_name(out.name, 200)}.lock"), "--out", "pre-training", "use another --out"):
+        arrays, scores = pretrain(settings)
+        # Half precision halves the file; fine-tuning starts from the same rounded numbers everywhere.
+        rounded = {name: array.astype(np.float16) for name, array in arrays.items()}
+        described = {name: str(value) for name, value in dataclasses.asdict(settings).items()}
+        described |= {"architecture": settings.backbone, "accuracy": f"{scores['accuracy']:.4f}"}
+        write_weights(out, rounded, **described)
     print(f"wrote {args.out}")
     return cli.OK
 

@@ -13,8 +13,8 @@ def main(argv: list[str]) -> int:
         "Finished runs in the folder are taken as they are, unfinished ones go on.",
         ["--config=configs/scenes.py:single --workdir=runs/references --out=references.json"],
     )
-    parser.add_option("--workdir", required=True, metavar="DIR", help="folder of the runs, one below it per task")
-    parser.add_option("--out", required=True, metavar="FILE", help="JSON file to write")
+    parser.add_path("--workdir", required=True, metavar="DIR", help="folder of the runs, one below it per task")
+    parser.add_path("--out", required=True, metavar="FILE", help="JSON file to write")
     args = parser.parse(argv)
 
     from ditask_jax.config import load_config
@@ -25,26 +25,27 @@ def main(argv: list[str]) -> int:
     from ditask_jax.training.trainer import Trainer
 
     scores, steps = {}, None
-    for task in build_tasks(args.config):
-        config = load_config(args.config_source, (*args.overrides, f"tasks={task.name}"))
-        run = RunDir(Path(args.workdir) / task.name)
-        run.check(config)
-        if not run.evaluation.is_file():
-            trainer = Trainer(config)
-            trainer.fit(run.path)
-            if trainer.stopped:
-                return cli.PREEMPTED
-            trainer.report(run, trainer.evaluate())
-        found = parse_json(run.evaluation.read_text(encoding="utf-8"))
-        steps = found["step"]
-        value = found["scores"][task.name].get(task.primary_metric)
-        if value is None:
-            raise CheckpointError(
-                f"references: '{run.path}': the {task.primary_metric} of {task.name} is unknown: nothing was labelled, "
-                "or predictions are not finite; look at its data and losses, or leave out the task"
-            )
-        scores[task.name] = {"metric": task.primary_metric, "value": value}
-        print(f"{task.name}: {task.primary_metric} {value:.4f}", flush=True)
+    with RunDir(args.workdir).training("list of trainings"):
+        for task in build_tasks(args.config):
+            config = load_config(args.config_source, (*args.overrides, f"tasks={task.name}"))
+            run = RunDir(Path(args.workdir) / task.name)
+            run.check(config)
+            if not run.evaluation.is_file():
+                trainer = Trainer(config)
+                trainer.fit(run.path)
+                if trainer.stopped:
+                    return cli.PREEMPTED
+                trainer.report(run, trainer.evaluate())
+            found = parse_json(run.evaluation.read_text(encoding="utf-8"))
+            steps = found["step"]
+            value = found["scores"][task.name].get(task.primary_metric)
+            if value is None:
+                raise CheckpointError(
+                    f"references: '{run.path}': the {task.primary_metric} of {task.name} is unknown: nothing was labelled, "
+                    "or predictions are not finite; look at its data and losses, or leave out the task"
+                )
+            scores[task.name] = {"metric": task.primary_metric, "value": value}
+            print(f"{task.name}: {task.primary_metric} {value:.4f}", flush=True)
     source = (
         f"single-task full fine-tuning, {steps} steps, seed {args.config.seed}: python -m ditask_jax.references "
         f"--config={args.config_source} {' '.join(f'--config.{o}' for o in args.overrides)}".strip()

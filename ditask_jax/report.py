@@ -17,8 +17,8 @@ def main(argv: list[str]) -> int:
         ],
         config=None,
     )
-    parser.add_option("runs", nargs="*", metavar="RUN", help="folder of a run, or a folder with several runs in it")
-    parser.add_option("--out", required=True, metavar="FILE", help="the page to write, for example report.html")
+    parser.add_path("runs", nargs="*", metavar="RUN", help="folder of a run, or a folder with several runs in it")
+    parser.add_path("--out", required=True, metavar="FILE", help="the page to write, for example report.html")
     parser.add_option("--title", metavar="TEXT", help="heading (default: the names of the runs)")
     parser.add_option("--pictures", default="8", metavar="N", help="images per data set at the most (default: 8)")
     args = parser.parse(argv)

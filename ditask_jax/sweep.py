@@ -55,7 +55,7 @@ def _parser() -> cli.Parser:
         config="overrides",
     )
     parser.add_option("sweep", metavar="FILE", help="Python file with get_sweep(), with an optional :VARIANT")
-    parser.add_option("--workdir", required=True, metavar="DIR", help="folder of the run folders")
+    parser.add_path("--workdir", required=True, metavar="DIR", help="folder of the run folders")
     note = "trainings at a time (default: one per GPU, or one); each gets its share of the cores or GPUs"
     parser.add_option("--jobs", type=int, metavar="N", help=note)
     parser.add_option("--list", action="store_true", help="print the points and how far they are; train nothing")
@@ -68,7 +68,7 @@ def _parser() -> cli.Parser:
     note = "write a SLURM array with a task per point, and submit it where there is sbatch; OPTIONS are passed on to it"
     parser.add_option("--slurm", nargs="?", const="", metavar="OPTIONS", help=note)
     note = "write a Weights & Biases sweep of the same points to FILE (YAML); train nothing"
-    parser.add_option("--wandb", metavar="FILE", help=note)
+    parser.add_path("--wandb", metavar="FILE", help=note)
     return parser
 
 

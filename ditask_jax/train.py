@@ -14,7 +14,7 @@ def main(argv: list[str]) -> int:
             "--config=configs/scenes.py:frozen --workdir=runs/frozen --config.total_steps=200",
         ],
     )
-    parser.add_option("--workdir", required=True, metavar="DIR", help="folder of the run")
+    parser.add_path("--workdir", required=True, metavar="DIR", help="folder of the run")
     note = "trace these steps with JAX's profiler, both included, into DIR/profile"
     parser.add_option("--profile", metavar="START:STOP", help=note)
     args = parser.parse(argv)
@@ -36,18 +36,19 @@ def main(argv: list[str]) -> int:
     # The folder is claimed by `fit`, once the configuration has proved to work: a mistake leaves nothing behind.
     run.check(args.config)
     check_logging(args.config)
-    trainer = Trainer(args.config)
-    _read_first(trainer.train_source, trainer.eval_source)
-    if processes.is_first():
-        print(_summary(trainer), flush=True)
-    trainer.fit(run.path, profile)
-    if trainer.stopped:
-        return cli.PREEMPTED
-    trainer.report(run, trainer.evaluate(), say=lambda line: print(line, flush=True))
-    if processes.is_first():
-        with optional(f"model card of {run.path}"):
-            print(f"model card: {write_model_card(run.path)}")
-    processes.wait_for_all()
+    with run.training():
+        trainer = Trainer(args.config)
+        _read_first(trainer.train_source, trainer.eval_source)
+        if processes.is_first():
+            print(_summary(trainer), flush=True)
+        trainer.fit(run.path, profile)
+        if trainer.stopped:
+            return cli.PREEMPTED
+        trainer.report(run, trainer.evaluate(), say=lambda line: print(line, flush=True))
+        if processes.is_first():
+            with optional(f"model card of {run.path}"):
+                print(f"model card: {write_model_card(run.path)}")
+        processes.wait_for_all()
     return cli.OK
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ditask_jax.errors import WeightsError, did_you_mean
-from ditask_jax.files import atomic_write_bytes
+from ditask_jax.files import atomic_write_bytes, user_path
 from ditask_jax.tensors import encode_tensors, read_tensors
 
 FORMAT = "ditask_jax/weights/2"
@@ -65,7 +65,7 @@ def write_weights(path: Path | str, arrays: Mapping[str, np.ndarray], **metadata
     texts = {name: text.encode("utf-8", "replace").decode() for name, text in metadata.items()}
     described = {"format": FORMAT, "hashes": json.dumps(hashes, separators=(",", ":"), allow_nan=False), **texts}
     described["checksum"] = _describe(described)
-    atomic_write_bytes(Path(path), encode_tensors(arrays, described))
+    atomic_write_bytes(path, encode_tensors(arrays, described))
 
 
 def read_weights(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -75,7 +75,7 @@ def read_weights(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, str
       WeightsError: missing, truncated, of a foreign layout, or with numbers that do not match their hashes; all
         damaged tensors are named.
     """
-    path = Path(path)
+    path = user_path(path, "weights")
     if not path.is_file():
         near = did_you_mean(path.name, sorted(p.name for p in path.parent.glob("*.safetensors")))
         raise WeightsError(f"weights: no file '{path}'. {near}; give backbone.weights an existing .safetensors file")

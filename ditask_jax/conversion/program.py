@@ -62,7 +62,7 @@ def load_program(path: Path | str):
       WeightsError: missing or damaged.
     """
     try:
-        return export.deserialize(bytearray(Path(path).read_bytes())).call
+        return export.deserialize(bytearray(user_path(path).read_bytes())).call
     except ImportError as error:
         raise WeightsError(f"program: it needs flatbuffers: pip install 'ditask-jax[program]' ({error})") from None
     except Exception as error:

@@ -30,6 +30,7 @@ import numpy as np
 
 from ditask_jax.data import files
 from ditask_jax.errors import ConfigError, DataError, check_known
+from ditask_jax.files import user_path
 from ditask_jax.labels import IGNORE
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -84,7 +85,7 @@ class FolderSource:
             check_known("folder: task", task, READERS)
         if self.depth_unit is not None:
             check_known("config: data.depth_unit of 'folder'", self.depth_unit, DEPTH_UNITS)
-        object.__setattr__(self, "root", Path(self.root))
+        object.__setattr__(self, "root", user_path(self.root, "folder: root"))
         object.__setattr__(self, "tasks", tuple(self.tasks))
         object.__setattr__(self, "num_classes", dict(self.num_classes))
         object.__setattr__(self, "_entries", self._find())

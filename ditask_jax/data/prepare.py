@@ -15,7 +15,7 @@ import ditask_jax
 from ditask_jax.data import prepared, staging
 from ditask_jax.data.trees import SPLITS, Tree, missing_text, open_tree
 from ditask_jax.errors import ConfigError, DataError
-from ditask_jax.files import atomic_write_json
+from ditask_jax.files import atomic_write_json, locked, user_path
 
 OnExample = Callable[[str, str, int], None]
 
@@ -66,6 +66,7 @@ def prepare(
       ConfigError: a choice that the data set does not have, or a set of other contents stands there.
       DataError: a file of the tree is missing or wrong; nothing new is then left behind.
     """
+    root, out = user_path(root, "data: root"), user_path(out, "data: out")
     tree = open_tree(wish.name, root, wish.layout, wish.depth_unit, wish.semseg_classes)
     tasks = tree.usual_tasks if wish.tasks is None else wish.tasks
     tree.check_tasks(tasks)
@@ -79,7 +80,8 @@ def prepare(
 
     if out.exists() and not out.is_dir():
         raise ConfigError(f"data: {out} is a file; a prepared set needs a folder")
-    with _Lock(out, wish.name):
+    lock = out / f".{wish.name}_mt.lock"
+    with locked(lock, "data", "preparation", "wait for it, or use another --out", DataError):
         working = prepared.working_folder(out, wish.name)
         builder = _builder(tree, tasks, working)
         target = out / Path(builder.data_dir).relative_to(working)
@@ -258,30 +260,3 @@ def _put_in_place(built: Path, target: Path) -> None:
     built.rename(target)
     if old.exists():
         shutil.rmtree(old)
-
-
-class _Lock:
-    """Keeps two preparations out of one folder; the system releases it when a process dies."""
-
-    def __init__(self, out: Path, name: str) -> None:
-        self._path = out / f".{name}_mt.lock"
-        self._is_new = not out.exists()
-
-    def __enter__(self) -> None:
-        import fcntl
-
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._path.open("wb")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._file.close()
-            raise DataError(f"data: another preparation is working in {self._path.parent}; wait for it") from error
-        except OSError:
-            pass  # some network file systems have no locks: whoever starts two preparations there must know
-
-    def __exit__(self, *_) -> None:
-        self._path.unlink(missing_ok=True)
-        self._file.close()
-        if self._is_new and not any(self._path.parent.iterdir()):
-            self._path.parent.rmdir()

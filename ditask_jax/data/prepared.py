@@ -17,6 +17,7 @@ import numpy as np
 from ditask_jax.data import files
 from ditask_jax.data.trees.record import DEPTH_FACTOR, DTYPES, Record, finish
 from ditask_jax.errors import DataError, check_known
+from ditask_jax.files import user_path
 
 MANIFEST = "prepared.json"
 FORMAT = "ditask_jax prepared data set, 2"
@@ -134,7 +135,7 @@ class PreparedSource:
     num_examples: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "folder", Path(self.folder))
+        object.__setattr__(self, "folder", user_path(self.folder, "data: folder"))
         object.__setattr__(self, "tasks", tuple(self.tasks))
         manifest = read_manifest(self.folder)
         check_sizes(self.folder, manifest)

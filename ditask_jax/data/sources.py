@@ -12,6 +12,7 @@ from ditask_jax.data.scenes import ScenesSource
 from ditask_jax.data.trees import TREES
 from ditask_jax.data.vtab import open_vtab
 from ditask_jax.errors import ConfigError, DataError, check_known
+from ditask_jax.files import user_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +111,9 @@ def open_source(
     check_known("config: data.name", name, OPENERS)
     size = (image_size, image_size) if isinstance(image_size, int) else (int(image_size[0]), int(image_size[1]))
     stored = stored_labels(tasks)
-    request = Request(split, stored, Path(root) if root else None, size, num_examples, int(seed), options)
+    request = Request(
+        split, stored, user_path(root, "data: root") if root else None, size, num_examples, int(seed), options
+    )
     try:
         return with_derived_labels(OPENERS[name](request), tasks)
     except TypeError as error:

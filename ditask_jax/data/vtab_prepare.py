@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ditask_jax.data.vtab_tasks import vtab_task
 from ditask_jax.errors import DataError
+from ditask_jax.files import locked, user_path
 
 
 def prepare_vtab(task: str, out: str | Path, manual_dir: str | Path | None = None) -> Path:
@@ -24,7 +25,7 @@ def prepare_vtab(task: str, out: str | Path, manual_dir: str | Path | None = Non
       ConfigError: unknown task.
       DataError: TensorFlow is not installed, or preparing failed.
     """
-    spec = vtab_task(task)
+    spec, out = vtab_task(task), user_path(out, "vtab: out")
     # tensorflow-datasets uses the second wherever it writes a set of its catalogue, and does not ask for it.
     missing = [name for name in ("tensorflow", "importlib_resources") if importlib.util.find_spec(name) is None]
     if missing:
@@ -36,8 +37,12 @@ def prepare_vtab(task: str, out: str | Path, manual_dir: str | Path | None = Non
 
     try:
         builder = tfds.builder(spec.builder, data_dir=str(out), file_format="array_record")
-        folder = None if manual_dir is None else str(manual_dir)
-        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=folder))
+        folder = None if manual_dir is None else str(user_path(manual_dir, "vtab: manual_dir"))
+        lock = out / f".{spec.builder}.lock"
+        with locked(lock, "vtab", "preparation", "wait for it, or use another --out", DataError):
+            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=folder))
+    except DataError:
+        raise
     except Exception as error:  # whatever a catalogue script raises on a failed download or a missing archive
         raise DataError(f"vtab: preparing '{task}' failed: {_first_line(error)}") from error
     return Path(str(builder.data_path))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ditask_jax.errors import ConfigError, DitaskError
+from ditask_jax.files import user_path
 from ditask_jax.inspection.examples import all_tasks, check_same_data, validation_examples
 from ditask_jax.inspection.restored import Inspection, inspect_run
 from ditask_jax.inspection.sweep import DELTA_M, gain_curve, sweep_lines, swept_options
@@ -59,7 +60,7 @@ def draw_runs(
     Raises:
       DitaskError: a kind that was asked for by name is impossible, or a run is damaged.
     """
-    book = _Book(Path(out).expanduser(), formats, strict=kinds is not None)
+    book = _Book(user_path(out, "figures: out"), formats, strict=kinds is not None)
     wanted = KINDS if kinds is None else kinds
     names = run_names(runs)
     scores = reference_scores(all_tasks(runs), references) if references else load_references(runs[0].dataset)

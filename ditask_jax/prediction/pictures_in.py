@@ -1,19 +1,29 @@
 """Pictures to predict: a file or a folder of files, turned upright, in RGB."""
 
 import dataclasses
+import hashlib
+import os
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from ditask_jax.data.files import decode_image, read_bytes, turn_upright
 from ditask_jax.data.folder import IMAGE_ENDINGS
 from ditask_jax.errors import DataError
+from ditask_jax.files import LONGEST_NAME, cut_name, user_path
 
 RAW, PICTURES, PANELS = RESULT_FOLDERS = ("raw", "pictures", "panels")
 """Below the folder of the results; `ditask_jax.prediction.results` says what they hold."""
 ENDINGS = (*IMAGE_ENDINGS, ".gif", ".ppm", ".pgm")
+RESULT_ENDINGS = (".png", ".npy", ".json")
+"""What is put behind a picture's name to name its results."""
+_ROOM = max(map(len, RESULT_ENDINGS))
+_DIGITS = 16  # of a hash in a name: 64 bits
+# Bytes of a name with its folders, of the 4,096 that a path may have on Linux; the others are the results' folder's.
+_LONGEST_PATH = 2048
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +32,8 @@ class PictureFile:
 
     Attributes:
       path: the file.
-      id: path below the input folder without its ending; with it where two files differ in nothing else.
+      id: path below the input folder, ending included; with a hash where it is too long, or another one is too like it
+        (see `result_names`).
     """
 
     path: Path
@@ -40,20 +51,85 @@ def find_pictures(source: str | Path, results: str | Path | None = None) -> list
     Raises:
       DataError: nothing there, or no pictures in it.
     """
-    source = Path(source).expanduser()
+    source = user_path(source, "predict: input")
+    longest = LONGEST_NAME if results is None else _longest_name(user_path(results))
     if source.is_file():
-        return [PictureFile(source, source.stem)]
+        return [PictureFile(source, *result_names([PurePosixPath(source.name)], longest))]
     if not source.is_dir():
         raise DataError(f"predict: no file or folder '{source}'")
-    banned = set() if results is None else _of_results(Path(results).expanduser().resolve(), source.resolve())
+    banned = set() if results is None else _of_results(user_path(results).resolve(), source.resolve())
     paths = sorted(path for path in _files(source) if path.suffix.lower() in ENDINGS)
     paths = [path for path in paths if banned.isdisjoint(path.resolve().parents)]
     if not paths:
         raise DataError(f"predict: no pictures in '{source}'; known endings: {' '.join(ENDINGS)}")
-    inner = [path.relative_to(source) for path in paths]
-    common = Counter(_key(path.with_suffix("")) for path in inner)
-    names = [path if common[_key(path.with_suffix(""))] > 1 else path.with_suffix("") for path in inner]
-    return [PictureFile(path, name.as_posix()) for path, name in zip(paths, names, strict=True)]
+    inner = [PurePosixPath(path.relative_to(source).as_posix()) for path in paths]
+    names = result_names(inner, longest)
+    return [PictureFile(path, name) for path, name in zip(paths, names, strict=True)]
+
+
+def result_names(paths: Sequence[PurePosixPath], longest: int = LONGEST_NAME) -> list[str]:
+    """Names for the results of pictures, no two alike on any file system: a result is such a name and an ending.
+
+    A name is the whole path of the picture below its folder. One that is too long for a file name is cut and gets a
+    hash of the path, and so does every one of several that differ in upper and lower case or in how their accents are
+    coded alone, or whose results would stand where the folder of others must.
+
+    Args:
+      paths: below the folder of the input, each once.
+      longest: bytes that a file system allows a name.
+
+    >>> result_names([PurePosixPath(path) for path in ("a.jpg", "a.png", "sub/a.jpg")])
+    ['a.jpg', 'a.png', 'sub/a.jpg']
+    >>> result_names([PurePosixPath(path) for path in ("a.jpg", "A.jpg", "b.jpg")])
+    ['a-509b0d4641a7c3ba.jpg', 'A-c88c8fcaab746d61.jpg', 'b.jpg']
+    """
+    names = [_fitting(path, longest) for path in paths]
+    # Those that got a hash are compared again: nothing keeps a file from having been called so.
+    for _ in range(len(paths) + 1):
+        common = Counter(_key(name) for name in names)
+        folders = {_key(folder) for name in names for folder in name.parents}
+        alike = [
+            common[_key(name)] > 1 or any(_key(name) + ending in folders for ending in RESULT_ENDINGS) for name in names
+        ]
+        marked = [
+            _marked(name, path, longest) if again else name
+            for name, path, again in zip(names, paths, alike, strict=True)
+        ]
+        if marked == names:
+            break
+        names = marked
+    return [name.as_posix() for name in names]
+
+
+def _fitting(path: PurePosixPath, longest: int) -> PurePosixPath:
+    """A path whose parts are no longer than a file system allows, its results' endings included."""
+    if len(os.fsencode(path)) > _LONGEST_PATH:
+        return _marked(PurePosixPath(path.name), path, longest)
+    found = PurePosixPath()
+    for part in (*reversed(path.parents[:-1]), path):
+        room = longest - (_ROOM if part == path else 0)
+        fits = len(os.fsencode(part.name)) <= room
+        found /= part.name if fits else _marked(PurePosixPath(part.name), part, longest)
+    return found
+
+
+def _marked(name: PurePosixPath, path: PurePosixPath, longest: int) -> PurePosixPath:
+    """A name with a hash of a path in front of its ending, cut to what a file system allows."""
+    mark = f"-{hashlib.sha256(os.fsencode(path)).hexdigest()[:_DIGITS]}"
+    ending = name.suffix if len(os.fsencode(name.suffix)) <= 8 else ""
+    room = longest - _ROOM - len(mark) - len(os.fsencode(ending))
+    stem = name.name.removesuffix(ending).removesuffix(mark)
+    return name.with_name(f"{cut_name(stem, room)}{mark}{ending}")
+
+
+def _longest_name(folder: Path) -> int:
+    """Bytes that a name may have in a folder that need not be there yet."""
+    there = next((entry for entry in (folder.absolute(), *folder.absolute().parents) if entry.is_dir()), None)
+    try:
+        allowed = os.pathconf(there, "PC_NAME_MAX") if there is not None else LONGEST_NAME
+    except (OSError, ValueError, AttributeError):
+        allowed = LONGEST_NAME  # a system that does not tell
+    return min(allowed, LONGEST_NAME) if allowed >= 64 else LONGEST_NAME
 
 
 def _of_results(results: Path, source: Path) -> set[Path]:
@@ -63,9 +139,9 @@ def _of_results(results: Path, source: Path) -> set[Path]:
     return {results / name for name in RESULT_FOLDERS if results / name not in (source, *source.parents)}
 
 
-def _key(path: Path) -> str:
-    """Names that a file system may take for one."""
-    return path.as_posix().lower()
+def _key(path: PurePosixPath) -> str:
+    """Equal for names that some file system takes for one: of another case, or with accents coded otherwise."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path.as_posix()).casefold())
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -1,23 +1,25 @@
 """The folder of predictions: per task a colour picture and a raw file, panels, and a description."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ditask_jax.data.files import encode_png
 from ditask_jax.errors import ConfigError
-from ditask_jax.files import atomic_write_bytes, atomic_write_json
+from ditask_jax.files import atomic_write_bytes, atomic_write_json, user_path
 from ditask_jax.prediction.pictures_in import PANELS, PICTURES, RAW, PictureFile
 from ditask_jax.prediction.predictor import Prediction, Predictor
 from ditask_jax.prediction.raw import describe_raw, encode_raw, raw_ending
 
-FORMAT = "ditask_jax/predictions/1"
+FORMAT = "ditask_jax/predictions/2"
 DESCRIPTION = "predictions.json"
 
 
 def check_folder(path: str | Path) -> None:
     """Raises ConfigError where something else than a folder is in the place of the results."""
-    path = Path(path).expanduser()
+    path = user_path(path, "predict: out")
     if path.exists() and not path.is_dir():
         raise ConfigError(f"predict: --out: '{path}' is a file; give a folder")
 
@@ -28,8 +30,9 @@ class ResultFolder:
         raw/TASK/ID.png|.npy|.json   the prediction itself, in the units of the labels
         pictures/TASK/ID.png         in colour
         panels/ID.png                the picture and all tasks
-        predictions.json             what the files hold, and what was skipped; written last
+        predictions.json             what the files hold, which picture they are of, and what was skipped; written last
 
+    ID is the name of the picture's file below the input's folder, as `find_pictures` makes it.
     Every file appears whole or not at all, and replaces one of the same name.
 
     Args:
@@ -41,7 +44,7 @@ class ResultFolder:
 
     def __init__(self, path: str | Path, predictor: Predictor, format: str = "npy", panels: bool = True):
         check_folder(path)
-        self.path = Path(path).expanduser()
+        self.path = user_path(path, "predict: out")
         self._predictor, self._format, self._panels = predictor, format, panels
         self._done: list[dict] = []
         self._skipped: list[dict] = []
@@ -49,21 +52,42 @@ class ResultFolder:
         (self.path / DESCRIPTION).unlink(missing_ok=True)
 
     def add(self, file: PictureFile, image: np.ndarray, prediction: Prediction) -> None:
-        """Writes the files of one picture."""
+        """Writes the files of one picture.
+
+        Raises:
+          OSError: one of them cannot be written; those that were are removed again.
+        """
+        outputs: dict[str, Any] = {}
+        written: list[Path] = []
+        try:
+            for kind, task, name, content in self._contents(file, image, prediction):
+                written.append(atomic_write_bytes(self.path / name, content))
+                if task is None:
+                    outputs[kind] = name
+                else:
+                    outputs.setdefault(kind, {})[task] = name
+        except OSError:
+            for path in written:
+                path.unlink(missing_ok=True)
+            raise
+        height, width = image.shape[:2]
+        entry = {"id": file.id, "file": str(file.path), "height": height, "width": width}
+        self._done.append(entry | {"outputs": outputs})
+
+    def _contents(
+        self, file: PictureFile, image: np.ndarray, prediction: Prediction
+    ) -> Iterator[tuple[str, str | None, str, bytes]]:
+        """Folder, task, path and content of every file of a picture."""
         for task in self._predictor.tasks:
             value = prediction[task.name]
-            content = encode_raw(task, value, self._format)
-            name = f"{file.id}{raw_ending(task, self._format)}"
-            atomic_write_bytes(self.path / RAW / task.name / name, content)
-            picture = encode_png(task.render(value))
-            atomic_write_bytes(self.path / PICTURES / task.name / f"{file.id}.png", picture)
+            name = f"{RAW}/{task.name}/{file.id}{raw_ending(task, self._format)}"
+            yield RAW, task.name, name, encode_raw(task, value, self._format)
+            yield PICTURES, task.name, f"{PICTURES}/{task.name}/{file.id}.png", encode_png(task.render(value))
         if self._panels:
             from ditask_jax.pictures.panel import panel_png
 
             content = panel_png(image, prediction, self._predictor.tasks, title=file.id)
-            atomic_write_bytes(self.path / PANELS / f"{file.id}.png", content)
-        height, width = image.shape[:2]
-        self._done.append({"id": file.id, "file": str(file.path), "height": height, "width": width})
+            yield PANELS, None, f"{PANELS}/{file.id}.png", content
 
     def skip(self, file: PictureFile, reason: str) -> None:
         """Remembers a file that could not be read."""

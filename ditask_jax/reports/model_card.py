@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ditask_jax.config import to_json
-from ditask_jax.files import atomic_write_text
+from ditask_jax.files import atomic_write_text, user_path
 from ditask_jax.reports.named import UNITS, count, duration, score_text, signed
 from ditask_jax.reports.published_rows import published
 from ditask_jax.reports.runs import Run, read_run
@@ -68,7 +68,7 @@ def write_model_card(workdir: str | Path, out: str | Path | None = None, step: i
     run = read_run(workdir, evaluated=False)
     if out is None:
         return atomic_write_text(run.path / CARD_NAME, model_card(run))
-    out = Path(out)
+    out = user_path(out)
     return atomic_write_text(out.with_name(f"{out.stem}.{CARD_NAME}"), model_card(run, out.name, step))
 
 

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from ditask_jax.config import flatten, load_config
 from ditask_jax.errors import CheckpointError, ConfigError, DitaskError
-from ditask_jax.files import parse_json
+from ditask_jax.files import parse_json, user_path
 from ditask_jax.tasks import Task
 from ditask_jax.training.build import build_tasks
 from ditask_jax.training.rundir import RunDir
@@ -161,7 +161,7 @@ def find_runs(paths: Iterable[str | Path], *, evaluated: bool = True) -> list[Ru
       CheckpointError, ConfigError: as `read_run`; and a run that is named twice.
     """
     found: dict[Path, Run] = {}
-    for path in map(Path, paths):
+    for path in (user_path(path, "run") for path in paths):
         below = sorted((file.parent for file in path.glob("*/config.json")), key=_natural) if path.is_dir() else []
         for folder in [path] if (path / "config.json").is_file() or not below else below:
             key = folder.resolve()

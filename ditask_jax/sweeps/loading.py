@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from ditask_jax.config import call_file, find_file, load_config
 from ditask_jax.errors import ConfigError, DitaskError, check_known
+from ditask_jax.files import user_path
 from ditask_jax.sweeps.points import Point, Sweep, value_text
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,@-]*")
@@ -102,7 +103,7 @@ def make_jobs(sweep: Sweep, workdir: Path, overrides: Sequence[str] = ()) -> lis
             loaded = load_config(config, texts)
         except DitaskError as error:
             raise type(error)(f"sweep: point '{point.name}': {error}") from None
-        jobs.append(Job(point, loaded, config, texts, workdir / point.name))
+        jobs.append(Job(point, loaded, config, texts, user_path(workdir, "sweep: workdir") / point.name))
     return jobs
 
 

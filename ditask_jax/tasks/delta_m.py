@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from ditask_jax.errors import ConfigError, check_known
+from ditask_jax.files import user_path
 from ditask_jax.tasks.base import Task
 from ditask_jax.tasks.datasets import DATASETS
 
@@ -119,7 +120,7 @@ def load_references(dataset: str, path: str | os.PathLike | None = None) -> dict
     if path is None:
         file = _in_package(dataset)
         return {} if file is None else _read(file)
-    file = pathlib.Path(path)
+    file = user_path(path, "references")
     if not file.is_file():
         raise ConfigError(f"references: '{file}' is not a file")
     return _read(file)

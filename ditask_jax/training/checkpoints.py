@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from ditask_jax.errors import CheckpointError
+from ditask_jax.files import user_path
 from ditask_jax.training import manifest as manifests
 from ditask_jax.training.mesh import place_whole
 
@@ -69,7 +70,7 @@ class Checkpointer:
             raise ValueError(f"keep: got {keep}, expected at least 1")
         if best_mode not in ("max", "min"):
             raise ValueError(f"best_mode: got {best_mode!r}, expected 'max' or 'min'")
-        self.directory = pathlib.Path(directory).absolute()
+        self.directory = user_path(directory).absolute()
         self.keep = keep
         self.best_metric = best_metric
         self.best_mode = best_mode

@@ -21,6 +21,7 @@ from ditask_jax.data.derived import stored_labels
 from ditask_jax.data.skipping import SkippingSource
 from ditask_jax.data.trees import TREES
 from ditask_jax.errors import CheckpointError, ConfigError, DataError
+from ditask_jax.files import user_path
 from ditask_jax.shell import explain, no_device
 from ditask_jax.training.build import build_source, build_tasks, weights_path
 from ditask_jax.training.cluster import Cluster
@@ -180,7 +181,7 @@ def check_data(setting: Setting) -> str:
     if data.name in TREES:
         report = doctor.examine_multitask(
             data.name,
-            Path(data.root),
+            user_path(data.root, "config: data.root"),
             needed,
             setting.samples,
             lambda *_: None,

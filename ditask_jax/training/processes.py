@@ -3,18 +3,21 @@
 With one process every function here is trivial and touches no other machine.
 """
 
+import contextlib
 import hashlib
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
 
 from ditask_jax.errors import CheckpointError, ConfigError
+from ditask_jax.files import locked
 from ditask_jax.training.cluster import Cluster, find_cluster, meet, started_by_hand
 
 _START_SECONDS = 300
+_LONGEST_MESSAGE = 2048  # bytes
 
 
 def start(environment: Mapping[str, str] | None = None) -> Cluster | None:
@@ -119,6 +122,42 @@ def agree(what: str, value: str, remedy: str) -> None:
             f"cluster: process {others[0]} has another {what} than process 0 "
             f"(process {jax.process_index()} has {value[:80]}); {remedy}"
         )
+
+
+@contextlib.contextmanager
+def locked_by_first(path: str | os.PathLike, field: str, what: str, remedy: str, **options) -> Iterator[None]:
+    """`ditask_jax.files.locked` for all processes of one job: the first one holds the file, or all are refused.
+
+    Raises:
+      CheckpointError: another job holds it, or the first process cannot write it; raised by every process.
+    """
+    with contextlib.ExitStack() as stack:
+        problem: CheckpointError | OSError | None = None
+        if is_first():
+            try:
+                stack.enter_context(locked(path, field, what, remedy, CheckpointError, **options))
+            except (CheckpointError, OSError) as error:
+                problem = error
+        text = tell_all("" if problem is None else str(problem))
+        if problem is not None:
+            raise problem
+        if text:
+            raise CheckpointError(text)
+        yield
+
+
+def tell_all(text: str) -> str:
+    """The text that the first process has; every process calls it.
+
+    >>> tell_all("done")
+    'done'
+    """
+    if jax.process_count() == 1:
+        return text
+    room = np.zeros(_LONGEST_MESSAGE, np.uint8)
+    content = np.frombuffer(text.encode("utf-8", "replace")[:_LONGEST_MESSAGE], np.uint8)
+    room[: len(content)] = content
+    return gather(room)[0].tobytes().rstrip(b"\0").decode("utf-8", "replace")
 
 
 class StopSignal:

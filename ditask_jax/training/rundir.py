@@ -1,13 +1,15 @@
 """The folder of a run: its configuration, and the promise that it stays the folder of one run."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from ditask_jax.config import config_diff, from_json, to_json
 from ditask_jax.errors import CheckpointError
-from ditask_jax.files import atomic_write_text
-from ditask_jax.training.processes import is_first
+from ditask_jax.files import LOCK_NAME, atomic_write_text, user_path
+from ditask_jax.training.processes import is_first, locked_by_first
 from ditask_jax.training.starts import STARTS_NAME
 
 # Fields that change neither the numbers of a run (but for rounding) nor their order: they may differ when it goes on.
@@ -48,6 +50,9 @@ LATER_FIELDS = {
 }
 
 
+# An evaluation is waited for so many seconds by the training whose scores come next.
+_PATIENCE = 120.0
+SCORES_LOCK_NAME = ".scores.lock"
 # Groups of fields that came later as a whole.
 LATER_GROUPS = ("logging",)
 
@@ -63,7 +68,7 @@ class RunDir:
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = user_path(path, "workdir")
         self.config = self.path / "config.json"
         self.checkpoints = self.path / "checkpoints"
         self.figures = self.path / "figures"
@@ -97,11 +102,60 @@ class RunDir:
                 f"workdir: '{self.path}' holds checkpoints but no config.json; restore it, or use another --workdir"
             )
 
+    @contextlib.contextmanager
+    def training(self, what: str = "training") -> Iterator[None]:
+        """Keeps every other training out of the folder while entered; whoever only reads is not kept out.
+
+        All processes of a job enter together, and a thread that has entered may do so again.
+
+        Raises:
+          CheckpointError: another one is at work in the folder.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise CheckpointError(f"workdir: '{self.path}' is a file; give a folder")
+        remedy = "wait for it, stop it, or use another --workdir"
+        with locked_by_first(self.path / LOCK_NAME, "workdir", what, remedy, nested=True):
+            yield
+
+    @contextlib.contextmanager
+    def scoring(self, waiting: bool = False) -> Iterator[None]:
+        """Keeps others from writing the scores and figures of the run while entered; a training may go on meanwhile.
+
+        Args:
+          waiting: wait for another evaluation, for minutes at the most, and go on all the same: a training does not end
+            without its scores.
+
+        Raises:
+          CheckpointError: another evaluation is at work, and it was not to be waited for.
+        """
+        lock = locked_by_first(
+            self.path / SCORES_LOCK_NAME,
+            "workdir",
+            "evaluation",
+            "wait for it, or stop it",
+            nested=True,
+            patience=_PATIENCE if waiting else 0.0,
+        )
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(lock)
+            except (CheckpointError, OSError):
+                if not waiting:
+                    raise
+            yield
+
     def claim(self, config: ConfigDict) -> None:
         """Makes the folder this configuration's own; raises as `check` does. Of several processes the first writes."""
         self.check(config)
         if is_first():
             atomic_write_text(self.config, to_json(config))
+
+    @contextlib.contextmanager
+    def claimed(self, config: ConfigDict) -> Iterator[None]:
+        """`claim`, and `training` while entered."""
+        with self.training():
+            self.claim(config)
+            yield
 
     def load_config(self) -> ConfigDict:
         """The configuration of the run.

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from ditask_jax.files import json_text, parse_json
+from ditask_jax.files import json_text, parse_json, user_path
 
 STARTS_NAME = "starts.jsonl"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -62,7 +62,7 @@ def _processor() -> str:
 
 def read_starts(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     """Rows of a run's `starts.jsonl`; rows that a killed process left half-written are passed over."""
-    path = Path(workdir) / STARTS_NAME
+    path = user_path(workdir) / STARTS_NAME
     found = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:

@@ -148,17 +148,20 @@ class Trainer:
 
         Returns:
           The final state (trainable, opt_state, stats).
+
+        Raises:
+          CheckpointError: another training is at work in the folder, or it belongs to another configuration.
         """
         check_logging(self.config)
         if profile is not None:
             profile.check(self.total_steps)
         run = RunDir(workdir)
-        run.claim(self.config)
         every = self.config.checkpoint_every_steps
         main = is_first()
         keeping = self.config.checkpoint
         best = keeping.best_metric
-        with Checkpointer(run.checkpoints, keeping.keep, best, best_mode=keeping.best_mode) as checkpointer:
+        saving = {"best_mode": keeping.best_mode}
+        with run.claimed(self.config), Checkpointer(run.checkpoints, keeping.keep, best, **saving) as checkpointer:
             start = self.restore(checkpointer)
             # Frozen weights do not change: hashed once here, not at every save.
             meta = {"backbone": self.fingerprint(), "weights": self.config.backbone.weights}
@@ -380,6 +383,10 @@ class Trainer:
           say: called with the table and each file as soon as it is there, by the first process.
         """
         file = file or run.evaluation
+        with run.scoring(waiting=True):
+            return self._write_report(run, evaluation, file, say)
+
+    def _write_report(self, run: RunDir, evaluation: Evaluation, file: Path, say: Callable[[str], Any]) -> str:
         plan = self.experiment.plan
         content = {
             "step": self.step,

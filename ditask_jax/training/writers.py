@@ -2,14 +2,13 @@
 
 import math
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ditask_jax.errors import DataError
-from ditask_jax.files import atomic_write_bytes, json_text, parse_json
+from ditask_jax.files import atomic_write_bytes, json_text, parse_json, user_path
 
 METRICS_NAME = "metrics.jsonl"
 TIMING_PREFIX = "time/"  # keys that two equal runs may differ in
@@ -38,7 +37,7 @@ class MetricsWriter:
     """
 
     def __init__(self, workdir: str | os.PathLike, resume_step: int = 0, *, active: bool = True):
-        self.path = pathlib.Path(workdir) / METRICS_NAME
+        self.path = user_path(workdir) / METRICS_NAME
         self._active = active
         self._file = None
         self._row: dict[str, Any] = {}  # the newest row
@@ -126,7 +125,7 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     Raises:
         DataError: A line is no row of metrics.
     """
-    path = pathlib.Path(workdir) / METRICS_NAME
+    path = user_path(workdir) / METRICS_NAME
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     rows = [_parse(line) for line in lines]
     if rows and rows[-1] is None:

@@ -52,7 +52,7 @@ def test_a_folder_of_photographs(run_folder, photos, tmp_path, capsys):
     assert code == cli.OK, captured.err
     assert "broken.jpg" in captured.err
     assert "5 of 6 pictures, 1 skipped: semseg depth" in captured.out
-    names = ["deep", "grey", "plain", "trip/see_through", "turned"]
+    names = ["deep.png", "grey.png", "plain.jpg", "trip/see_through.png", "turned.png"]
     expected = [f"{kind}/{task}/{name}.png" for kind in ("pictures", "raw") for task in ("semseg",) for name in names]
     expected += [f"pictures/depth/{name}.png" for name in names] + [f"raw/depth/{name}.npy" for name in names]
     expected += [f"panels/{name}.png" for name in names] + ["predictions.json"]
@@ -63,7 +63,15 @@ def test_a_folder_of_photographs(run_folder, photos, tmp_path, capsys):
     assert description["tasks"]["semseg"]["classes"][0] == "background"
     assert [entry["file"].endswith("broken.jpg") for entry in description["skipped"]] == [True]
     sizes = {entry["id"]: (entry["height"], entry["width"]) for entry in description["pictures"]}
-    assert sizes == {name: (60, 40) if name == "turned" else (40, 60) for name in names}
+    assert sizes == {name: (60, 40) if name == "turned.png" else (40, 60) for name in names}
+    # Which files are of which picture, and no others.
+    mapped = []
+    for entry in description["pictures"]:
+        outputs = entry["outputs"]
+        mapped += [*outputs["raw"].values(), *outputs["pictures"].values(), outputs["panels"]]
+    assert sorted(mapped) == [name for name in files_below(out) if name != "predictions.json"]
+    by_file = {entry["file"]: entry["outputs"]["raw"]["depth"] for entry in description["pictures"]}
+    assert by_file[str(photos / "trip/see_through.png")] == "raw/depth/trip/see_through.png.npy"
     for name, size in sizes.items():
         classes = Image.open(out / f"raw/semseg/{name}.png")
         assert np.asarray(classes).shape == size
@@ -81,11 +89,15 @@ def test_tiles_from_an_adapter_with_one_task(run_folder, photos, tmp_path, capsy
     arguments = [f"--adapter={tmp_path / 'adapter'}", "--dataset=scenes", f"--input={photos / 'plain.jpg'}"]
     arguments += [f"--out={tmp_path / 'out'}", "--tasks=depth", "--tile", "--overlap=0.5", "--raw=png", "--no-panels"]
     assert cli.execute(predict.main, arguments) == cli.OK, capsys.readouterr().err
-    assert files_below(tmp_path / "out") == ["pictures/depth/plain.png", "predictions.json", "raw/depth/plain.png"]
+    assert files_below(tmp_path / "out") == [
+        "pictures/depth/plain.jpg.png",
+        "predictions.json",
+        "raw/depth/plain.jpg.png",
+    ]
     description = json.loads((tmp_path / "out/predictions.json").read_text())
     assert description["how"] == "tiles of 32x32, overlapping by at least 0.5 of a tile"
     assert list(description["tasks"]) == ["depth"]
-    assert np.asarray(Image.open(tmp_path / "out/raw/depth/plain.png")).dtype == np.uint16
+    assert np.asarray(Image.open(tmp_path / "out/raw/depth/plain.jpg.png")).dtype == np.uint16
 
 
 @pytest.mark.slow
@@ -157,7 +169,7 @@ def test_interrupted_it_leaves_whole_files_only(without_a_model, photos, tmp_pat
     shown = capsys.readouterr().err.strip().splitlines()
     assert shown[-1].startswith("interrupted; run the same command again")
     found = files_below(out)
-    assert found == [f"{kind}/sal/{name}.png" for kind in ("pictures", "raw") for name in ("deep", "grey")]
+    assert found == [f"{kind}/sal/{name}.png" for kind in ("pictures", "raw") for name in ("deep.png", "grey.png")]
     assert all(np.asarray(Image.open(out / name)).shape[:2] == (40, 60) for name in found)
     without_a_model.stop_after = None
     assert cli.execute(predict.main, command) == cli.OK
@@ -179,7 +191,59 @@ def test_pictures_and_names_of_any_kind(without_a_model, tmp_path, capsys):
     code = cli.execute(predict.main, [f"--workdir={tmp_path}", f"--input={folder}", f"--out={out}"])
     assert code == cli.OK, capsys.readouterr().err
     description = json.loads((out / "predictions.json").read_text(encoding="utf-8"))
-    assert [entry["id"] for entry in description["pictures"]] == sorted(names)
+    assert [entry["id"] for entry in description["pictures"]] == sorted(f"{name}.png" for name in names)
     for entry in description["pictures"]:
         assert image_size(out / "raw/sal" / f"{entry['id']}.png") == (entry["height"], entry["width"])
         assert max(image_size(out / "panels" / f"{entry['id']}.png")) < 2500
+
+
+def test_long_names_and_names_alike_are_predicted_and_recorded(without_a_model, tmp_path, capsys):
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    (folder / "sub").mkdir(parents=True)
+    long, wide = "x" * 240 + ".png", "\N{CJK UNIFIED IDEOGRAPH-65E5}" * 83 + ".png"
+    names = ["a.jpg", "a.png", "sub/a.jpg", long, wide, "z.jpg"]
+    for number, name in enumerate(names):
+        Image.fromarray(np.full((4, 5 + number, 3), number, np.uint8)).save(folder / name)
+    code = cli.execute(predict.main, [f"--workdir={tmp_path}", f"--input={folder}", f"--out={out}"])
+    assert code == cli.OK, capsys.readouterr().err
+    description = json.loads((out / "predictions.json").read_text(encoding="utf-8"))
+    assert description["skipped"] == []
+    widths = {}
+    for entry in description["pictures"]:
+        outputs = entry["outputs"]
+        assert image_size(out / outputs["raw"]["sal"]) == image_size(out / outputs["pictures"]["sal"])
+        assert image_size(out / outputs["panels"])[1] < 2500
+        widths[entry["file"]] = image_size(out / outputs["raw"]["sal"])[1]
+    assert widths == {str(folder / name): 5 + number for number, name in enumerate(names)}
+    assert len(files_below(out)) == 3 * len(names) + 1
+
+
+def test_a_picture_that_fails_takes_no_other_along(without_a_model, tmp_path, capsys):
+    """One whose prediction fails, in a batch, and one whose results cannot be written."""
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    for number in range(5):
+        Image.fromarray(np.full((4, 5, 3), number, np.uint8)).save(folder / f"{number}.png")
+    (out / "raw/sal/3.png.png").mkdir(parents=True)
+    (out / "raw/sal/3.png.png/mine.txt").write_text("kept")
+    working = Predictor.from_run().stream
+
+    def stream(images):
+        images = list(images)
+        if any(image[0, 0, 0] == 1 for image in images):
+            raise MemoryError
+        yield from working(images)
+
+    Predictor.from_run().stream = stream
+    command = [f"--workdir={tmp_path}", f"--input={folder}", f"--out={out}", "--no-panels", "--batch-size=4"]
+    assert cli.execute(predict.main, command) == cli.OK
+    shown = capsys.readouterr()
+    assert "3 of 5 pictures, 2 skipped" in shown.out
+    assert "1.png': MemoryError" in shown.err
+    assert "3.png' cannot be written: Is a directory" in shown.err
+    description = json.loads((out / "predictions.json").read_text(encoding="utf-8"))
+    assert [entry["id"] for entry in description["pictures"]] == ["0.png", "2.png", "4.png"]
+    assert [entry["file"] for entry in description["skipped"]] == [str(folder / "1.png"), str(folder / "3.png")]
+    assert not (out / "pictures/sal/3.png.png").exists()
+    assert cli.execute(predict.main, [*command, "--on-bad-file=stop"]) == cli.USER_ERROR
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1

@@ -18,7 +18,7 @@ NAMES = (*TREES, "vtab")
 def add_arguments(parser) -> None:
     """Adds the options of this command to a `cli.Parser`."""
     add_tree_options(parser, NAMES, root_required=False)
-    parser.add_option("--out", required=True, metavar="DIR", help="folder for the prepared set: data.root of training")
+    parser.add_path("--out", required=True, metavar="DIR", help="folder for the prepared set: data.root of training")
     parser.add_option("--task", metavar="NAME", help="vtab: which of its 19 tasks")
     parser.add_option("--skip-bad", action="store_true", help="leave out examples with missing or damaged files")
     parser.add_option("--replace", action="store_true", help="prepare anew where a set of other contents stands")

@@ -10,7 +10,7 @@ from ditask_jax.files import user_path
 def add_tree_options(parser, names, root_required: bool = True) -> None:
     """`NAME --root DIR`, and what tells one package of a data set from another."""
     parser.add_option("name", metavar="NAME", help=f"data set: {' '.join(names)}")
-    parser.add_option("--root", required=root_required, metavar="DIR", help="folder of the data set")
+    parser.add_path("--root", required=root_required, metavar="DIR", help="folder of the data set")
     parser.add_option("--tasks", metavar="A+B", help="labels, joined by + (default: the usual ones)")
     parser.add_option("--layout", metavar="NAME", help="package: astmt, vandenhende, atrc, official, mtan")
     units = "nyud, folder: metres, millimetres; cityscapes: pixels, metres"

@@ -35,7 +35,7 @@ def add_arguments(parser) -> None:
     """Adds the options of this command to a `cli.Parser`."""
     add_tree_options(parser, OPENERS, root_required=False)
     parser.add_option("--index", type=int, default=0, metavar="K", help="number of the example (default 0)")
-    parser.add_option("--out", required=True, metavar="FILE", help="PNG file to write")
+    parser.add_path("--out", required=True, metavar="FILE", help="PNG file to write")
     parser.add_option("--split", default="train", metavar="NAME", help="train (default) or val")
     parser.add_option("--size", type=int, default=448, metavar="N", help="side of the network's input (default 448)")
     parser.add_option("--draws", type=int, default=3, metavar="N", help="augmented versions to draw (default 3)")
