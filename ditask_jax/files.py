@@ -277,7 +277,8 @@ def locked(
             yield
         finally:
             if descriptor is not None and os.getpid() == _holders[key][0]:
-                path.unlink(missing_ok=True)
+                if _is_file(path, descriptor):
+                    path.unlink(missing_ok=True)
                 os.close(descriptor)
     finally:
         with _guard:
@@ -312,12 +313,12 @@ def _take(
             time.sleep(_POLL_SECONDS)
             continue
         except OSError as problem:
+            if not os.fstat(descriptor).st_size:
+                path.unlink(missing_ok=True)  # made here
             os.close(descriptor)
-            path.unlink(missing_ok=True)
             reason = problem.strerror or str(problem)
-            _log.warning(
-                "lock: '%s' has no locks (%s): see to it that only one %s runs there", path.parent, reason, what
-            )
+            note = "lock: no locks in '%s' (%s): see to it that only one %s runs there"
+            _log.warning(note, path.parent, reason, what)
             return None
         if not _is_file(path, descriptor):
             os.close(descriptor)  # the one before has removed it meanwhile

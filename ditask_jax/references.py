@@ -41,8 +41,8 @@ def main(argv: list[str]) -> int:
             value = found["scores"][task.name].get(task.primary_metric)
             if value is None:
                 raise CheckpointError(
-                    f"references: '{run.path}': the {task.primary_metric} of {task.name} is unknown: nothing was labelled, "
-                    "or predictions are not finite; look at its data and losses, or leave out the task"
+                    f"references: '{run.path}': the {task.primary_metric} of {task.name} is unknown: nothing was "
+                    "labelled, or predictions are not finite; look at its data and losses, or leave out the task"
                 )
             scores[task.name] = {"metric": task.primary_metric, "value": value}
             print(f"{task.name}: {task.primary_metric} {value:.4f}", flush=True)
