@@ -12,6 +12,7 @@ def main(argv: list[str]) -> int:
         [
             "swin_tiny_patch4_window7_224.pth swin_tiny.safetensors",
             "model.safetensors vit_base.safetensors --architecture=vit_base_patch16",
+            "checkpoint.pth.tar swin_ema.safetensors --state=state_dict_ema",
         ],
         config=None,
     )
@@ -23,6 +24,8 @@ def main(argv: list[str]) -> int:
     statistics = "of the images the weights were trained on, in [0, 1]; default: the usual ones of the architecture"
     parser.add_option("--mean", metavar="R,G,B", help=f"mean {statistics}")
     parser.add_option("--std", metavar="R,G,B", help=f"standard deviation {statistics}")
+    note = "which of several sets of weights in the file, for example state_dict_ema (default: not an average)"
+    parser.add_option("--state", metavar="NAME", help=note)
     args = parser.parse(argv)
 
     from ditask_jax.conversion.importing import convert_weights
@@ -35,6 +38,7 @@ def main(argv: list[str]) -> int:
         image_size(args.image_size, "convert"),
         channels(args.mean, "--mean"),
         channels(args.std, "--std", positive=True),
+        args.state,
     )
     conversion.write(out)
     print(f"{conversion.summary()}\nwritten: {printable(str(out))}")

@@ -1,6 +1,8 @@
 """Safetensors files as NumPy arrays, every floating type included, without PyTorch."""
 
 import json
+import struct
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,6 +33,22 @@ DTYPES: dict[str, np.dtype] = {
 }
 _NAMES = {kind: name for name, kind in DTYPES.items()}
 _HEADER_SIZE = 8
+SAFETENSORS, PYTORCH = "a safetensors file", "a PyTorch file"
+# How files begin that are given for weights by mistake, and what they are.
+_BINARY = {
+    b"\x89HDF\r\n": "an HDF5 file, as Keras writes them",
+    b"GGUF": "a GGUF file",
+    b"\x1f\x8b": "compressed (gzip): unpack it first",
+    b"BZh": "compressed (bzip2): unpack it first",
+    b"\xfd7zXZ": "compressed (xz): unpack it first",
+}
+_TEXTS = {
+    b"version https://git-lfs": "the pointer that Git LFS leaves in place of a file: run git lfs pull",
+    b"<": "a web page or XML and not what was to be fetched: fetch it again",
+    b"{": "JSON text, perhaps the index of weights in several files",
+    b"[": "JSON text",
+}
+_ZIP = b"PK\x03\x04"
 
 
 def decode_tensors(content: bytes, where: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -66,6 +84,46 @@ def decode_tensors(content: bytes, where: str) -> tuple[dict[str, np.ndarray], d
     for name, entry in sorted(entries, key=lambda pair: pair[0]):
         arrays[name] = np.frombuffer(bytes(entry["data"]), DTYPES[entry["dtype"]]).reshape(entry["shape"])
     return arrays, header.get("__metadata__") or {}
+
+
+def file_kind(path: Path) -> str | None:
+    """What a file is, from its first bytes: `SAFETENSORS`, `PYTORCH`, another kind in words, or None: it does not say.
+
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile() as file:
+    ...     _ = file.write(encode_tensors({"a": np.arange(3)}, {})), file.flush()
+    ...     file_kind(Path(file.name))
+    'a safetensors file'
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError:
+        return None
+    size = int.from_bytes(head[:_HEADER_SIZE], "little")
+    if head[_HEADER_SIZE : _HEADER_SIZE + 1] == b"{" and size <= path.stat().st_size:
+        return SAFETENSORS
+    if head.startswith(_ZIP):
+        return _zip_kind(path)
+    # Pickles of protocols 2 to 5, which PyTorch's older format begins with.
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and head[2:3] not in (b"", b"\0"):
+        return PYTORCH
+    if head[257:262] == b"ustar":
+        return "a tar archive: unpack it first"
+    # A safetensors file that is cut off begins with the size of its header, which has zero bytes; a text has none.
+    known = _BINARY if b"\0" in head[:_HEADER_SIZE] else _BINARY | _TEXTS
+    return next((kind for beginning, kind in known.items() if head.lstrip().startswith(beginning)), None)
+
+
+def _zip_kind(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, struct.error, OSError, ValueError, NotImplementedError, UnicodeDecodeError):
+        return PYTORCH  # cut off or damaged: most weights in such archives are PyTorch's
+    if names and all(name.endswith(".npy") for name in names):
+        return "a NumPy archive (.npz)"
+    return PYTORCH if any(name.endswith("data.pkl") for name in names) else "a zip archive: unpack it first"
 
 
 def read_tensors(path: Path, where: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -7,6 +7,7 @@ one too: nothing in a file can change unnoticed, and an error says which tensor 
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from ditask_jax.errors import WeightsError, did_you_mean
 from ditask_jax.files import atomic_write_bytes, user_path
-from ditask_jax.tensors import encode_tensors, read_tensors
+from ditask_jax.tensors import PYTORCH, SAFETENSORS, encode_tensors, file_kind, read_tensors
 
 FORMAT = "ditask_jax/weights/2"
 # One checksum over all arrays and none over the description.
@@ -80,6 +81,11 @@ def read_weights(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, str
         near = did_you_mean(path.name, sorted(p.name for p in path.parent.glob("*.safetensors")))
         raise WeightsError(f"weights: no file '{path}'. {near}; give backbone.weights an existing .safetensors file")
     where = f"weights: '{path}'"
+    kind = file_kind(path)
+    if kind == PYTORCH:
+        raise WeightsError(f"{where} is {kind} that is not converted yet; {_conversion(path)}")
+    if kind not in (None, SAFETENSORS):
+        raise WeightsError(f"{where} is {kind}; expected a file that python -m ditask_jax.convert wrote")
     arrays, metadata = read_tensors(path, where)
     found = metadata.get("format", "unknown")
     if found == FIRST_FORMAT:
@@ -87,12 +93,28 @@ def read_weights(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, str
             raise WeightsError(f"{where} is damaged: its numbers do not match its checksum; fetch it again")
         return arrays, metadata
     if found != FORMAT:
+        if found.startswith("ditask_jax/"):
+            raise WeightsError(
+                f"{where} is of format '{found}', expected '{FORMAT}'; update the package, or give another"
+            )
         raise WeightsError(
-            f"{where} has layout '{found}', expected '{FORMAT}'; it was not written by this package: "
-            "turn a foreign checkpoint into one with python -m ditask_jax.convert SOURCE OUT.safetensors"
+            f"{where} is a safetensors file of another program (format '{found}'): it was not written by this package; "
+            f"{_conversion(path)}"
         )
     _verify(arrays, metadata, where)
     return arrays, {name: text for name, text in metadata.items() if name != "hashes"}
+
+
+def _conversion(path: Path) -> str:
+    """What to do about a file of another code base: the very command."""
+    stem = path.name
+    while stem.lower().endswith((".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors")):
+        stem = stem[: stem.rindex(".")]
+    out = path.with_name(f"{stem or 'weights'}.safetensors")
+    if out.exists():
+        out = path.with_name(f"{stem or 'weights'}.ditask.safetensors")
+    names = " ".join(shlex.quote(str(name)) for name in (path, out))
+    return f"run python -m ditask_jax.convert {names} and give {shlex.quote(str(out))} as weights"
 
 
 def _verify(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str], where: str) -> None:

@@ -1,5 +1,9 @@
 """Weight files: strict, checked, resized where windows differ."""
 
+import io
+import shlex
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -7,6 +11,7 @@ from ditask_jax.backbones import backbone_entry, create_backbone, list_models
 from ditask_jax.classifier import Classifier
 from ditask_jax.errors import WeightsError
 from ditask_jax.nn import Scope, flatten, split_state
+from ditask_jax.tensors import encode_tensors
 from ditask_jax.weights import assign, fit_backbone, read_weights, write_weights
 
 ARRAYS = {"a/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(4, np.float16)}
@@ -85,3 +90,68 @@ def test_embedded_weights_are_whole(name):
     assert path.stat().st_size < 8e6
     load_backbone(build_model(config), path)
     assert read_weights(path)[1]["architecture"] == name
+
+
+def _zip(*names):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"x")
+    return buffer.getvalue()
+
+
+PYTORCH = {"zip": _zip("swin/data.pkl", "swin/data/0"), "older": b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M"}
+
+
+@pytest.mark.parametrize(
+    "name", ["swin.pth", "swin.pt", "pytorch_model.bin", "a b.ckpt", "swin.pth.tar", "w.safetensors"]
+)
+@pytest.mark.parametrize("kind", PYTORCH)
+def test_a_pytorch_file_is_not_called_damaged_but_to_be_converted(name, kind, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(PYTORCH[kind])
+    with pytest.raises(WeightsError) as caught:
+        read_weights(path)
+    line = str(caught.value)
+    assert line.startswith(f"weights: '{path}' is a PyTorch file that is not converted yet; run python -m ditask_jax.")
+    words = shlex.split(line.partition("; run ")[2])
+    out = tmp_path / {"w.safetensors": "w.ditask.safetensors"}.get(name, name.partition(".")[0] + ".safetensors")
+    assert words[:5] == ["python", "-m", "ditask_jax.convert", str(path), str(out)]
+    assert words[5:] == ["and", "give", str(out), "as", "weights"]
+
+
+def test_a_foreign_safetensors_file_is_named_with_the_command(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(encode_tensors({"head.weight": np.ones(2)}, {"format": "pt"}))
+    command = f"run python -m ditask_jax.convert {path} {tmp_path / 'model.ditask.safetensors'} and give "
+    with pytest.raises(WeightsError, match="of another program") as caught:
+        read_weights(path)
+    assert command in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"<!DOCTYPE html><html>", "a web page"),
+        (b"\n<html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "Git LFS"),
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+        (b'{"metadata": {"total_size": 1}, "weight_map": {}}', "the index of weights"),
+        (b"\x1f\x8b\x08\0\0\0\0\0", "gzip"),
+        (_zip("a.npy", "b.npy"), r"a NumPy archive"),
+        (_zip("swin/readme.txt"), "a zip archive"),
+    ],
+)
+def test_what_else_is_given_for_weights_is_called_by_its_name(content, kind, tmp_path):
+    (tmp_path / "w.safetensors").write_bytes(content)
+    with pytest.raises(WeightsError, match=kind) as caught:
+        read_weights(tmp_path / "w.safetensors")
+    assert "damaged" not in str(caught.value)
+
+
+def test_a_file_that_is_cut_off_is_still_called_damaged(tmp_path):
+    """Whatever the first byte of its header's size happens to be: that of a web page too."""
+    for size in range(512):
+        (tmp_path / "w.safetensors").write_bytes((size + 2**12).to_bytes(8, "little") + b'{"a":')
+        with pytest.raises(WeightsError, match="is damaged or no safetensors file"):
+            read_weights(tmp_path / "w.safetensors")

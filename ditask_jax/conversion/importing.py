@@ -69,6 +69,7 @@ def convert_weights(
     image_size: int | Size | None = None,
     mean: tuple[float, float, float] | None = None,
     std: tuple[float, float, float] | None = None,
+    state: str | None = None,
 ) -> Conversion:
     """Reads a foreign file and puts it under our names; nothing is resized or rounded.
 
@@ -77,6 +78,7 @@ def convert_weights(
       architecture: a name of `list_models()`; None: told from the shapes.
       image_size: what the weights were trained on, where position embeddings of an oblong grid cannot tell.
       mean, std: of those images in [0, 1]; None: the usual ones of the architecture.
+      state: which of several sets of weights, such as "model_ema"; see `read_source`.
 
     Raises:
       WeightsError: the file cannot be read, is of no known layout or size, or does not fit exactly; all that is wrong
@@ -85,7 +87,7 @@ def convert_weights(
     """
     if architecture is not None:
         check_known("convert: --architecture", architecture, list_models())
-    source = read_source(path)
+    source = read_source(path, state)
     layout = recognise(source.arrays, source.where)
     found, left_out, prefixed = layout.read(source.arrays)
     fields = _inferred(layout, found, source)
@@ -97,6 +99,8 @@ def convert_weights(
     metadata = _describe(source, layout, name, found.arrays, prefixed)
     if image_size is not None or layout.family.name in ("PVT", "ViT"):
         metadata["image_size"] = json_text(size, ascii=True)
+    if state is not None:
+        metadata["source_state"] = printable(state)
     ignored = dict(source.ignored) | left_out
     for statistic, values in (("mean", mean), ("std", std)):
         if values is not None:

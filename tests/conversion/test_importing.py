@@ -10,7 +10,7 @@ from ditask_jax import cli, convert
 from ditask_jax.adapters import Full, wrap
 from ditask_jax.backbones.registry import REGISTRY, BackboneEntry
 from ditask_jax.backbones.swin import SwinConfig
-from ditask_jax.conversion import registry, swin, swin_huggingface, swin_timm, vit_layouts
+from ditask_jax.conversion import registry, sources, swin, swin_huggingface, swin_timm, vit_layouts
 from ditask_jax.conversion.importing import convert_weights
 from ditask_jax.conversion.swin import translate_all
 from ditask_jax.errors import ConfigError, WeightsError
@@ -47,9 +47,143 @@ def test_every_layout_is_recognised_and_kept(layout, dtype, tmp_path):
     assert used + joined == len(foreign(layout))
 
 
-def test_wrappers_of_pytorch_are_taken_off(tmp_path):
-    source = write(tmp_path / "x.safetensors", {f"module.{name}": array for name, array in TINY.items()})
-    assert convert_weights(source).layout is swin_timm.TIMM
+PREFIXES = ["module.", "_orig_mod.", "model.", "backbone.", "encoder.", "net.", "student.", "trunk."]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_wrappers_are_taken_off_in_any_order(seed, tmp_path):
+    """Of a layout without a prefix of its own, and of one whose names begin with `encoder.` themselves."""
+    layout = (swin_timm.TIMM, swin_huggingface.HUGGINGFACE)[seed % 2]
+    rng = np.random.default_rng(seed)
+    prefix = "".join(rng.choice(PREFIXES, rng.integers(1, 6)))
+    tensors = foreign(layout)
+    expected = convert_weights(write(tmp_path / "plain.safetensors", tensors))
+    wrapped = write(tmp_path / "x.safetensors", {f"{prefix}{name}": array for name, array in tensors.items()})
+    conversion = convert_weights(wrapped)
+    assert conversion.layout is layout
+    assert conversion.arrays.keys() == expected.arrays.keys()
+    assert all(np.array_equal(conversion.arrays[path], array) for path, array in expected.arrays.items())
+
+
+def test_wrappers_inside_names_are_taken_off(tmp_path):
+    inner = {
+        name.replace("blocks.", "_orig_mod.blocks.").replace("attn.", "_fsdp_wrapped_module.attn.module."): array
+        for name, array in TINY.items()
+    }
+    conversion = convert_weights(write(tmp_path / "x.safetensors", inner))
+    assert conversion.layout is swin_timm.TIMM
+    assert not conversion.source.ignored
+
+
+def test_a_backbone_among_other_parts_is_found_by_its_names(tmp_path):
+    tensors = {f"model.backbone.{name}": array for name, array in TINY.items()}
+    tensors |= {"model.decode_head.conv.weight": np.ones((2, 3)), "epoch": np.ones(())}
+    conversion = convert_weights(write(tmp_path / "x.safetensors", tensors))
+    assert conversion.layout is swin_timm.TIMM
+    others = {name: why for name, why in conversion.ignored.items() if "decode_head" in name or name == "epoch"}
+    assert others == dict.fromkeys(("model.decode_head.conv.weight", "epoch"), "no part of 'model.backbone'")
+
+
+def shifted(tensors, by):
+    """Other numbers under the same names."""
+    return {name: array + np.asarray(by, array.dtype) for name, array in tensors.items()}
+
+
+def test_one_of_several_sets_is_the_usual_one_or_the_one_asked_for(tmp_path, capsys):
+    tensors = {f"net.{name}": array for name, array in TINY.items()}
+    tensors |= {f"net_ema.module.{name}": array for name, array in shifted(TINY, 1).items()}
+    source = write(tmp_path / "x.safetensors", tensors)
+    name = "backbone/patch_embed/bias"
+    plain, average = (convert_weights(source, state=state) for state in (None, "net_ema"))
+    assert np.array_equal(plain.arrays[name], TINY["patch_embed.proj.bias"])
+    assert np.array_equal(average.arrays[name], TINY["patch_embed.proj.bias"] + 1)
+    assert "another set of weights (--state=net_ema takes it)" in plain.summary()
+    out = tmp_path / "out.safetensors"
+    assert cli.execute(convert.main, [str(source), str(out), "--state=net_ema"]) == cli.OK
+    assert np.array_equal(read_weights(out)[0][name], average.arrays[name])
+    assert cli.execute(convert.main, [str(source), str(out), "--state=ema"]) == cli.USER_ERROR
+    assert "has no set of weights 'ema'. Known: net net_ema" in capsys.readouterr().err
+    twins = {f"{side}.{name}": array for side in ("left", "right") for name, array in TINY.items()}
+    with pytest.raises(WeightsError, match=r"several sets of weights: left right; choose one by --state=NAME"):
+        convert_weights(write(tmp_path / "twins.safetensors", twins))
+
+
+class FakeTensor:
+    """As much of a PyTorch tensor as choosing needs."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def numel(self):
+        return self.array.size
+
+    def element_size(self):
+        return self.array.itemsize
+
+
+FakeTensor.__module__ = "torch"
+
+
+@pytest.fixture
+def pickled(tmp_path, monkeypatch):
+    """Converts what `torch.save` would have been given."""
+
+    def convert_content(content, **options):
+        path = tmp_path / "checkpoint.pth"
+        path.write_bytes(b"\x80\x02}" + b" " * 10**6)
+        monkeypatch.setattr(sources, "load_pickle", lambda *_: content)
+        monkeypatch.setattr(sources, "to_numpy", lambda name, tensor, where: tensor.array)
+        return convert_weights(path, **options)
+
+    return convert_content
+
+
+STATE = {name: FakeTensor(array) for name, array in TINY.items()}
+EMA = {name: FakeTensor(array) for name, array in shifted(TINY, 1).items()}
+LOOSE = FakeTensor(np.float32(0.5))
+MOMENTS = {"state": {0: {"exp_avg": LOOSE}}, "param_groups": [{"params": [0]}], "named": {"a": LOOSE}}
+
+
+@pytest.mark.parametrize(
+    ("content", "state", "expected"),
+    [
+        (STATE, None, 0),
+        ({"state_dict": {"model": {"state_dict": STATE}}}, None, 0),
+        ({"params": STATE, "epoch": 3}, None, 0),
+        ({"model": STATE, "loss": LOOSE, "optimizer": MOMENTS}, None, 0),
+        ({"mystery": STATE, "optimizer": MOMENTS}, None, 0),
+        ({"state_dict_ema": EMA, "state_dict": STATE}, None, 0),
+        ({"state_dict_ema": EMA, "state_dict": STATE}, "state_dict_ema", 1),
+        ({"model_ema": {"module": EMA}, "model": STATE}, None, 0),
+        ({"model_ema": {"module": EMA}, "model": STATE}, "model_ema", 1),
+        ({"state_dict": {"ema": EMA, "model": {"net": STATE}}}, None, 0),
+        ({"state_dict": {"ema": EMA, "model": {"net": STATE}}}, "ema", 1),
+        ({"state_dict_ema": EMA, "optimizer": MOMENTS}, None, 1),
+        ({"student": EMA, "teacher": STATE, "center": LOOSE}, None, 0),
+        ({"student": EMA, "teacher": STATE}, "student", 1),
+        ({"teacher": {"backbone": {f"module.{n}": t for n, t in STATE.items()}, "head": {"w": LOOSE}}}, None, 0),
+        ({f"module.{prefix}.{n}": t for prefix, s in (("a", STATE), ("a_ema", EMA)) for n, t in s.items()}, None, 0),
+        ({f"module.{prefix}.{n}": t for prefix, s in (("a", STATE), ("a_ema", EMA)) for n, t in s.items()}, "a_ema", 1),
+    ],
+)
+def test_containers_in_containers_and_averages_beside_the_weights(content, state, expected, pickled):
+    conversion = pickled(content, state=state)
+    found = conversion.arrays["backbone/patch_embed/bias"]
+    assert np.array_equal(found, (STATE, EMA)[expected]["patch_embed.proj.bias"].array)
+    assert conversion.layout is swin_timm.TIMM
+    if "model_ema" in content and state is None:
+        assert conversion.ignored["model_ema.module"] == "another set of weights (--state=model_ema.module takes it)"
+    if "optimizer" in content:
+        assert conversion.ignored["optimizer"] == "not weights but the state of a training run"
+
+
+def test_what_cannot_be_chosen_is_named(pickled):
+    with pytest.raises(WeightsError, match=r"several sets of weights: left right; choose one by --state=NAME"):
+        pickled({"left": STATE, "right": STATE})
+    with pytest.raises(WeightsError, match=r"has no set of weights 'avg'. Known: model model_ema"):
+        pickled({"model": STATE, "model_ema": EMA}, state="avg")
+    with pytest.raises(WeightsError, match=r"holds no state dict: entries optimizer epoch"):
+        pickled({"optimizer": MOMENTS, "epoch": 3})
 
 
 def test_a_base_model_has_no_prefix(tmp_path):
