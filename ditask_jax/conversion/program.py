@@ -61,8 +61,9 @@ def load_program(path: Path | str):
     Raises:
       WeightsError: missing or damaged.
     """
+    path = user_path(path, "program")
     try:
-        return export.deserialize(bytearray(user_path(path).read_bytes())).call
+        return export.deserialize(bytearray(path.read_bytes())).call
     except ImportError as error:
         raise WeightsError(f"program: it needs flatbuffers: pip install 'ditask-jax[program]' ({error})") from None
     except Exception as error:

@@ -15,6 +15,7 @@ import pytest
 
 from ditask_jax import cli
 from ditask_jax.errors import ConfigError
+from ditask_jax.files import locked
 from ditask_jax.training import processes
 from ditask_jax.training.cluster import Cluster, find_cluster, meet, tasks_per_node
 from ditask_jax.training.mesh import make_mesh
@@ -56,7 +57,8 @@ def finish(children, seconds=420):
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    done = finish(start_processes([*COMMAND, str(folder)], 2, 4))
+    with locked(folder / "taken/.lock", "workdir", "training", "wait"):
+        done = finish(start_processes([*COMMAND, str(folder)], 2, 4))
     assert [code for _, code in done] == [0, 0], "\n".join(error[-2000:] for (_, error), _ in done)
     return folder, [json.loads(output.splitlines()[-1]) for (output, _), _ in done]
 
@@ -110,6 +112,15 @@ def test_one_writes_and_both_restore(two):
     folder, found = two
     assert all(one["restored"] == [3, True, {"note": "x"}] for one in found)
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["3"]
+
+
+def test_the_processes_of_a_job_share_a_lock_or_are_all_refused(two):
+    folder, found = two
+    line = f"workdir: another training is working in '{folder / 'taken'}' (host "
+    for one in found:
+        assert (one["held"], one["released"]) == ("training", True)
+        assert one["refused"].startswith(line)
+        assert f", pid {os.getpid()}, since " in one["refused"]
 
 
 def test_one_told_to_stop_stops_both(two):

@@ -16,7 +16,7 @@ from ditask_jax.errors import CheckpointError
 from ditask_jax.training import processes
 from ditask_jax.training.checkpoints import Checkpointer
 from ditask_jax.training.mesh import make_mesh, place_whole, replicated
-from ditask_jax.training.processes import StopSignal, add_up, agree, gather, own_rows, wait_for_all
+from ditask_jax.training.processes import StopSignal, add_up, agree, gather, locked_by_first, own_rows, wait_for_all
 from tests.training.process_cases import computed, rows_read, state
 
 EXACT = 2**53 - 1  # needs every bit of a 64-bit number
@@ -33,6 +33,14 @@ def look(folder: Path) -> dict:
     found["own"] = own_rows(np.arange(6)).tolist()
     agree("number", "7", "none")
     found["disagreement"] = _message(lambda: agree("number", str(here), "use one"))
+
+    free, taken = (folder / name / ".lock" for name in ("free", "taken"))
+    with locked_by_first(free, "workdir", "training", "wait"):
+        found["held"] = json.loads(free.read_text())["what"]
+        wait_for_all()
+    wait_for_all()
+    found["released"] = not free.parent.exists()
+    found["refused"] = _message(lambda: locked_by_first(taken, "workdir", "training", "wait").__enter__())
 
     whole = place_whole(state(), replicated(mesh))
     with Checkpointer(folder / "checkpoints") as checkpointer:
