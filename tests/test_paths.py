@@ -23,7 +23,7 @@ from ditask_jax.data.prepare import Wish, prepare
 from ditask_jax.data.prepared import PreparedSource
 from ditask_jax.data.vtab import open_vtab
 from ditask_jax.data.vtab_prepare import prepare_vtab
-from ditask_jax.errors import ConfigError
+from ditask_jax.errors import CheckpointError, ConfigError
 from ditask_jax.factor_cache import default_cache_dir, factorize_all
 from ditask_jax.files import LOCK_NAME, atomic_write_json, locked
 from ditask_jax.inspection.drawing import draw_runs
@@ -37,6 +37,7 @@ from ditask_jax.sweeps.loading import load_sweep
 from ditask_jax.tasks import load_references
 from ditask_jax.training.build import load_backbone, load_trained
 from ditask_jax.training.checkpoints import Checkpointer
+from ditask_jax.training.preflight_checks import Setting, check_workdir
 from ditask_jax.training.restoring import restore_run
 from ditask_jax.training.rundir import SCORES_LOCK_NAME, RunDir
 from ditask_jax.training.starts import read_starts
@@ -295,3 +296,11 @@ def test_other_writers_are_refused(busy, tmp_path, monkeypatch, capsys):
     busy(".w.safetensors.lock", "pre-training")
     line = refused("pretrain", [f"--out={folder / 'w.safetensors'}", "--steps=1"], capsys)
     assert line.startswith(f"--out: another pre-training is working in '{folder}'")
+
+
+def test_a_preflight_tells_of_a_training_in_the_folder(busy):
+    folder = busy(LOCK_NAME, "training")
+    before = contents(folder)
+    with pytest.raises(CheckpointError, match="another training is working in"):
+        check_workdir(Setting(load_config(CONFIG), None, folder, 1))
+    assert contents(folder) == before

@@ -124,7 +124,8 @@ def check_workdir(setting: Setting) -> str:
     run.check(setting.config)
     steps = sorted(int(path.name) for path in run.checkpoints.glob("*") if path.name.isdecimal())
     state = f"goes on from step {steps[-1]}" if steps else "a new run"
-    with made(run.path):
+    # A training that is at work there is told of now, not after minutes.
+    with run.training("preflight"), made(run.path):
         _write_and_share(run.path)
         return f"'{run.path}', {state}, {shutil.disk_usage(run.path).free / 2**30:.1f} GiB free"
 
