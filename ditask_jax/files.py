@@ -329,7 +329,7 @@ def _take(
         record = {"what": what, "host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
         record["command"] = shlex.join(sys.orig_argv)[:1000]
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(record).encode(), 0)
+        os.pwrite(descriptor, json_text(record, ascii=True).encode(), 0)
         return descriptor
 
 
@@ -353,7 +353,7 @@ def _holder(descriptor: int) -> tuple[str, str]:
     """What is done under a lock and by whom, from what the file says: that is written a moment after it is taken."""
     for _ in range(3):
         try:
-            record = json.loads(os.pread(descriptor, 1 << 16, 0))
+            record = parse_json(os.pread(descriptor, 1 << 16, 0))
             since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record["since"]))
             who = f"host {record['host']}, pid {record['pid']}, since {since}, by {record['command']}"
             return str(record["what"]), who
