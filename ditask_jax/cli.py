@@ -10,6 +10,7 @@ import argparse
 import errno
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -17,7 +18,7 @@ from ditask_jax import shell
 from ditask_jax.config import load_config
 from ditask_jax.errors import ConfigError, DitaskError, did_you_mean
 from ditask_jax.files import user_path
-from ditask_jax.plugins import load_plugins
+from ditask_jax.plugins import load_plugins, place_of
 
 OK = 0
 BUG = 1
@@ -201,15 +202,21 @@ def execute(main: Callable[[list[str]], int | None], argv: Sequence[str] | None 
     except DitaskError as error:
         return _report(str(shell.explain(error) or error), USER_ERROR, error)
     except OSError as error:
-        return _report(_os_error_line(error), USER_ERROR, error)
+        place = place_of(error)
+        return _report((f"plugins: {place}: " if place else "") + _os_error_line(error), USER_ERROR, error)
     except KeyboardInterrupt as error:
         line = "interrupted; run the same command again, a training goes on from its last checkpoint"
         return _report(line, INTERRUPTED, error)
     except Exception as error:
-        explained = shell.explain(error)
-        if explained is None:
+        if (explained := shell.explain(error)) is not None:
+            return _report(str(explained), USER_ERROR, error)
+        if (place := place_of(error)) is None:
             raise
-        return _report(str(explained), USER_ERROR, error)
+        # A bug, but not of this package: its traceback, and below that the line to look at.
+        traceback.print_exception(error)
+        text = " ".join(str(error).split())[:300]
+        print(f"plugins: {place}: {type(error).__name__}: {text}", file=sys.stderr, flush=True)
+        return BUG
     return OK if code is None else code
 
 

@@ -3,8 +3,10 @@
 import contextlib
 import difflib
 import os
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 
 class DitaskError(Exception):
@@ -86,3 +88,15 @@ def check_known(field: str, name: str, known: Iterable[str], error: type[DitaskE
     names = list(known)
     if name not in names:
         raise error(f"{field}: unknown name '{name}'. {did_you_mean(name, names)}")
+
+
+def defined_in(thing: Any) -> str:
+    """Where a class, or that of an object, or a function is defined, for a message: class and file.
+
+    >>> import json
+    >>> defined_in(json.JSONDecoder())
+    "JSONDecoder of 'decoder.py'"
+    """
+    kind = thing if hasattr(thing, "__qualname__") else type(thing)
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return f"{kind.__qualname__} of '{file.replace(chr(92), '/').rpartition('/')[2] if file else kind.__module__}'"

@@ -8,7 +8,8 @@ import jax
 from flax import nnx
 
 from ditask_jax.backbones import backbone_config, backbone_entry, build_backbone
-from ditask_jax.errors import ConfigError
+from ditask_jax.backbones.blocks import Backbone, Taps
+from ditask_jax.errors import ConfigError, defined_in
 from ditask_jax.heads import HEADS, head_class
 from ditask_jax.heads.hrnet import Neck
 from ditask_jax.nn.context import Context
@@ -97,8 +98,13 @@ class MultiTaskModel(nnx.Module):
         """Per task its stage features `[B, h, w, C]`, from normalised images `[B, H, W, 3]`."""
         return self.pick(self.backbone(images, prepare_adapters(self.backbone, context)))
 
-    def pick(self, taps) -> dict[str, list[jax.Array]]:
-        """Per task its own stream of every tap, or the shared one where it has none."""
+    def pick(self, taps: Taps) -> dict[str, list[jax.Array]]:
+        """Per task its own stream of every tap, or the shared one where it has none.
+
+        Raises:
+          ConfigError: the taps are not what the backbone's class promises.
+        """
+        _check_taps(self.backbone, taps)
         pick = lambda x, streams, name: x[streams.index(name) if name in streams else 0]
         return {name: [pick(x, streams, name) for x, streams in taps] for name in self.task_names}
 
@@ -122,7 +128,7 @@ def create_model(
     tasks: Sequence[TaskLike],
     image_size: int | tuple[int, int],
     head: str = "hrnet",
-    widths: Sequence[int] = DEFAULT_WIDTHS,
+    widths: Sequence[int] | None = None,
     drop_path_rate: float = 0.0,
     seed: int = 0,
     abstract: bool = False,
@@ -135,7 +141,8 @@ def create_model(
       tasks: task objects (`ditask_jax.tasks`), or anything with `name` and `num_outputs`.
       image_size: pixels, an int or (height, width).
       head: decoder head.
-      widths: channels of each stage's neck, for heads behind a neck (hrnet: four times their sum wide).
+      widths: channels of each stage's neck, for heads behind a neck (hrnet: four times their sum wide); None: 18, doubled
+        from stage to stage.
       drop_path_rate: of the last block; linear from 0.
       seed: of the initial values, which are a function of (seed, path).
       abstract: shapes only, for describing a model without building it.
@@ -150,16 +157,39 @@ def create_model(
     entry, config = backbone_entry(backbone), backbone_config(backbone, taps)
     _check_head(head, tasks)
     stages = len(config.feature_channels)
+    widths = tuple(DEFAULT_WIDTHS[0] * 2**stage for stage in range(stages)) if widths is None else tuple(widths)
     if head_class(head).has_neck and len(widths) != stages:
         raise ConfigError(f"config: head.widths: got {len(widths)} widths, expected one per stage ({stages})")
     # A classifier reads one tap: the class token where there is one, else the last stage's map.
-    readout = "map" if head_class(head).is_map else next(r for r in ("token", "last") if r in config.readouts)
+    readout = "map"
+    if not head_class(head).is_map:
+        readout = next((kind for kind in ("token", "last") if kind in config.readouts), "last")
     body = build_backbone(config, image_size, drop_path_rate, scope / "backbone", readout)
-    model = MultiTaskModel(body, tasks, head, tuple(widths), entry.mean, entry.std, scope)
+    model = MultiTaskModel(body, tasks, head, widths, entry.mean, entry.std, scope)
     outputs = tuple((task.name, task.num_outputs) for task in tasks)
     taps = None if taps is None else tuple(taps)
-    model.recipe = Recipe(backbone, outputs, body.image_size, head, tuple(widths), drop_path_rate, seed, taps)
+    model.recipe = Recipe(backbone, outputs, body.image_size, head, widths, drop_path_rate, seed, taps)
     return model
+
+
+def _check_taps(backbone: Backbone, taps: Any) -> None:
+    channels = tuple(backbone.config.feature_channels)
+    channels = channels if backbone.readout == "map" else channels[-1:]
+    where = f"backbone: {defined_in(backbone)}"
+    pairs = isinstance(taps, list | tuple) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in taps)
+    if not pairs or len(taps) != len(channels):
+        given = f"{len(taps)} of them" if pairs else f"a {type(taps).__name__}"
+        raise ConfigError(
+            f"{where} returned {given}, expected a list of {len(channels)} pairs (features, streams), one per stage that "
+            f"readout '{backbone.readout}' reads"
+        )
+    for stage, ((features, streams), width) in enumerate(zip(taps, channels, strict=True)):
+        shape = getattr(features, "shape", ())
+        if len(shape) != 5 or shape[0] != len(streams) or shape[-1] != width:
+            raise ConfigError(
+                f"{where}: tap {stage} has shape {list(shape)} with the streams {' '.join(streams)}, expected "
+                f"[{len(streams)}, batch, h, w, {width}]: streams, batch, grid, feature_channels[{stage}]"
+            )
 
 
 def _check_head(head: str, tasks: Sequence[TaskLike]) -> None:

@@ -16,6 +16,8 @@ from ditask_jax.errors import ConfigError, DitaskError
 from ditask_jax.files import user_path
 
 VARIABLE = "DITASK_PLUGINS"
+# File of every plugin that was imported -> the name it was given by; a package is its folder.
+_FILES: dict[str, str] = {}
 
 
 def load_plugins(names: str | None = None) -> list[types.ModuleType]:
@@ -45,15 +47,45 @@ def load_plugins(names: str | None = None) -> list[types.ModuleType]:
     return [_load(name.strip()) for name in text.split(os.pathsep) if name.strip()]
 
 
+def place_of(error: BaseException) -> str | None:
+    """Where in a plugin something was raised, or passed through last: "people.py, line 31, in loss"; None: nowhere.
+
+    >>> place_of(ValueError("ours")) is None
+    True
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        for frame in reversed(traceback.extract_tb(error.__traceback__)):
+            shown = _shown(frame.filename)
+            if shown is not None:
+                inside = f", in {frame.name}" if frame.name != "<module>" else ""
+                return f"{shown}, line {frame.lineno}{inside}"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _shown(filename: str) -> str | None:
+    for file, name in _FILES.items():
+        if filename == file:
+            return name
+        if filename.startswith(file + os.sep):
+            return os.path.join(name, os.path.relpath(filename, file))
+    return None
+
+
 def _load(name: str) -> types.ModuleType:
     if not name.endswith(".py"):
         return _imported(name, name)
     path = user_path(name, f"plugins ({VARIABLE})").resolve()
     if not path.is_file():
         raise ConfigError(f"plugins: {name}: no such file; {VARIABLE} names Python files or modules")
+    if not path.stem.isidentifier():
+        raise ConfigError(f"plugins: {name}: a file's name is made of letters, digits and _, and ends in .py")
     # Imported under its own name, from a folder on the path, so that loader processes find what they are sent.
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
+    _FILES[str(path)] = name
     module = _imported(path.stem, name)
     if pathlib.Path(getattr(module, "__file__", None) or ".").resolve() != path:
         raise ConfigError(f"plugins: {name}: there is another module '{path.stem}'; give the file a name of its own")
@@ -62,10 +94,16 @@ def _load(name: str) -> types.ModuleType:
 
 def _imported(module: str, shown: str) -> types.ModuleType:
     try:
-        return importlib.import_module(module)
+        found = importlib.import_module(module)
     except DitaskError as error:
-        raise type(error)(f"plugins: {shown}: {error}") from error
+        raise type(error)(f"plugins: {place_of(error) or shown}: {error}") from error
+    except SyntaxError as error:
+        # It stands where the file could not be read, in this one or in one that it imports.
+        where = f"{_shown(error.filename or '') or error.filename or shown}, line {error.lineno}"
+        raise ConfigError(f"plugins: {where}: {type(error).__name__}: {error.msg}") from error
     except (Exception, SystemExit) as error:
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(shown)]
-        where = f"{shown}, line {frames[-1].lineno}" if frames else shown
-        raise ConfigError(f"plugins: {where}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+        text = " ".join(str(error).split())[:300]
+        raise ConfigError(f"plugins: {place_of(error) or shown}: {type(error).__name__}: {text}") from error
+    file = pathlib.Path(getattr(found, "__file__", None) or ".").resolve()
+    _FILES.setdefault(str(file.parent if file.name == "__init__.py" else file), shown)
+    return found

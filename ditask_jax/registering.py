@@ -42,8 +42,12 @@ def register_task(
     ...
     ditask_jax.errors.ConfigError: task 'depth' is registered already; choose another name
     """
+    if not isinstance(task, Task):
+        hint = "an object of the class, not the class itself" if isinstance(task, type) else f"got {task!r}"
+        raise ConfigError(f"register_task: task: expected a ditask_jax.tasks.Task, {hint}")
     _check_name("task", task.name)
-    for name in needs:
+    datasets = _names(f"task '{task.name}': datasets", datasets)
+    for name in _names(f"task '{task.name}': needs", needs):
         check_known(f"task '{task.name}': needs", name, [known for known in known_tasks() if known not in LABELS])
     add_task(task, datasets)
     if label is not None:
@@ -58,6 +62,7 @@ def register_dataset(
     depth_unit: str = "metres",
     train_examples: int | None = None,
     val_examples: int | None = None,
+    terms: str = "",
 ) -> None:
     """Adds a data set, which `data.name` then knows.
 
@@ -69,6 +74,7 @@ def register_dataset(
       class_names: of `semseg` and `human_parts`, background included; numbers of classes follow from it.
       depth_unit: "metres", "pixels" of disparity or "inverse" depth.
       train_examples, val_examples: lengths of the splits, where they are known beforehand.
+      terms: what the pictures are and under whose terms, one line for model cards.
 
     Raises:
       ConfigError: the name is taken or cannot be one, or a task is unknown.
@@ -81,12 +87,20 @@ def register_dataset(
     _check_name("data set", name)
     if name in DATASETS or name in OPENERS:
         raise ConfigError(f"data set '{name}' is registered already; choose another name")
-    for task in tasks:
+    if not callable(opener):
+        raise ConfigError(f"data set '{name}': opener: got {opener!r}, expected a function of one Request")
+    for task in _names(f"data set '{name}': tasks", tasks):
         check_known(f"data set '{name}': tasks", task, known_tasks())
     check_known(f"data set '{name}': depth_unit", depth_unit, ("metres", "pixels", "inverse"))
     named = {task: tuple(names) for task, names in (class_names or {}).items()}
-    DATASETS[name] = DatasetInfo(tuple(tasks), named, depth_unit, train_examples, val_examples)
+    DATASETS[name] = DatasetInfo(tuple(tasks), named, depth_unit, train_examples, val_examples, terms=terms)
     OPENERS[name] = opener
+
+
+def _names(field: str, names: Sequence[str]) -> Sequence[str]:
+    if isinstance(names, str):
+        raise ConfigError(f"{field}: got the text '{names}', expected a list of names, such as ['{names}']")
+    return names
 
 
 def _check_name(kind: str, name: str) -> None:

@@ -20,9 +20,6 @@ from ditask_jax.nn.linear import Adapter as LayerAdapter
 from ditask_jax.nn.linear import Linear, apply_kernel
 from ditask_jax.nn.scope import Scope
 
-# The layers that end the attention and the MLP, in front of the residuals.
-ENDS = ("proj", "fc2")
-
 
 class BottleneckAdapter(LayerAdapter):
     """`y + gelu(y D + d) U + u` behind a frozen layer's output `y`, its bias included. No kernel can stand for it."""
@@ -67,7 +64,7 @@ class Adapter(UnfrozenMethod):
         check_unfrozen(self.unfrozen)
 
     def plan_layer(self, site: Site) -> LayerPlan | None:
-        if site.info.role not in ENDS:
+        if site.info.role not in site.roles.ends:
             return None
         width, outputs = pick(self.bottleneck, site.info.stage), site.shape[1]
         shapes = {

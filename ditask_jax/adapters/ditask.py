@@ -23,6 +23,7 @@ from ditask_jax.adapters.options import (
     plain,
 )
 from ditask_jax.adapters.plan import LayerPlan
+from ditask_jax.adapters.registry import words
 from ditask_jax.adapters.site import ROLES, FanOut, Site
 from ditask_jax.adapters.spectral import SpectralAdapter, spectral_plan, stream_parameters
 from ditask_jax.adapters.unfrozen import PUBLISHED, UnfrozenMethod, check_unfrozen
@@ -135,6 +136,16 @@ class DiTASK(UnfrozenMethod):
         shared = name == "theta_shared"
         return pick(self.shared_cells, stage) if shared else pick(self.task_cells, stage, name.removeprefix("theta_"))
 
+    def describe(self) -> str:
+        return (
+            f"singular values moved by diffeomorphisms: {words(self.shared_cells)} cells shared, "
+            f"{words(self.task_cells)} per task, domain `{self.domain}`, headroom {self.headroom:g}"
+        )
+
+    @property
+    def layer_roles(self) -> tuple[str, ...]:
+        return (*self.shared_layers, *self.task_layers)
+
     def check(self, tasks: Sequence[str], stages: int | None = None) -> None:
         check_known("config: method.domain", self.domain, DOMAINS)
         check_known("config: method.init", self.init, INITS)
@@ -158,7 +169,7 @@ class DiTASK(UnfrozenMethod):
 
     def plan_layer(self, site: Site) -> LayerPlan | None:
         role = site.info.role
-        if role not in ROLES:
+        if not site.in_block:
             return None
         streams, names = stream_parameters(site, self.fan, role in self.shared_layers, "theta")
         if not names:

@@ -149,6 +149,10 @@ class SharedLowRank(UnfrozenMethod):
     layers: tuple[str, ...]
     dropout: float
 
+    @property
+    def layer_roles(self) -> tuple[str, ...]:
+        return self.layers
+
     def check(self, tasks: Sequence[str], stages: int | None = None) -> None:
         check_layers(self.layers, (), 1)
         check_option("shared_rank", self.rank, (), stages, is_count(1), "a whole number >= 1")

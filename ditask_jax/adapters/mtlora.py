@@ -127,6 +127,10 @@ class MTLoRA(UnfrozenMethod):
         """Scale of a stream's change, at the start where it trains."""
         return float(pick(self.shared_scale, stage) if stream == SHARED else pick(self.task_scale, stage, stream))
 
+    @property
+    def layer_roles(self) -> tuple[str, ...]:
+        return (*self.shared_layers, *self.task_layers)
+
     def check(self, tasks: Sequence[str], stages: int | None = None) -> None:
         check_known("config: method.mode", self.mode, MODES)
         check_layers(self.shared_layers, self.task_layers, self.task_blocks)
@@ -139,8 +143,8 @@ class MTLoRA(UnfrozenMethod):
         check_unfrozen(self.unfrozen)
 
     def plan_layer(self, site: Site) -> LayerPlan | None:
-        role, stage = site.info.role, site.info.stage
-        if role not in ROLES:
+        stage = site.info.stage
+        if not site.in_block:
             return None
         streams = self.fan.streams(site)
         owners = [stream for stream in streams if stream != SHARED]

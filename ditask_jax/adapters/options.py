@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ditask_jax.adapters.site import ROLES
 from ditask_jax.errors import ConfigError, check_known
+from ditask_jax.nn.linear import KNOWN_ROLES
 
 Number = int | float
 PerStage = Number | Sequence[Number]
@@ -101,10 +101,11 @@ def check_layers(shared_layers: Sequence[str], task_layers: Sequence[str], task_
     Raises:
       ConfigError: an unknown role, or no whole number of blocks.
     """
-    for field, layers in (("shared_layers", shared_layers), ("task_layers", task_layers)):
+    for field, layers, kind in (("shared_layers", shared_layers, "order"), ("task_layers", task_layers, "task")):
+        # Queries, keys and values are shared: a task's stream starts behind the attention.
+        known = list(dict.fromkeys(role for roles in KNOWN_ROLES for role in getattr(roles, kind)))
         for role in layers:
-            # Queries, keys and values are shared: a task's stream starts behind the attention.
-            check_known(f"config: method.{field}", role, ROLES if field == "shared_layers" else ROLES[1:])
+            check_known(f"config: method.{field}", role, known)
     if not isinstance(task_blocks, int) or task_blocks < 1:
         raise ConfigError(f"config: method.task_blocks: got {task_blocks}, expected a whole number of blocks >= 1")
 

@@ -9,7 +9,7 @@ import jax
 from flax import nnx
 
 from ditask_jax.adapters.registry import Method, method_class
-from ditask_jax.errors import WeightsError
+from ditask_jax.errors import ConfigError, WeightsError, defined_in
 from ditask_jax.model import MultiTaskModel
 from ditask_jax.nn.state import flatten
 
@@ -38,7 +38,18 @@ def method_options(method: Method) -> dict[str, Any]:
     >>> method_options(Full())
     {}
     """
-    return json.loads(json.dumps(dataclasses.asdict(method), default=list, allow_nan=False))
+    if not dataclasses.is_dataclass(method):
+        raise ConfigError(
+            f"method '{method.name}' ({defined_in(method)}): write @dataclasses.dataclass(frozen=True) above the "
+            "class: its fields are the options that checkpoints and adapter files record"
+        )
+    try:
+        return json.loads(json.dumps(dataclasses.asdict(method), default=list, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"method '{method.name}' ({defined_in(method)}): an option is no plain data ({error}); use numbers, texts, "
+            "tuples and dicts"
+        ) from None
 
 
 def method_from(record: Adapted) -> Method:

@@ -70,6 +70,10 @@ class SVF(UnfrozenMethod):
         """Where task streams split off."""
         return FanOut(self.task_layers, self.task_blocks)
 
+    @property
+    def layer_roles(self) -> tuple[str, ...]:
+        return (*self.shared_layers, *self.task_layers)
+
     def check(self, tasks: Sequence[str], stages: int | None = None) -> None:
         check_layers(self.shared_layers, self.task_layers, self.task_blocks)
         check_known("config: method.execution", self.execution, EXECUTIONS)
@@ -81,7 +85,7 @@ class SVF(UnfrozenMethod):
 
     def plan_layer(self, site: Site) -> LayerPlan | None:
         role, parts = site.info.role, site.info.parts
-        if role not in ROLES:
+        if not site.in_block:
             return None
         streams, names = stream_parameters(site, self.fan, role in self.shared_layers, FreeAdapter.prefix)
         if not names:

@@ -13,10 +13,10 @@ from ditask_jax.adapters.plan import GROUPS, LayerPlan, Plan, parameter_group
 from ditask_jax.adapters.record import Adapted, backbone_weights, method_options
 from ditask_jax.adapters.registry import Method
 from ditask_jax.adapters.site import sites
-from ditask_jax.errors import ConfigError, did_you_mean
+from ditask_jax.errors import ConfigError, defined_in, did_you_mean
 from ditask_jax.factor_cache import factorize_each
 from ditask_jax.model import MultiTaskModel
-from ditask_jax.nn.linear import linears
+from ditask_jax.nn.linear import Adapter, linears
 from ditask_jax.nn.state import flatten
 from ditask_jax.nn.variables import Frozen
 from ditask_jax.weight_files import checksum
@@ -37,9 +37,18 @@ def make_plan(model: MultiTaskModel, method: Method, examples: int = 1) -> Plan:
     Raises:
       ConfigError: options that fit neither the tasks nor any layer.
     """
-    places = sites(list(linears(model.backbone)), model.task_names, examples)
+    roles = model.backbone.roles
+    places = sites(list(linears(model.backbone)), model.task_names, examples, roles)
     method.check(model.task_names, places[0].stages if places else None)
     plans = [plan for plan in map(method.plan_layer, places) if plan is not None]
+    if method.layer_roles and not set(method.layer_roles) & set(roles.order):
+        raise ConfigError(
+            f"config: method: '{method.name}' is for layers {' '.join(dict.fromkeys(method.layer_roles))}, of which "
+            f"{defined_in(model.backbone)} has none: its blocks have {' '.join(roles.order)}; name these in "
+            "method.shared_layers and method.task_layers"
+        )
+    for layer_plan in plans:
+        _check_plan(method, layer_plan)
     groups = dict.fromkeys(GROUPS, 0)
     shapes = _parameters(model)
     for path, shape in shapes.items():
@@ -51,6 +60,20 @@ def make_plan(model: MultiTaskModel, method: Method, examples: int = 1) -> Plan:
     total = sum(math.prod(shape) for shape in shapes.values()) + sum(plan.trainable for plan in plans)
     extra = method.upstream_extra(places)
     return Plan(method.name, tuple(plans), {k: v for k, v in groups.items() if v}, extra, total)
+
+
+def _check_plan(method: Method, plan: object) -> None:
+    if not isinstance(plan, LayerPlan):
+        raise ConfigError(
+            f"method '{method.name}' ({defined_in(method)}): plan_layer returned a {type(plan).__name__}, expected a "
+            "LayerPlan, or None where nothing is attached"
+        )
+    for name, shape in plan.parameters.items():
+        if not isinstance(shape, tuple) or not all(isinstance(n, int | np.integer) for n in shape):
+            raise ConfigError(
+                f"method '{method.name}' ({defined_in(method)}): plan_layer gives '{name}' the shape {shape!r}, "
+                "expected a tuple of whole numbers"
+            )
 
 
 def wrap(
@@ -102,7 +125,13 @@ def _attach(layers, plan: LayerPlan, method: Method, factors, seed: int) -> None
     if plan.info.path not in layers:
         raise ConfigError(f"wrap: no layer '{plan.info.path}'. {did_you_mean(plan.info.path, layers)}")
     linear = layers[plan.info.path]
-    linear.adapter = method.attach(linear, plan, factors, seed)
+    adapter = method.attach(linear, plan, factors, seed)
+    if not isinstance(adapter, Adapter):
+        raise ConfigError(
+            f"method '{method.name}' ({defined_in(method)}): attach returned a {type(adapter).__name__}, expected an "
+            "object of a subclass of ditask_jax.nn.linear.Adapter"
+        )
+    linear.adapter = adapter
     if plan.execution == "factored":
         # The factors hold the weight already; keeping the kernel too would be a third copy of the frozen model.
         del linear.kernel

@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+import re
 from collections.abc import Sequence
 
 from ditask_jax.backbones.blocks import Backbone
@@ -11,7 +12,8 @@ from ditask_jax.backbones.pvt_v2 import PvtV2, PvtV2Config
 from ditask_jax.backbones.registry import IMAGENET_MEAN, IMAGENET_STD, REGISTRY, BackboneEntry, Config
 from ditask_jax.backbones.swin import Swin, SwinConfig
 from ditask_jax.backbones.vit import Vit, VitConfig
-from ditask_jax.errors import ConfigError, check_known
+from ditask_jax.errors import ConfigError, check_known, defined_in
+from ditask_jax.nn.linear import KNOWN_ROLES, Roles
 from ditask_jax.nn.scope import Scope
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "IMAGENET_STD",
     "Backbone",
     "BackboneEntry",
+    "Roles",
     "backbone_config",
     "backbone_entry",
     "build_backbone",
@@ -63,13 +66,14 @@ def register_backbone(name: str, entry: BackboneEntry, backbone: type[Backbone])
       backbone: the class, called as `backbone(config, image_size, drop_path_rate, scope, readout)`.
 
     Raises:
-      ConfigError: the name, or the class of the sizes, is taken by another.
+      ConfigError: the name, or the class of the sizes, is taken by another; something that is needed is not declared.
 
     >>> register_backbone("vit_test", BackboneEntry(VitConfig(16, 5, 2)), Vit)
     Traceback (most recent call last):
     ...
     ditask_jax.errors.ConfigError: config: backbone.name: 'vit_test' is registered already; choose another name
     """
+    _check_declared(name, entry, backbone)
     if name in REGISTRY:
         raise ConfigError(f"config: backbone.name: '{name}' is registered already; choose another name")
     if _CLASSES.setdefault(type(entry.config), backbone) is not backbone:
@@ -78,6 +82,29 @@ def register_backbone(name: str, entry: BackboneEntry, backbone: type[Backbone])
             "backbone; give yours a dataclass of its own"
         )
     REGISTRY[name] = entry
+    if backbone.roles not in KNOWN_ROLES:
+        KNOWN_ROLES.append(backbone.roles)
+
+
+def _check_declared(name: str, entry: BackboneEntry, backbone: type[Backbone]) -> None:
+    where = f"config: backbone.name: '{name}'"
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+        raise ConfigError(f"{where}: a name is made of letters, digits, '_', '.' and '-', such as 'my_net_tiny'")
+    if not (isinstance(backbone, type) and issubclass(backbone, Backbone)):
+        raise ConfigError(f"{where}: got {backbone!r}, expected a subclass of ditask_jax.backbones.Backbone")
+    config, kind = entry.config, defined_in(entry.config)
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        raise ConfigError(f"{where}: sizes are a {kind}, expected an object of a frozen dataclass")
+    channels, readouts = (getattr(config, field, None) for field in ("feature_channels", "readouts"))
+    if not isinstance(channels, tuple) or not channels or not all(isinstance(c, int) and c > 0 for c in channels):
+        raise ConfigError(
+            f"{where}: {kind}: feature_channels: got {channels!r}, expected a tuple with a number per stage"
+        )
+    if not isinstance(readouts, tuple) or not readouts or set(readouts) - set(READOUTS):
+        raise ConfigError(f"{where}: {kind}: readouts: got {readouts!r}, expected some of {READOUTS}")
+    roles = backbone.roles
+    if strange := [role for role in (*roles.task, *roles.ends) if role not in roles.order]:
+        raise ConfigError(f"{where}: {defined_in(backbone)}: roles: '{strange[0]}' is not in their order {roles.order}")
 
 
 def backbone_config(name: str, taps: Sequence[int] | None = None) -> Config:
@@ -96,7 +123,7 @@ def backbone_config(name: str, taps: Sequence[int] | None = None) -> Config:
     config = backbone_entry(name).config
     if taps is None:
         return config
-    if not isinstance(config, VitConfig):
+    if "taps" not in (field.name for field in dataclasses.fields(config)):
         raise ConfigError(f"config: backbone.taps: '{name}' is read behind its stages; leave taps out, or take a ViT")
     return dataclasses.replace(config, taps=tuple(taps))
 
@@ -140,7 +167,12 @@ def build_backbone(
         raise ConfigError(f"config: backbone.drop_path_rate: got {drop_path_rate}, expected a number in [0, 1)")
     check_known("create_backbone: readout", readout, READOUTS)
     if readout not in config.readouts:
+        hint = "; it has no class token: use 'last' and average its positions" if "last" in config.readouts else ""
         raise ConfigError(
-            "create_backbone: readout: this backbone has no class token; use 'last' and average its positions"
+            f"create_backbone: readout: '{readout}': this backbone gives {' '.join(config.readouts)}{hint}"
         )
-    return _CLASSES[type(config)](config, image_size, drop_path_rate, scope, readout)
+    backbone = _CLASSES[type(config)](config, image_size, drop_path_rate, scope, readout)
+    for field in ("config", "image_size", "readout"):
+        if not hasattr(backbone, field):
+            raise ConfigError(f"backbone: {defined_in(backbone)} does not set self.{field} in its __init__")
+    return backbone

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from flax import nnx
 from ditask_jax.nn.context import Context
 from ditask_jax.nn.gelu import gelu
 from ditask_jax.nn.grid_rows import Gridded
-from ditask_jax.nn.linear import SHARED, LayerInfo, Linear, pick_streams
+from ditask_jax.nn.linear import SHARED, USUAL_ROLES, LayerInfo, Linear, Roles, pick_streams
 from ditask_jax.nn.norm import LayerNorm
 from ditask_jax.nn.remat import rematerialised
 from ditask_jax.nn.scope import Scope
@@ -33,6 +33,7 @@ class Backbone(Gridded):
     Attributes:
       config: sizes; `feature_channels` has the channels of every stage, `readouts` what can be read from this kind.
       image_size: (height, width) in pixels.
+      roles: of the dense layers of a block.
       readout: "map": a tap per stage, for heads that make maps. "last": the last stage's alone, and "token": the class
         token alone, as a map of one position, for classifiers. A stage that is not read splits no streams off.
     """
@@ -40,6 +41,7 @@ class Backbone(Gridded):
     config: Any
     image_size: tuple[int, int]
     readout: str
+    roles: ClassVar[Roles] = USUAL_ROLES
 
     def __call__(self, images: jax.Array, context: Context) -> Taps:
         raise TypeError(f"{type(self).__name__} does not define __call__")

@@ -80,8 +80,8 @@ def export_weights(
         tensors, metadata = stream_tensors(merge(model, state))
         kept, notes = 0, []
     else:
-        _check_one_stream(model, layout)
         layout_of(layout, model.recipe.backbone)
+        _check_one_stream(model, layout)
         found = _source(model, source)
         tensors, kept, notes = _one_stream(merge(model, state), layout, found)
         metadata = {"format": "pt", "architecture": model.recipe.backbone, "layout": layout}

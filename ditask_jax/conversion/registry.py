@@ -15,9 +15,9 @@ from ditask_jax.conversion import (
     vit_layouts,
 )
 from ditask_jax.conversion.layouts import Layout
-from ditask_jax.errors import WeightsError, check_known
+from ditask_jax.errors import ConfigError, WeightsError, check_known
 
-LAYOUTS: tuple[Layout, ...] = (
+LAYOUTS: list[Layout] = [
     swin.OFFICIAL,
     swin_timm.TIMM,
     swin_huggingface.HUGGINGFACE,
@@ -30,7 +30,7 @@ LAYOUTS: tuple[Layout, ...] = (
     pyramid_huggingface.PVT_V2_HUGGINGFACE,
     vit_layouts.TIMM,
     vit_layouts.HUGGINGFACE,
-)
+]
 # What `export` can be asked for; "ditask" is a file format of its own, for every backbone.
 ONE_STREAM = ("timm", "official", "huggingface")
 
@@ -66,5 +66,28 @@ def layout_of(name: str, architecture: str) -> Layout:
     """
     config = backbone_entry(architecture).config
     fitting = {l.name: l for l in LAYOUTS if isinstance(config, l.family.config_class) and l.name in ONE_STREAM}
+    if not fitting:
+        raise WeightsError(
+            f"export: layout '{name}': the backbone '{architecture}' declares no names of another code base; "
+            f"--layout ditask and --program work for every backbone, or declare them by "
+            f"ditask_jax.conversion.registry.register_layout(Layout(name='{name}', family, table, marks)) in its file"
+        )
     check_known(f"export: layout of '{architecture}'", name, fitting, WeightsError)
     return fitting[name]
+
+
+def register_layout(layout: Layout) -> None:
+    """Adds the names that another code base gives the weights of a backbone of one's own, for `convert` and `export`.
+
+    Raises:
+      ConfigError: the name is none that `export` can be asked for, or the family has it already.
+
+    >>> register_layout(vit_layouts.TIMM)
+    Traceback (most recent call last):
+    ...
+    ditask_jax.errors.ConfigError: layout: ViT has the layout 'timm' already
+    """
+    check_known("layout: name", layout.name, ONE_STREAM)
+    if any(l.name == layout.name and l.family.config_class is layout.family.config_class for l in LAYOUTS):
+        raise ConfigError(f"layout: {layout.family.name} has the layout '{layout.name}' already")
+    LAYOUTS.append(layout)

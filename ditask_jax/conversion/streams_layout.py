@@ -7,15 +7,14 @@ input is multiplied on behalf of every stream. docs/weights.md has a reader.
 """
 
 import dataclasses
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ditask_jax.backbones import backbone_entry
-from ditask_jax.backbones.pvt import PvtConfig
-from ditask_jax.backbones.pvt_v2 import PvtV2Config
 from ditask_jax.backbones.swin import SwinConfig
-from ditask_jax.backbones.vit import VitConfig
 from ditask_jax.conversion import multitask, pyramid, vit_layouts
 from ditask_jax.conversion.multitask_names import DECODERS
 from ditask_jax.conversion.names import CONVOLUTION, SAME, TRANSPOSE, Table
@@ -27,12 +26,9 @@ from ditask_jax.nn.linear import linears
 from ditask_jax.nn.state import flatten, split_state
 
 FORMAT = "ditask_jax/export/1"
-_TABLES: dict[type, Table] = {
-    SwinConfig: multitask.DITASK.table,
-    PvtConfig: pyramid.PVT_OFFICIAL.table,
-    PvtV2Config: pyramid.PVT_V2_OFFICIAL.table,
-    VitConfig: vit_layouts.TIMM.table,
-}
+# Families whose code bases have names of their own; any other backbone keeps ours, joined by dots.
+_LAYOUTS = (multitask.DITASK, pyramid.PVT_OFFICIAL, pyramid.PVT_V2_OFFICIAL, vit_layouts.TIMM)
+_OURS = Table([])
 _DECODERS = Table(DECODERS)
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "variance": "running_var"}
 
@@ -44,11 +40,12 @@ def stream_tensors(merged: MultiTaskModel) -> tuple[dict[str, np.ndarray], dict[
       WeightsError: two arrays would have the same name.
     """
     config = backbone_entry(merged.recipe.backbone).config
-    table = _TABLES[type(config)]
+    table = next((l.table for l in _LAYOUTS if isinstance(config, l.family.config_class)), _OURS)
     fanned = {f"{l.info.path}/kernel": l.merged_streams for l in linears(merged.backbone) if l.kernel.ndim == 3}
     tensors: dict[str, np.ndarray] = {}
-    for path, value in _everything(merged).items():
-        for name, array in _named(path, np.asarray(value), table, fanned.get(path)).items():
+    everything = _everything(merged)
+    for path, value in everything.items():
+        for name, array in _named(path, np.asarray(value), table, fanned.get(path), everything).items():
             if name in tensors:
                 raise WeightsError(f"export: two arrays of the model would be called '{name}'")
             tensors[name] = array
@@ -63,15 +60,17 @@ def _everything(merged: MultiTaskModel) -> dict[str, Any]:
     return {path: v for tree in (parts.trainable, parts.frozen, parts.stats) for path, v in flatten(tree).items()}
 
 
-def _named(path: str, value: np.ndarray, table: Table, streams: tuple[str, ...] | None) -> dict[str, np.ndarray]:
+def _named(
+    path: str, value: np.ndarray, table: Table, streams: tuple[str, ...] | None, everything: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
     """Their names and tensors of one of our arrays."""
     if streams:
-        name = _named(path, value[0], table, None)
+        name = _named(path, value[0], table, None, everything)
         stem = next(iter(name)).removesuffix(".weight")
         turned = {s: np.ascontiguousarray(value[i].T) for i, s in enumerate(streams)}
         return {f"{stem}.streams.{stream}.weight": array for stream, array in turned.items()}
     if path.endswith("/shared_kernel"):
-        ((name, array),) = _named(path.removesuffix("shared_kernel") + "kernel", value, table, None).items()
+        ((name, array),) = _named(path.removesuffix("shared_kernel") + "kernel", value, table, None, {}).items()
         return {f"{name.removesuffix('.weight')}.from_shared.weight": array}
     inside = path.startswith("backbone/")
     found = (table if inside else _DECODERS).theirs_of(path)
@@ -80,7 +79,12 @@ def _named(path: str, value: np.ndarray, table: Table, streams: tuple[str, ...] 
         return {f"backbone.{name}" if inside else name: rule.split(value)[0]}
     *parents, leaf = path.split("/")
     turn = {2: TRANSPOSE, 4: CONVOLUTION}.get(value.ndim, SAME) if leaf == "kernel" else SAME
-    return {".".join([*parents, _LEAVES.get(leaf, leaf)]): np.ascontiguousarray(turn.to_theirs(value))}
+    theirs = _LEAVES.get(leaf, leaf)
+    # A module that has, say, a kernel and a scale keeps our names for both.
+    alike = [other for other in (theirs, *_LEAVES) if _LEAVES.get(other, other) == theirs and other != leaf]
+    if any("/".join([*parents, other]) in everything for other in alike):
+        theirs = leaf
+    return {".".join([*parents, theirs]): np.ascontiguousarray(turn.to_theirs(value))}
 
 
 def _describe(merged: MultiTaskModel, config) -> dict[str, Any]:
@@ -88,10 +92,15 @@ def _describe(merged: MultiTaskModel, config) -> dict[str, Any]:
     return {
         "backbone": recipe.backbone,
         "family": type(config).__name__.removesuffix("Config").lower(),
-        "config": dataclasses.asdict(config),
+        "config": _plain(dataclasses.asdict(config)),
         "image_size": list(recipe.image_size),
         "mean": list(merged.mean),
         "std": list(merged.std),
         "tasks": dict(recipe.tasks),
         "head": recipe.head,
     }
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Sizes as JSON; what has no JSON, such as a function, by what Python shows of it."""
+    return json.loads(json.dumps(config, default=repr))

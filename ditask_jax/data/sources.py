@@ -1,6 +1,7 @@
 """Data sets by name: every source that `data.name` of a config can mean."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from ditask_jax.data.multitask import open_multitask
 from ditask_jax.data.scenes import ScenesSource
 from ditask_jax.data.trees import TREES
 from ditask_jax.data.vtab import open_vtab
-from ditask_jax.errors import ConfigError, DataError, check_known
+from ditask_jax.errors import ConfigError, DataError, check_known, defined_in, did_you_mean
 from ditask_jax.files import user_path
 
 
@@ -39,15 +40,24 @@ class Request:
 
 
 def _open_scenes(request: Request):
-    return ScenesSource(
-        request.split, request.image_size, request.seed, request.num_examples, request.tasks, **request.options
+    return _with_options(
+        "scenes",
+        ScenesSource,
+        request.split,
+        request.image_size,
+        request.seed,
+        request.num_examples,
+        request.tasks,
+        **request.options,
     )
 
 
 def _open_folder(request: Request):
     if request.root is None:
         raise DataError("data: 'folder' needs data.root, the folder that holds train/images and val/images")
-    return FolderSource(
+    return _with_options(
+        "folder",
+        FolderSource,
         request.root,
         request.split,
         request.tasks,
@@ -59,14 +69,23 @@ def _open_folder(request: Request):
 
 def _open_multitask(name: str) -> Callable[[Request], Any]:
     def opener(request: Request):
-        return open_multitask(name, request.root, request.split, request.tasks, request.num_examples, **request.options)
+        return _with_options(
+            name,
+            open_multitask,
+            name,
+            request.root,
+            request.split,
+            request.tasks,
+            request.num_examples,
+            **request.options,
+        )
 
     return opener
 
 
 def _open_vtab(request: Request):
     options = {"task": None, **request.options}
-    return open_vtab(request.root, request.split, num_examples=request.num_examples, **options)
+    return _with_options("vtab", open_vtab, request.root, request.split, num_examples=request.num_examples, **options)
 
 
 OPENERS: dict[str, Callable[[Request], Any]] = {
@@ -111,12 +130,34 @@ def open_source(
     check_known("config: data.name", name, OPENERS)
     size = (image_size, image_size) if isinstance(image_size, int) else (int(image_size[0]), int(image_size[1]))
     stored = stored_labels(tasks)
-    request = Request(
-        split, stored, user_path(root, "data: root") if root else None, size, num_examples, int(seed), options
-    )
+    folder = user_path(root, "data: root") if root else None
+    request = Request(split, stored, folder, size, num_examples, int(seed), options)
+    opener = OPENERS[name]
+    _check_call(f"data set '{name}' ({defined_in(opener)}): opener", opener, request)
+    source = opener(request)
+    if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
+        raise ConfigError(
+            f"data set '{name}' ({defined_in(opener)}): opener returned a {type(source).__name__}, expected a source: "
+            "len(source) and source[k]"
+        )
+    return with_derived_labels(source, tasks)
+
+
+def _check_call(where: str, function: Callable, *arguments) -> None:
+    """Raises ConfigError where a function cannot be called so; what goes wrong inside it is another matter."""
+    signature = inspect.signature(function)
     try:
-        return with_derived_labels(OPENERS[name](request), tasks)
-    except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
-            raise
-        raise ConfigError(f"config: data: '{name}' has no option {str(error).rsplit(' ', 1)[-1]}") from error
+        signature.bind(*arguments)
+    except TypeError:
+        raise ConfigError(f"{where} takes {signature}, expected one argument, the Request") from None
+
+
+def _with_options(name: str, source: Callable, *arguments, **options):
+    """Calls a source of the package with options of the user's."""
+    parameters = inspect.signature(source).parameters
+    known = [option for option, parameter in parameters.items() if parameter.kind is not parameter.POSITIONAL_ONLY]
+    for option in options:
+        if option not in known:
+            own = known[len(arguments) :]
+            raise ConfigError(f"config: data: '{name}' has no option '{option}'. {did_you_mean(option, own)}")
+    return source(*arguments, **options)

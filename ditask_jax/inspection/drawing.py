@@ -18,7 +18,6 @@ from ditask_jax.pictures.sheet import save
 from ditask_jax.pictures.spectra import draw_spectra
 from ditask_jax.pictures.sweeps import Line, draw_sweep
 from ditask_jax.reports.comparison import compare, reference_scores
-from ditask_jax.reports.named import UNITS
 from ditask_jax.reports.pareto import draw_pareto
 from ditask_jax.reports.runs import Run
 from ditask_jax.tasks import Task, load_references
@@ -112,9 +111,9 @@ def _curves(book: _Book, runs: Sequence[Run], names: Sequence[str], references: 
     scores = []
     for task in tasks:
         reference = references.get(task.name)
-        reference = None if reference is None else UNITS[task.unit][0] * reference
+        reference = None if reference is None else task.shown_unit[0] * reference
         scores.append(Plot(f"val/tasks/{task.name}/{task.primary_metric}", task.name, _axis_label(task), reference))
-    factors = {plot.key: UNITS[task.unit][0] for plot, task in zip(scores, tasks, strict=True)}
+    factors = {plot.key: task.shown_unit[0] for plot, task in zip(scores, tasks, strict=True)}
     found = [
         dataclasses.replace(curves, series={**curves.series, DELTA_M: gain_curve(run, references)})
         for run, curves in zip(runs, _read(runs, names, scores, factors), strict=True)
@@ -141,7 +140,8 @@ def _read(runs, names, plots, factors=None) -> list[Curves]:
 
 
 def _axis_label(task: Task) -> str:
-    return f"{task.primary_metric} ({UNITS[task.unit][1]}) {'↑' if task.higher_is_better else '↓'}"
+    unit = task.shown_unit[1]
+    return f"{task.primary_metric} {f'({unit}) ' if unit else ''}{'↑' if task.higher_is_better else '↓'}"
 
 
 def _sweeps(book: _Book, runs: Sequence[Run], references: Mapping[str, float]) -> None:
@@ -158,7 +158,7 @@ def _sweeps(book: _Book, runs: Sequence[Run], references: Mapping[str, float]) -
         if all(len(line.points) < 2 for line in lines):
             book.leave_out(f"sweep over {name}: the runs differ in other options too")
             continue
-        factors = {task.name: UNITS[task.unit][0] for task in tasks}
+        factors = {task.name: task.shown_unit[0] for task in tasks}
         in_units = lambda scores, factors=factors: {key: factors.get(key, 1.0) * v for key, v in scores.items()}
         scaled = [
             Line(line.name, [(x, in_units(y)) for x, y in line.points], [in_units(one) for one in line.spreads])

@@ -16,12 +16,32 @@ SHARED = "shared"
 
 
 @dataclasses.dataclass(frozen=True)
+class Roles:
+    """What a backbone calls the dense layers of a block; what stands between blocks has other roles.
+
+    Attributes:
+      order: all of them, in the order in which features pass them.
+      task: those that let streams split off: the code behind them follows `Linear.streams_out`.
+      ends: the last layer of every residual branch.
+    """
+
+    order: tuple[str, ...] = ("qkv", "proj", "fc1", "fc2")
+    task: tuple[str, ...] = ("proj", "fc1", "fc2")
+    ends: tuple[str, ...] = ("proj", "fc2")
+
+
+USUAL_ROLES = Roles()
+# Of every registered backbone, for finding misspelt names.
+KNOWN_ROLES = [USUAL_ROLES]
+
+
+@dataclasses.dataclass(frozen=True)
 class LayerInfo:
     """Where a dense layer stands: all that a method may know when it plans.
 
     Attributes:
       path: unique name, `/`-joined.
-      role: "qkv", "proj", "fc1", "fc2", "reduction" ...
+      role: "qkv", "proj", "fc1", "fc2", "reduction", or a name of the backbone's own; see `Roles`.
       parts: blocks of outputs that are one matrix each (3 for a packed q, k, v).
       stage: index of the stage.
       block: index of the block inside the stage.
@@ -158,9 +178,9 @@ def pick_streams(x: jax.Array, streams: tuple[str, ...], wanted: tuple[str, ...]
 
 
 def linears(module: nnx.Module) -> Iterator[Linear]:
-    """Every `Linear` below a module, in order of stage and block."""
+    """Every `Linear` below a module, in order of stage, block and the roles of the backbone."""
     found = [m for _, m in nnx.iter_modules(module) if isinstance(m, Linear)]
-    order = ["qkv", "q", "kv", "proj", "fc1", "fc2", "reduction"]
+    order = getattr(module, "roles", USUAL_ROLES).order
     rank = lambda l: (l.info.stage, l.info.block, order.index(l.info.role) if l.info.role in order else len(order))
     return iter(sorted(found, key=rank))
 

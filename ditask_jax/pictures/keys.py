@@ -8,17 +8,14 @@ import numpy as np
 
 from ditask_jax.pictures.sheet import drawable, text_width
 from ditask_jax.tasks import Task
-from ditask_jax.tasks.base import IGNORED_BINARY_COLOUR
-from ditask_jax.tasks.class_map import ClassMapTask
 
 SIZE = 7.0
 ROW = 0.175
 _SWATCH = 0.13
 _BAR = 0.55
 _GAP = 0.16
-_UNITS = {"metres": "m", "pixels": "px", "inverse": "", "degrees": "deg"}
 _UNLABELLED = 255
-_MOST_CLASSES = 40
+_MOST_ENTRIES = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,55 +38,16 @@ class Entry:
 
 
 def key_of(task: Task, values: Sequence[np.ndarray]) -> list[Entry]:
-    """The key of a task for the predictions and labels that a figure shows; its name comes first."""
-    head = Entry(f"{task.name}:")
-    grey = tuple((level, level, level) for level in range(0, 256, 17))
-    if isinstance(task, ClassMapTask):
-        present = sorted({int(value) for shown in values for value in np.unique(shown)})
-        entries = [Entry(_class_text(task, value), (_triple(task.palette[value]),)) for value in present]
-        if len(entries) > _MOST_CLASSES:
-            entries = [*entries[:_MOST_CLASSES], Entry(f"and {len(present) - _MOST_CLASSES} more")]
-        return [head, *entries]
-    if not task.is_map:
-        return []
-    if task.name == "normals":
-        return [
-            head,
-            Entry("x, from left to right", ((0, 128, 128), (255, 128, 128))),
-            Entry("y, from top to bottom", ((128, 0, 128), (128, 255, 128))),
-            Entry("z", ((128, 128, 0), (128, 128, 255))),
-        ]
-    if task.name == "depth":
-        levels = np.arange(256, dtype=np.uint8)[:, None]
-        bar = cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS)[::17, 0, ::-1]
-        return [head, Entry("from near to far, as noted; black: no label", tuple(_triple(colour) for colour in bar))]
-    entries = [head, Entry("probability 0 to 1", grey)]
-    if any((np.asarray(shown) == _UNLABELLED).any() for shown in values):
-        entries.append(Entry("no label", (IGNORED_BINARY_COLOUR,)))
-    return entries
+    """The key of a task for the predictions and labels that a figure shows; its name comes first.
 
-
-def note_of(task: Task, value_range: tuple[float, float] | None) -> str:
-    """What is written below one picture: the scale of depth.
-
-    >>> from ditask_jax.tasks.depth import Depth
-    >>> note_of(Depth(), (0.5, 12.25))
-    '0.5 to 12.2 m'
+    >>> from ditask_jax.tasks import Saliency
+    >>> [entry.text for entry in key_of(Saliency(), [np.array([[0.5]])])]
+    ['sal:', 'probability 0 to 1']
     """
-    if task.name != "depth" or value_range is None:
-        return ""
-    low, high = value_range
-    return f"{low:.3g} to {high:.3g} {_UNITS[task.unit]}".strip()
-
-
-def _class_text(task: ClassMapTask, value: int) -> str:
-    if value == _UNLABELLED:
-        return "no label"
-    return f"{value} {drawable(task.class_names[value])}" if value < len(task.class_names) else str(value)
-
-
-def _triple(colour) -> tuple[int, int, int]:
-    return tuple(int(channel) for channel in colour)
+    entries = [Entry(drawable(swatch.text), swatch.colours) for swatch in task.colour_key(values)]
+    if len(entries) > _MOST_ENTRIES:
+        entries = [*entries[:_MOST_ENTRIES], Entry(f"and {len(entries) - _MOST_ENTRIES} more")]
+    return [Entry(f"{task.name}:"), *entries] if entries else []
 
 
 def key_rows(keys: Sequence[Sequence[Entry]], width: float) -> list[list[Entry]]:

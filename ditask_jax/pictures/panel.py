@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ditask_jax.pictures.grid import Cell, picture_grid
-from ditask_jax.pictures.keys import key_of, note_of
+from ditask_jax.pictures.keys import key_of
 from ditask_jax.pictures.sheet import to_bytes
 from ditask_jax.tasks import Task
-from ditask_jax.tasks.class_map import ClassMapTask
 
 # From so many tasks on, the pictures take two rows.
 _ONE_ROW = 4
@@ -41,15 +40,20 @@ def prediction_cell(
     Args:
       task: what it is of.
       value: `[H, W]` or `[H, W, 3]`, or a class of the picture.
-      value_range: of depth.
+      value_range: that colours span, where the task has one.
       image: the picture, whose shape a class of the picture takes on.
       title: of the cell.
     """
-    picture = task.render(value, value_range)
+    picture = task.picture(value, value_range)
     if not task.is_map:
-        picture = np.broadcast_to(picture[:1, :1], image.shape)
-    classes = np.asarray(value) if isinstance(task, ClassMapTask) else None
-    return Cell(picture, title, note_of(task, value_range), task.caption(value), classes)
+        picture = _spread(picture, image.shape[:2])
+    return Cell(picture, title, task.range_note(value_range), task.caption(value), task.class_ids(value))
+
+
+def _spread(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A drawing of any size at that of a picture, without new colours."""
+    rows, columns = (np.arange(to) * have // to for to, have in zip(size, picture.shape[:2], strict=True))
+    return picture[rows][:, columns]
 
 
 def panel_png(image: np.ndarray, prediction: Mapping[str, np.ndarray], tasks: Sequence[Task], title: str = "") -> bytes:

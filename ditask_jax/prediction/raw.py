@@ -1,4 +1,4 @@
-"""Predictions as files that other tools open: class maps with a palette, 16-bit PNG, `.npy`."""
+"""Predictions as files that other tools open; what a file holds is the task's to say (`Task.raw_form`)."""
 
 import io
 from typing import Any
@@ -7,19 +7,17 @@ import numpy as np
 from PIL import Image
 
 from ditask_jax.data.files import encode_png
-from ditask_jax.errors import check_known
+from ditask_jax.errors import ConfigError, check_known, defined_in
 from ditask_jax.files import json_text
 from ditask_jax.tasks import Task
-from ditask_jax.tasks.class_map import ClassMapTask
+from ditask_jax.tasks.base import RawForm
 
 FORMATS = ("npy", "png")
-_MOST = 65535
-# Depth in 16 bits: the factor, and what is added to all but zero, as the data sets' own files have it.
-_DEPTH = {"metres": (1000.0, 0), "pixels": (256.0, 1), "inverse": (float(_MOST), 0)}
+ENDINGS = (".npy", ".png", ".json")
 
 
 def check_format(name: str) -> None:
-    """Raises ConfigError unless the format of depth and normals is known.
+    """Raises ConfigError unless the format of maps of real numbers is known.
 
     >>> check_format("npy")
     """
@@ -28,9 +26,12 @@ def check_format(name: str) -> None:
 
 def raw_ending(task: Task, format: str) -> str:
     """The ending of a task's raw files."""
-    if not task.is_map:
-        return ".json"
-    return f".{format}" if task.name in ("depth", "normals") else ".png"
+    return task.raw_form(format).ending
+
+
+def describe_raw(task: Task, format: str) -> dict[str, Any]:
+    """What a task's raw files hold, for people and programs."""
+    return dict(task.raw_form(format).describes)
 
 
 def encode_raw(task: Task, prediction: np.ndarray, format: str) -> bytes:
@@ -39,47 +40,49 @@ def encode_raw(task: Task, prediction: np.ndarray, format: str) -> bytes:
     Args:
       task: what was predicted.
       prediction: of one picture; see `Prediction`.
-      format: "npy" or "png", of depth and normals.
+      format: "npy" or "png", of depth, normals and other maps of real numbers.
+
+    Raises:
+      ConfigError: the task's form fits none of the kinds of files.
     """
-    if isinstance(task, ClassMapTask):
-        return _palette_png(prediction, task.palette)
-    if not task.is_map:
-        return (json_text({"class": int(prediction), "name": task.caption(prediction)}) + "\n").encode()
-    if raw_ending(task, format) == ".npy":
+    form = task.raw_form(format)
+    content = form.encode(prediction)
+    if form.ending == ".json":
+        return (json.dumps(_finite(content)) + "\n").encode()
+    if form.ending == ".npy":
         buffer = io.BytesIO()
-        np.save(buffer, prediction)
+        np.save(buffer, np.asarray(content), allow_pickle=False)
         return buffer.getvalue()
-    if task.name == "depth":
-        factor, offset = _DEPTH[task.unit]
-        levels = np.round(prediction.astype(np.float64) * factor) + offset * (prediction > 0)
-    elif task.name == "normals":
-        levels = np.round((prediction.astype(np.float64) + 1) / 2 * _MOST)
-    else:
-        levels = np.round(prediction.astype(np.float64) * _MOST)
-    return encode_png(levels.clip(0, _MOST).astype(np.uint16))
+    return _png(task, form, np.asarray(content))
 
 
-def describe_raw(task: Task, format: str) -> dict[str, Any]:
-    """What a task's raw files hold, for people and programs."""
-    if isinstance(task, ClassMapTask):
-        colours = task.palette[: task.num_outputs].tolist()
-        return {"holds": "class id per pixel, 8-bit palette", "classes": list(task.class_names), "colours": colours}
-    if not task.is_map:
-        return {"holds": "number and name of the class", "classes": list(task.class_names)}
-    if task.name == "depth":
-        factor, offset = _DEPTH[task.unit]
-        shift = f", plus {offset}; 0 for no depth" if offset else ""
-        kind = "float32 [H, W]" if format == "npy" else f"16-bit: depth times {factor:g}{shift}"
-        return {"holds": kind, "unit": task.unit}
-    if task.name == "normals":
-        kind = "float32 [H, W, 3]" if format == "npy" else "16-bit RGB: v = 2 RGB / 65535 - 1"
-        return {"holds": f"{kind}; unit vectors (x, y, z)", "unit": "1"}
-    return {"holds": "16-bit: probability times 65535", "unit": "1"}
-
-
-def _palette_png(classes: np.ndarray, palette: np.ndarray) -> bytes:
-    image = Image.fromarray(classes)
-    image.putpalette(palette.ravel().tolist())
+def _png(task: Task, form: RawForm, levels: np.ndarray) -> bytes:
+    if form.ending != ".png":
+        raise ConfigError(
+            f"task '{task.name}' ({defined_in(task)}): raw_form has the ending '{form.ending}', expected one of "
+            f"{' '.join(ENDINGS)}"
+        )
+    colours = levels.ndim == 3 and levels.shape[-1] == 3 and form.palette is None
+    if levels.dtype not in (np.uint8, np.uint16) or not (levels.ndim == 2 or colours):
+        raise ConfigError(
+            f"task '{task.name}' ({defined_in(task)}): raw_form encodes to {levels.dtype} {list(levels.shape)}, but a "
+            "PNG holds uint8 or uint16 [H, W] or [H, W, 3]; use the ending '.npy' for other arrays"
+        )
+    if form.palette is None:
+        return encode_png(levels)
+    image = Image.fromarray(levels.astype(np.uint8))
+    image.putpalette(form.palette.ravel().tolist())
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no Infinity: null stands for them."""
+    if isinstance(value, dict):
+        return {name: _finite(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    if isinstance(value, np.generic | np.ndarray):
+        return _finite(value.tolist())
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -82,7 +82,7 @@ class ResultFolder:
             value = prediction[task.name]
             name = f"{RAW}/{task.name}/{file.id}{raw_ending(task, self._format)}"
             yield RAW, task.name, name, encode_raw(task, value, self._format)
-            yield PICTURES, task.name, f"{PICTURES}/{task.name}/{file.id}.png", encode_png(task.render(value))
+            yield PICTURES, task.name, f"{PICTURES}/{task.name}/{file.id}.png", encode_png(task.picture(value))
         if self._panels:
             from ditask_jax.pictures.panel import panel_png
 

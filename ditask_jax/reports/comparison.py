@@ -6,14 +6,12 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 
 from ditask_jax.errors import CheckpointError
-from ditask_jax.reports.named import UNITS, task_header
+from ditask_jax.reports.named import task_header
 from ditask_jax.reports.row_labels import row_labels, text
 from ditask_jax.reports.rows import Row, Spread, check_comparable, make_rows, same_but_for_seed
 from ditask_jax.reports.runs import Run, default_fields
 from ditask_jax.tasks import Task, delta_m, load_references
 
-# Columns are narrow.
-_UNITS = UNITS | {"degrees": (1.0, "deg")}
 _MEGABYTE = 1e6
 
 
@@ -52,11 +50,11 @@ class Comparison:
 
     def markdown(self) -> str:
         """The table with its notes."""
-        header = ["method", "seeds", *map(_task_header, self.tasks), "delta_m ↑ (%)"]
+        header = ["method", "seeds", *map(task_header, self.tasks), "delta_m ↑ (%)"]
         header += ["trains, backbone", "trains, total", "s per step", f"{self._memory_name()} (MB)"]
         rows = [self._cells(line) for line in self.lines]
         if self.references:
-            known = [_scaled(self.references.get(task.name), _UNITS[task.unit][0], 2) for task in self.tasks]
+            known = [_scaled(self.references.get(task.name), task.shown_unit[0], 2) for task in self.tasks]
             rows.insert(0, ["*references*", "", *known, "0", "", "", "", ""])
         rule = ["---", *["---:"] * (len(header) - 1)]
         table = "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
@@ -64,7 +62,7 @@ class Comparison:
 
     def _cells(self, line: Line) -> list[str]:
         row = line.row
-        scores = [_shown(row.scores(task).get(task.primary_metric), _UNITS[task.unit][0]) for task in self.tasks]
+        scores = [_shown(row.scores(task).get(task.primary_metric), task.shown_unit[0]) for task in self.tasks]
         counts = ["-" if count is None else f"{count:,}" for count in (row.trainable_backbone, row.trainable_total)]
         delta = _shown(line.delta_m, signed=True)
         memory = _shown(row.peak_memory, 1 / _MEGABYTE, places=0)
@@ -215,10 +213,6 @@ def _delta_m(tasks: Sequence[Task], row: Row, references: Mapping[str, float]) -
 def _mean_and_deviation(name: str, pick: Callable[[Line], Spread | None]) -> dict[str, Callable[[Line], object]]:
     take = lambda line, part: None if pick(line) is None else getattr(pick(line), part)
     return {name: lambda line: take(line, "mean"), f"{name} sd": lambda line: take(line, "deviation")}
-
-
-def _task_header(task: Task) -> str:
-    return task_header(task, _UNITS)
 
 
 def _scaled(value: float | None, factor: float, places: int, sign: str = "") -> str:

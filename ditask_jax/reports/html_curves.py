@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 
 from ditask_jax.reports.line_chart import Line, line_chart
 from ditask_jax.reports.markup import Markup, tag
-from ditask_jax.reports.named import UNITS
 from ditask_jax.reports.runs import Run
 from ditask_jax.tasks import Task
 
@@ -39,7 +38,7 @@ def _quantities(tasks: Sequence[Task]) -> Iterable[tuple[str, str, float, str]]:
     yield "training loss", "train/loss", 1.0, ""
     yield "delta_m", "val/delta_m", 1.0, "%"
     for task in tasks:
-        factor, unit = UNITS[task.unit]
+        factor, unit = task.shown_unit
         yield f"{task.name} {task.primary_metric}", f"val/tasks/{task.name}/{task.primary_metric}", factor, unit
     for task in tasks:
         yield f"{task.name} training loss", f"train/tasks/{task.name}/loss", 1.0, ""

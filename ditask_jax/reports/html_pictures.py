@@ -9,17 +9,10 @@ from ditask_jax.errors import CheckpointError
 from ditask_jax.reports.markup import Markup, fold, tag
 from ditask_jax.reports.runs import Run
 from ditask_jax.tasks import Task
-from ditask_jax.tasks.class_map import ClassMapTask
 from ditask_jax.training.examples import read_examples
 from ditask_jax.training.rundir import RunDir
 
 _KINDS = {".png": "image/png", ".jpg": "image/jpeg"}
-_KEYS = {
-    "normals": "red: x, green: y, blue: z of the unit normal; black: no label",
-    "depth": "from near (dark) to far (bright), on the target's scale; black: no label",
-    "sal": "black to white: probability 0 to 1; red: no label",
-    "edge": "black to white: probability 0 to 1; red: no label",
-}
 
 
 def pictures_section(
@@ -138,11 +131,13 @@ def data_uri(path: Path) -> str:
     return f"data:{_KINDS[path.suffix]};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def _key(task: Task) -> Markup:
-    if not isinstance(task, ClassMapTask):
-        return tag("p", tag("b", task.name), ": ", _KEYS.get(task.name, "the class is written below the picture"))
+def _key(task: Task) -> Markup | None:
+    words, fields = task.colour_words(), [swatch for swatch in task.colour_key() if len(swatch.colours) == 1]
+    title = [tag("b", task.name), f": {words}" if words else None]
+    if not fields:
+        return tag("p", title) if words else None
     swatches = []
-    for value, name in enumerate(task.class_names):
-        colour = "rgb({}, {}, {})".format(*(int(channel) for channel in task.palette[value]))
-        swatches.append(tag("li", tag("span", class_="swatch", style=f"background: {colour}"), name))
-    return tag("div", tag("b", task.name), ": white: no label", tag("ul", swatches, class_="key"))
+    for field in fields:
+        colour = "rgb({}, {}, {})".format(*field.colours[0])
+        swatches.append(tag("li", tag("span", class_="swatch", style=f"background: {colour}"), field.text))
+    return tag("div", title, tag("ul", swatches, class_="key"))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from ditask_jax.reports.markup import Markup, fold, table, table_row, tag
-from ditask_jax.reports.named import UNITS, count, score_text, signed, task_header
+from ditask_jax.reports.named import count, score_text, signed, task_header
 from ditask_jax.reports.published_rows import Published, PublishedRow, published
 from ditask_jax.reports.runs import Run
 from ditask_jax.tasks import Task, load_references
@@ -108,7 +108,6 @@ def _all_metrics(run: Run, name: str) -> Markup:
     losses = run.evaluation.get("losses") or {}
     rows = []
     for task in run.tasks:
-        factor, unit = UNITS[task.unit]
         reference = references.get(task.name)
         for metric, value in run.scores.get(task.name, {}).items():
             main = metric == task.primary_metric
@@ -117,10 +116,10 @@ def _all_metrics(run: Run, name: str) -> Markup:
             if main and reference and score is not None:
                 gain = (1 if task.higher_is_better else -1) * 100 * (score - reference) / reference
             shown = "–" if not isinstance(value, int | float) else f"{value:.5g}"
-            single = f"{reference * factor:.2f} {unit}" if main and reference else ""
+            single = task.score_text(reference) if main and reference else ""
             rows.append([task.name, metric, shown, single, signed(gain) if main else ""])
         if task.name in losses:
             loss = losses[task.name]
             rows.append([task.name, "loss", "–" if loss is None else f"{loss:.5g}", "", ""])
     header = ["task", "metric", "value", "single-task score", "gain (%)"]
-    return table(f"{name}: every metric, as fractions, degrees or metres", header, rows, left=2)
+    return table(f"{name}: every metric, shares as fractions, all else in its unit", header, rows, left=2)

@@ -3,29 +3,18 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ditask_jax.config import to_json
 from ditask_jax.files import atomic_write_text, user_path
-from ditask_jax.reports.named import UNITS, count, duration, score_text, signed
+from ditask_jax.reports.named import count, duration, score_text, signed
 from ditask_jax.reports.published_rows import published
 from ditask_jax.reports.runs import Run, read_run
 from ditask_jax.reports.weight_licences import weights_lines
+from ditask_jax.tasks.datasets import DATASETS
+from ditask_jax.training.build import build_method
 from ditask_jax.training.starts import read_starts
 
 CARD_NAME = "MODEL_CARD.md"
-
-_DATA = {
-    "scenes": "procedural pictures made by this package (Apache-2.0); no photograph, no person",
-    "folder": "the user's own pictures; their terms are the user's to state",
-    "pascal": "PASCAL-Context with labels of several tasks; photographs under the terms of their owners, for research",
-    "nyud": "NYUDv2; rooms in the United States, under its own terms, for research",
-    "cityscapes": "Cityscapes; streets of German and neighbouring cities, under its own terms, non-commercial",
-    "vtab": "one task of VTAB-1k, under the terms of that data set",
-}
-_DISTILLED = {
-    "pascal": "Labels of sal and normals come from other networks, not from people, and inherit their mistakes.",
-}
 
 
 def model_card(run: Run, exported: str | None = None, step: int | None = None) -> str:
@@ -78,12 +67,12 @@ def config_hash(run: Run) -> str:
 
 
 def _model(run: Run, exported: str | None, step: int | None) -> list[str]:
-    config = run.config
+    config, options = run.config, build_method(run.config).describe()
     tasks = ", ".join(f"{task.name} ({task.num_outputs} outputs)" for task in run.tasks)
     found = [
         f"- backbone: `{config.backbone.name}`, pictures of {_size(config.image_size)} pixels",
         f"- tasks: {tasks}; decoder `{config.head.name}`",
-        f"- method: `{run.method}`{_options(run)}",
+        f"- method: `{run.method}`{f', {options}' if options else ''}",
     ]
     if run.trainable_backbone is not None:
         found.append(
@@ -95,41 +84,22 @@ def _model(run: Run, exported: str | None, step: int | None) -> list[str]:
     return [*found, f"- configuration: SHA-256 `{config_hash(run)}` (`config.json` of the run)"]
 
 
-def _options(run: Run) -> str:
-    if run.method == "ditask":
-        options = run.config.method
-        return (
-            f", singular values moved by diffeomorphisms: {_plain(options.shared_cells)} cells shared, "
-            f"{_plain(options.task_cells)} per task, domain `{options.domain}`, headroom {options.headroom:g}"
-        )
-    if run.method in ("lora", "dora", "mtlora"):
-        options = run.config.method
-        return f", rank {_plain(options.shared_rank)}, scale {_plain(options.shared_scale)}"
-    return ""
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, tuple | list):
-        return "/".join(map(_plain, value))
-    if hasattr(value, "items"):
-        return ", ".join(f"{name} {_plain(entry)}" for name, entry in value.items())
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def _size(size) -> str:
     return f"{size} x {size}" if isinstance(size, int) else f"{size[0]} x {size[1]}"
 
 
 def _data(run: Run) -> list[str]:
-    data = run.config.data
-    found = [f"- `{data.name}`: {_DATA.get(data.name, 'see the data set')}"]
+    data, info = run.config.data, DATASETS[run.config.data.name]
+    found = [f"- `{data.name}`: {info.terms or 'its terms are for the user to state'}"]
     if data.name == "vtab":
         found.append(f"- task: {data.vtab_task}")
     for split, limit in (("training", data.train_examples), ("validation", data.eval_examples)):
         if limit is not None:
             found.append(f"- at most {count(limit)} {split} pictures were used")
-    if data.name in _DISTILLED and {"sal", "normals"} & set(run.task_names):
-        found.append(f"- {_DISTILLED[data.name]}")
+    if distilled := [name for name in info.distilled if name in run.task_names]:
+        found.append(
+            f"- Labels of {' and '.join(distilled)} come from other networks, not from people, and inherit their mistakes."
+        )
     return found
 
 
@@ -158,11 +128,11 @@ def _scores(run: Run, step: int | None) -> list[str]:
     references: Mapping[str, float] = evaluation.get("references") or {}
     lines = ["| task | metric | score | single-task reference |", "|---|---|---:|---:|"]
     for task in run.tasks:
-        unit = UNITS[task.unit][1]
+        unit = task.shown_unit[1]
         reference = references.get(task.name)
-        shown = "" if reference is None else f"{score_text(task, reference)} {unit}"
+        shown = "" if reference is None else f"{score_text(task, reference)} {unit}".rstrip()
         score = run.primary(task)
-        score = "unknown" if score is None else f"{score_text(task, score)} {unit}"
+        score = "unknown" if score is None else f"{score_text(task, score)} {unit}".rstrip()
         lines.append(f"| {task.name} | {task.primary_metric} | {score} | {shown} |")
     lines += [
         "",
@@ -201,6 +171,5 @@ def _limits(run: Run) -> list[str]:
         found.append(f"- Training was not finished: step {count(run.step)} of {count(config.total_steps)}.")
     if config.backbone.weights is None:
         found.append("- It started from random weights: a check of the program, not a model to use.")
-    if "depth" in run.task_names:
-        found.append("- Depth is in the unit and of the cameras of the training set; it is no measurement.")
+    found += [f"- {task.limits}" for task in run.tasks if task.limits]
     return found

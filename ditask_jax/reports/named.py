@@ -1,19 +1,10 @@
 """What tables and texts about runs share: names of runs, units of tasks, numbers as people read them."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from ditask_jax.reports.runs import Run
 from ditask_jax.tasks import Task
-
-UNITS = {
-    "fraction": (100.0, "%"),
-    "degrees": (1.0, "degrees"),
-    "metres": (1.0, "m"),
-    "pixels": (1.0, "px"),
-    "inverse": (1.0, "1/m"),
-}
-"""Unit of a score -> factor and unit it is shown in."""
 
 
 def run_names(runs: Sequence[Run]) -> list[str]:
@@ -32,12 +23,13 @@ def run_names(runs: Sequence[Run]) -> list[str]:
 
 def score_text(task: Task, value: float | None) -> str:
     """A primary score without its unit."""
-    return "–" if value is None else f"{value * UNITS[task.unit][0]:.2f}"
+    return "–" if value is None else f"{value * task.shown_unit[0]:.2f}"
 
 
-def task_header(task: Task, units: Mapping[str, tuple[float, str]] = UNITS) -> str:
+def task_header(task: Task) -> str:
     """`semseg mIoU ↑ (%)`."""
-    return f"{task.name} {task.primary_metric} {'↑' if task.higher_is_better else '↓'} ({units[task.unit][1]})"
+    unit = task.shown_unit[1]
+    return f"{task.name} {task.primary_metric} {'↑' if task.higher_is_better else '↓'}" + (f" ({unit})" if unit else "")
 
 
 def signed(value: float | None) -> str:

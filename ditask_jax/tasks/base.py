@@ -9,13 +9,14 @@ devices, and real-valued totals depend on it only through the last bit of single
 import abc
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ditask_jax.errors import ConfigError, defined_in
 from ditask_jax.labels import LabelSpec
 
 IGNORED_COLOUR = (255, 255, 255)
@@ -26,6 +27,48 @@ MISSING_COLOUR = (0, 0, 0)
 
 IGNORED_BINARY_COLOUR = (200, 60, 60)
 """Colour of pixels without a label in grey pictures, where white means one."""
+
+
+UNITS = {
+    "fraction": (100.0, "%"),
+    "degrees": (1.0, "deg"),
+    "metres": (1.0, "m"),
+    "pixels": (1.0, "px"),
+    "inverse": (1.0, "1/m"),
+}
+"""Units written out -> factor and symbol that a score is shown with; any other unit is shown as it is."""
+
+Colour = tuple[int, int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Swatch:
+    """One entry of a key of colours.
+
+    Attributes:
+      text: what the colour stands for.
+      colours: one for a field, several for a bar from the first to the last; none for plain text.
+    """
+
+    text: str
+    colours: tuple[Colour, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class RawForm:
+    """How the predictions of a task are stored as files.
+
+    Attributes:
+      ending: ".npy" (any array), ".png" (uint8 or uint16 `[H, W]` or `[H, W, 3]`) or ".json" (plain data).
+      describes: what the files hold, for people and programs: `holds`, and `unit` where there is one; plain data.
+      encode: from the prediction of one picture to the array, or the plain data, of its file.
+      palette: colours uint8 `[256, 3]` of a PNG whose pixels are numbers of colours.
+    """
+
+    ending: str
+    describes: Mapping[str, Any]
+    encode: Callable[[np.ndarray], Any] = lambda prediction: prediction
+    palette: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +84,8 @@ class Task(abc.ABC):
       loss_weight: factor of the loss in the total.
       primary_metric: the score that enters delta_m.
       higher_is_better: direction of the primary metric.
-      unit: unit of the primary metric: "fraction", "degrees", "metres", "pixels" or "inverse" (depth).
+      unit: unit of the primary metric: "fraction" (shown in per cent) or a word of `UNITS`, or any other text, such as
+        "mm", which is shown as it is; "" for none.
       on_host: True when scoring runs in NumPy on the host: `host_sums(decode(logits), label, valid)` takes the place
         of `metric_sums`.
     """
@@ -75,7 +119,11 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def decode(self, logits: jax.Array) -> jax.Array:
-        """Prediction in the units of the label: class ids, probabilities, unit normals or depth."""
+        """Prediction in the units of the label: class ids, probabilities, unit normals, depth ...
+
+        Shapes: `[B, H, W]` or `[B, H, W, K]` of maps, pixel by pixel (`predict` decodes a picture in strips); `[B]` or
+        `[B, K]` of what is said of a whole picture.
+        """
 
     def metric_sums(
         self, logits: jax.Array, label: jax.Array, valid: jax.Array | None = None
@@ -90,9 +138,103 @@ class Task(abc.ABC):
         """Partial sums of a batch of decoded predictions, in NumPy; only where `on_host`."""
         raise NotImplementedError(f"{self.name} is scored on the device: use metric_sums")
 
+    @property
+    def shown_unit(self) -> tuple[float, str]:
+        """Factor and symbol that a score is shown with.
+
+        >>> from ditask_jax.tasks import Depth
+        >>> Depth().shown_unit, Depth(unit="mm").shown_unit
+        ((1.0, 'm'), (1.0, 'mm'))
+        """
+        return UNITS.get(self.unit, (1.0, self.unit))
+
+    def score_text(self, score: float) -> str:
+        """A primary score with its unit, as people read it.
+
+        >>> from ditask_jax.tasks import Depth, Saliency
+        >>> Saliency().score_text(0.5), Depth(unit="mm").score_text(3.0), Depth(unit="").score_text(3.0)
+        ('50.00 %', '3.00 mm', '3.00')
+        """
+        factor, symbol = self.shown_unit
+        return f"{score * factor:.2f} {symbol}".strip()
+
+    @property
+    def value_unit(self) -> str:
+        """Symbol of the unit of predictions and labels; "" for none. Here: that of the score, unless it is a share."""
+        return "" if self.unit == "fraction" else self.shown_unit[1]
+
+    def raw_form(self, format: str) -> RawForm:
+        """How predictions are stored. Here: maps as arrays, just as decoded; what is said of a picture as JSON.
+
+        Args:
+          format: "npy" or "png", as the user asked; a task that has no picture of whole numbers stays with "npy".
+        """
+        del format
+        unit = {"unit": self.value_unit} if self.value_unit else {}
+        if self.is_map:
+            return RawForm(".npy", {"holds": "array [H, W] or [H, W, K], as the task decodes it"} | unit)
+
+        def encode(prediction: np.ndarray) -> dict[str, Any]:
+            caption = self.caption(prediction)
+            return {"value": np.asarray(prediction).tolist()} | ({"caption": caption} if caption else {})
+
+        return RawForm(".json", {"holds": "the value of the whole picture"} | unit, encode)
+
     @abc.abstractmethod
     def render(self, picture: np.ndarray, value_range: tuple[float, float] | None = None) -> np.ndarray:
-        """Colour picture uint8 `[H, W, 3]` of one prediction or label; `value_range` matters to depth only."""
+        """Colour picture uint8 `[H, W, 3]` of one prediction or label; of maps in their own height and width.
+
+        `value_range` is what the method of that name found in the label, so that both are drawn on one scale.
+        """
+
+    def picture(self, value: np.ndarray, value_range: tuple[float, float] | None = None) -> np.ndarray:
+        """What `render` draws, checked.
+
+        Raises:
+          ConfigError: it is no uint8 `[H, W, 3]`.
+        """
+        drawn = np.asarray(self.render(value, value_range))
+        if drawn.dtype != np.uint8 or drawn.ndim != 3 or drawn.shape[-1] != 3 or 0 in drawn.shape:
+            raise ConfigError(
+                f"task '{self.name}' ({defined_in(self)}): render returned {drawn.dtype} {list(drawn.shape)}, expected "
+                "a colour picture, uint8 [H, W, 3]"
+            )
+        return drawn
+
+    def colour_key(self, values: Sequence[np.ndarray] | None = None) -> list[Swatch]:
+        """What the colours of pictures stand for; empty where no key is needed.
+
+        Args:
+          values: the predictions and labels that are shown; None: whatever may occur.
+        """
+        del values
+        return []
+
+    def colour_words(self) -> str:
+        """The same in words, one line; "" for nothing."""
+        return ""
+
+    def range_note(self, value_range: tuple[float, float] | None) -> str:
+        """What stands below a picture whose colours span a range of values.
+
+        >>> from ditask_jax.tasks import Depth
+        >>> Depth().range_note((0.5, 12.25))
+        '0.5 to 12.2 m'
+        """
+        if value_range is None:
+            return ""
+        low, high = value_range
+        return f"{low:.3g} to {high:.3g} {self.value_unit}".strip()
+
+    def class_ids(self, value: np.ndarray) -> np.ndarray | None:
+        """Class ids `[H, W]` whose numbers are written into their areas; None for no numbers."""
+        del value
+        return None
+
+    @property
+    def limits(self) -> str:
+        """A sentence for the limits of a model card: what predictions must not be taken for; "" for none."""
+        return ""
 
     def caption(self, value: np.ndarray) -> str:
         """What to write on the picture of one prediction or label; nothing for maps."""
@@ -119,9 +261,21 @@ class Task(abc.ABC):
 
         Images are added one after another, so totals do not depend on where batches end, to the last bit.
         """
+        if batch_sums is None or set(self.sum_shapes) - set(batch_sums):
+            given = "None" if batch_sums is None else " ".join(batch_sums) or "none"
+            raise ConfigError(
+                f"task '{self.name}' ({defined_in(self)}): {'host' if self.on_host else 'metric'}_sums returned the "
+                f"sums {given}; sum_shapes names {' '.join(self.sum_shapes)}"
+            )
         result = {}
         for name, shape in self.sum_shapes.items():
-            per_image = _per_image(np.asarray(batch_sums[name]), shape)
+            sums = np.asarray(batch_sums[name])
+            if sums.ndim <= len(shape) or sums.shape[sums.ndim - len(shape) :] != tuple(shape):
+                raise ConfigError(
+                    f"task '{self.name}' ({defined_in(self)}): the sum '{name}' has shape {list(sums.shape)}, expected "
+                    f"[images, {', '.join(map(str, ('...', *shape)))}]: one sum per image, of the shape in sum_shapes"
+                )
+            per_image = _per_image(sums, tuple(shape))
             running = np.zeros(shape, per_image.dtype) if total is None else total[name]
             for image in per_image:
                 running = running + image
@@ -136,16 +290,26 @@ class Task(abc.ABC):
         """
         if total is None:
             return {}
-        return {name: value for name, value in self._scores(self._complete(total)).items() if math.isfinite(value)}
+        found = {name: float(value) for name, value in self._scores(self._complete(total)).items()}
+        return {name: value for name, value in found.items() if math.isfinite(value)}
 
     def details(self, total: Mapping[str, np.ndarray] | None) -> dict[str, Any]:
         """Finer results behind the scores, ready for JSON: per class, per threshold; empty without scores."""
-        return self._details(self._complete(total)) if self.finalize(total) else {}
+        return _plain(self._details(self._complete(total))) if self.finalize(total) else {}
 
     def _complete(self, total: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        if all(np.shape(total[name]) == shape for name, shape in self.sum_shapes.items()):
+        if all(np.shape(total[name]) == tuple(shape) for name, shape in self.sum_shapes.items()):
             return total
         return self.accumulate(None, total)
+
+
+def _plain(value: Any) -> Any:
+    """Arrays and NumPy numbers in nested results as lists and numbers."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return np.asarray(value).tolist() if isinstance(value, np.ndarray | np.generic | jax.Array) else value
 
 
 def _per_image(sums: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -181,5 +345,15 @@ def multi_task_loss(
     >>> float(total), float(losses["depth"])
     (2.0, 2.0)
     """
-    losses = {task.name: task.loss(logits[task.name], labels[task.name], valid) for task in tasks}
+    losses = {task.name: _checked_loss(task, logits[task.name], labels[task.name], valid) for task in tasks}
     return sum((task.loss_weight * losses[task.name] for task in tasks), jnp.zeros((), jnp.float32)), losses
+
+
+def _checked_loss(task: Task, logits: jax.Array, label: jax.Array, valid: jax.Array | None) -> jax.Array:
+    loss = jnp.asarray(task.loss(logits, label, valid))
+    if loss.shape != () or not jnp.issubdtype(loss.dtype, jnp.floating):
+        raise ConfigError(
+            f"task '{task.name}' ({defined_in(task)}): loss returned {loss.dtype} {list(loss.shape)}, expected one "
+            f"number, float32 [] (logits are {list(logits.shape)}, the label is {label.dtype} {list(label.shape)})"
+        )
+    return loss

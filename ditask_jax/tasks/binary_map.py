@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 
 from ditask_jax.labels import IGNORE, LabelSpec
 from ditask_jax.precision import widened
-from ditask_jax.tasks.base import IGNORED_BINARY_COLOUR, Task, mean_over, valid_images
+from ditask_jax.tasks.base import IGNORED_BINARY_COLOUR, RawForm, Swatch, Task, mean_over, valid_images
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,26 @@ class BinaryMapTask(Task):
 
     def decode(self, logits: jax.Array) -> jax.Array:
         return jax.nn.sigmoid(logits[..., 0].astype(jnp.float32))
+
+    def raw_form(self, format: str) -> RawForm:
+        """16-bit PNG, whatever is asked."""
+        del format
+        levels = lambda probability: np.round(probability.astype(np.float64) * 65535).clip(0, 65535).astype(np.uint16)
+        return RawForm(".png", {"holds": "16-bit: probability times 65535", "unit": "1"}, levels)
+
+    def colour_key(self, values: Sequence[np.ndarray] | None = None) -> list[Swatch]:
+        """Grey levels of probabilities; the two values where labels alone are shown."""
+        if values and all(np.asarray(shown).dtype.kind in "iub" for shown in values):
+            names = {0: Swatch("no", ((0, 0, 0),)), 1: Swatch("yes", ((255, 255, 255),))}
+            entries = [names[k] for k in names if any((np.asarray(shown) == k).any() for shown in values)]
+        else:
+            entries = [Swatch("probability 0 to 1", tuple((level,) * 3 for level in range(0, 256, 17)))]
+        if any((np.asarray(shown) == IGNORE).any() for shown in values or ()):
+            entries.append(Swatch("no label", (IGNORED_BINARY_COLOUR,)))
+        return entries
+
+    def colour_words(self) -> str:
+        return "black to white: probability 0 to 1; red: no label"
 
     def render(self, picture: np.ndarray, value_range: tuple[float, float] | None = None) -> np.ndarray:
         """Grey levels, black 0 to white 1; dull red where there is no label."""

@@ -1,16 +1,16 @@
 """Tasks whose label is a class per pixel: softmax cross-entropy and mean intersection over union."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ditask_jax.labels import LabelSpec
+from ditask_jax.labels import IGNORE, LabelSpec
 from ditask_jax.precision import widened
-from ditask_jax.tasks.base import Task, mean_over, valid_images
+from ditask_jax.tasks.base import RawForm, Swatch, Task, mean_over, valid_images
 from ditask_jax.tasks.palette import class_palette
 
 
@@ -87,3 +87,28 @@ class ClassMapTask(Task):
         """Class colours; white where there is no label."""
         del value_range
         return self.palette[np.asarray(picture).astype(np.uint8)]
+
+    def raw_form(self, format: str) -> RawForm:
+        """Class ids as an 8-bit PNG with a palette, whatever is asked."""
+        del format
+        colours = self.palette[: self.num_outputs].tolist()
+        holds = {"holds": "class id per pixel, 8-bit palette", "classes": list(self.class_names), "colours": colours}
+        return RawForm(".png", holds, lambda classes: classes.astype(np.uint8), self.palette)
+
+    def colour_key(self, values: Sequence[np.ndarray] | None = None) -> list[Swatch]:
+        """A field per class that is shown, or of all classes."""
+        shown = range(self.num_outputs)
+        if values is not None:
+            shown = sorted({int(value) for found in values for value in np.unique(found)})
+        return [Swatch(self._class_text(k), (tuple(int(c) for c in self.palette[k]),)) for k in shown]
+
+    def _class_text(self, value: int) -> str:
+        if value == IGNORE:
+            return "no label"
+        return f"{value} {self.class_names[value]}" if value < len(self.class_names) else str(value)
+
+    def colour_words(self) -> str:
+        return "white: no label"
+
+    def class_ids(self, value: np.ndarray) -> np.ndarray:
+        return np.asarray(value)

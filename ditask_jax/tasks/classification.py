@@ -9,7 +9,7 @@ import numpy as np
 
 from ditask_jax.labels import LabelSpec
 from ditask_jax.precision import widened
-from ditask_jax.tasks.base import MISSING_COLOUR, Task, mean_over
+from ditask_jax.tasks.base import MISSING_COLOUR, RawForm, Task, mean_over
 from ditask_jax.tasks.palette import class_palette
 
 _SWATCH = (24, 48)
@@ -88,3 +88,12 @@ class Classification(Task):
         palette = class_palette(min(self.num_outputs, 255), has_background=False)
         colour = palette[int(picture) % 255] if known else MISSING_COLOUR
         return np.broadcast_to(np.asarray(colour, np.uint8), (*_SWATCH, 3)).copy()
+
+    def raw_form(self, format: str) -> RawForm:
+        """Number and name of the class as JSON."""
+        del format
+        holds = {"holds": "number and name of the class", "classes": list(self.class_names)}
+        return RawForm(".json", holds, lambda value: {"class": int(value), "name": self.caption(value)})
+
+    def colour_words(self) -> str:
+        return "the class is written below the picture"

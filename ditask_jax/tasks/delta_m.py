@@ -14,6 +14,7 @@ from ditask_jax.errors import ConfigError, check_known
 from ditask_jax.files import user_path
 from ditask_jax.tasks.base import Task
 from ditask_jax.tasks.datasets import DATASETS
+from ditask_jax.tasks.registry import known_tasks, primary_score
 
 _FOLDER = pathlib.Path(__file__).parent / "references"
 
@@ -88,17 +89,6 @@ def delta_m_of(
     )
 
 
-_PRIMARY = {
-    "semseg": "mIoU",
-    "human_parts": "mIoU",
-    "sal": "mIoU",
-    "normals": "mean",
-    "depth": "rmse",
-    "edge": "odsF",
-    "classification": "top1",
-}
-
-
 def load_references(dataset: str, path: str | os.PathLike | None = None) -> dict[str, float]:
     """Single-task scores of a data set by task name; empty if none are known.
 
@@ -157,12 +147,13 @@ def _read(file: pathlib.Path) -> dict[str, float]:
 
 
 def _checked_score(where: str, name: str, entry: object) -> float:
-    check_known(f"{where}: scores", name, _PRIMARY)
+    check_known(f"{where}: scores", name, known_tasks())
+    primary, is_fraction = primary_score(name)
     metric, value = (entry.get("metric"), entry.get("value")) if isinstance(entry, dict) else (None, None)
-    if metric != _PRIMARY[name]:
-        raise ConfigError(f"{where}: scores.{name}.metric: got {metric!r}, expected '{_PRIMARY[name]}'")
+    if metric != primary:
+        raise ConfigError(f"{where}: scores.{name}.metric: got {metric!r}, expected '{primary}'")
     if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
         raise ConfigError(f"{where}: scores.{name}.value: got {value!r}, expected a positive number")
-    if _PRIMARY[name] in ("mIoU", "odsF", "top1") and value > 1:
+    if is_fraction and value > 1:
         raise ConfigError(f"{where}: scores.{name}.value: got {value}, expected a fraction in 0..1, not per cent")
     return float(value)

@@ -1,7 +1,7 @@
 """Depth."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import cv2
 import jax
@@ -10,9 +10,12 @@ import numpy as np
 
 from ditask_jax.labels import IGNORE, LabelSpec
 from ditask_jax.precision import widened
-from ditask_jax.tasks.base import MISSING_COLOUR, Task, mean_over, valid_images
+from ditask_jax.tasks.base import MISSING_COLOUR, RawForm, Swatch, Task, mean_over, valid_images
 
 _SMALLEST = 1e-9
+_MOST = 65535
+# Depth in 16 bits, by unit: the factor, and what is added to all but zero, as the data sets' own files have it.
+_LEVELS = {"metres": (1000.0, 0), "pixels": (256.0, 1), "inverse": (float(_MOST), 0)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,6 +93,31 @@ class Depth(Task):
         colour = cv2.applyColorMap(np.round(level * 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1].copy()
         colour[~known] = MISSING_COLOUR
         return colour
+
+    def raw_form(self, format: str) -> RawForm:
+        """float32, or 16 bits where "png" is asked and the data sets' files have a scale for the unit."""
+        if format != "png" or self.unit not in _LEVELS:
+            return RawForm(".npy", {"holds": "float32 [H, W]", "unit": self.unit})
+        factor, offset = _LEVELS[self.unit]
+
+        def levels(depth: np.ndarray) -> np.ndarray:
+            whole = np.round(depth.astype(np.float64) * factor) + offset * (depth > 0)
+            return whole.clip(0, _MOST).astype(np.uint16)
+
+        shift = f", plus {offset}; 0 for no depth" if offset else ""
+        return RawForm(".png", {"holds": f"16-bit: depth times {factor:g}{shift}", "unit": self.unit}, levels)
+
+    def colour_key(self, values: Sequence[np.ndarray] | None = None) -> list[Swatch]:
+        del values
+        bar = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_VIRIDIS)[::17, 0, ::-1]
+        return [Swatch("from near to far, as noted; black: no label", tuple(map(tuple, bar.tolist())))]
+
+    def colour_words(self) -> str:
+        return "from near (dark) to far (bright), on the target's scale; black: no label"
+
+    @property
+    def limits(self) -> str:
+        return "Depth is in the unit and of the cameras of the training set; it is no measurement."
 
 
 def _is_known(depth: np.ndarray) -> np.ndarray:

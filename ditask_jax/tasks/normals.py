@@ -1,7 +1,7 @@
 """Surface normals."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import numpy as np
 
 from ditask_jax.labels import IGNORE, LabelSpec
 from ditask_jax.precision import widened
-from ditask_jax.tasks.base import MISSING_COLOUR, Task, mean_over, valid_images
+from ditask_jax.tasks.base import MISSING_COLOUR, RawForm, Swatch, Task, mean_over, valid_images
 
 WITHIN_DEGREES = (11.25, 22.5, 30.0)
 
@@ -100,6 +100,30 @@ class SurfaceNormals(Task):
         missing = np.all(normal == IGNORE, axis=-1) | np.all(normal == 0, axis=-1)
         colour[missing] = MISSING_COLOUR
         return colour
+
+    @property
+    def value_unit(self) -> str:
+        """None: components of unit vectors."""
+        return ""
+
+    def raw_form(self, format: str) -> RawForm:
+        """float32, or 16 bits per component."""
+        if format != "png":
+            return RawForm(".npy", {"holds": "float32 [H, W, 3]; unit vectors (x, y, z)", "unit": "1"})
+        levels = lambda normal: np.round((normal.astype(np.float64) + 1) / 2 * 65535).clip(0, 65535).astype(np.uint16)
+        holds = "16-bit RGB: v = 2 RGB / 65535 - 1; unit vectors (x, y, z)"
+        return RawForm(".png", {"holds": holds, "unit": "1"}, levels)
+
+    def colour_key(self, values: Sequence[np.ndarray] | None = None) -> list[Swatch]:
+        del values
+        return [
+            Swatch("x, from left to right", ((0, 128, 128), (255, 128, 128))),
+            Swatch("y, from top to bottom", ((128, 0, 128), (128, 255, 128))),
+            Swatch("z", ((128, 128, 0), (128, 128, 255))),
+        ]
+
+    def colour_words(self) -> str:
+        return "red: x, green: y, blue: z of the unit normal; black: no label"
 
 
 def _length(vector: jax.Array) -> jax.Array:

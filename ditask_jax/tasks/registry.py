@@ -103,6 +103,16 @@ def _classes_field(name: str) -> str:
     return f"config: data.{name}_classes" if name in _MAPS else f"tasks: num_classes of '{name}'"
 
 
+def primary_score(name: str) -> tuple[str, bool]:
+    """The primary metric of a task of whichever data set, and whether it is a fraction.
+
+    >>> primary_score("semseg"), primary_score("depth")
+    (('mIoU', True), ('rmse', False))
+    """
+    task = _CLASSES[name] if name in _CLASSES else _OTHERS[name](DatasetInfo((), {}))
+    return task.primary_metric, task.unit == "fraction"
+
+
 def _class_names(
     chosen: Sequence[str], dataset: str, info: DatasetInfo, num_classes: Mapping[str, int]
 ) -> dict[str, tuple[str, ...]]:

@@ -19,7 +19,7 @@ from ditask_jax.data.vtab_tasks import vtab_task
 from ditask_jax.errors import ConfigError, WeightsError
 from ditask_jax.factor_cache import default_cache_dir
 from ditask_jax.files import user_path
-from ditask_jax.model import DEFAULT_WIDTHS, MultiTaskModel, Pretrained, create_model
+from ditask_jax.model import MultiTaskModel, Pretrained, create_model
 from ditask_jax.nn.linear import linears
 from ditask_jax.nn.state import flatten, split_state
 from ditask_jax.tasks import Task, tasks
@@ -56,7 +56,7 @@ def build_model(config: ConfigDict, abstract: bool = False) -> MultiTaskModel:
         build_tasks(config),
         config.image_size,
         head=config.head.name,
-        widths=config.head.widths or DEFAULT_WIDTHS,
+        widths=config.head.widths or None,
         drop_path_rate=config.backbone.drop_path_rate,
         seed=config.seed,
         abstract=abstract,

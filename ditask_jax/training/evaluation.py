@@ -22,8 +22,8 @@ class Evaluation:
 
     Attributes:
       examples: how many were scored.
-      scores: metric by name, by task; fractions, degrees or metres. The primary metric is None where it is unknown:
-        nothing was labelled, or the predictions are no finite numbers.
+      scores: metric by name, by task; fractions, degrees, metres or what else the task says. The primary metric is None
+        where it is unknown: nothing was labelled, or the predictions are no finite numbers.
       losses: mean unweighted loss by task; None likewise.
       delta_m: per cent, None where a task has no reference, or its score is unknown.
       references: the single-task scores it was taken against.
@@ -147,13 +147,6 @@ def _host_sums(task: Task, predicted: np.ndarray, batch: Mapping) -> Iterator[Ma
 
 
 _ON_DEVICE = ("image", "labels", "valid", "size")
-_PERCENT = {
-    "fraction": (100.0, "%"),
-    "degrees": (1.0, "deg"),
-    "metres": (1.0, "m"),
-    "pixels": (1.0, "px"),
-    "inverse": (1.0, ""),
-}
 
 
 def score_table(evaluation: Evaluation, tasks: Sequence[Task]) -> str:
@@ -163,13 +156,12 @@ def score_table(evaluation: Evaluation, tasks: Sequence[Task]) -> str:
     for task in tasks:
         score = scores[task.name]
         reference = evaluation.references.get(task.name)
-        factor, unit = _PERCENT[task.unit]
-        shown = "unknown" if score is None else f"{score * factor:.2f} {unit}"
+        shown = "unknown" if score is None else task.score_text(score)
         gain = "-"
         if score is not None and reference:
             sign = 1 if task.higher_is_better else -1
             gain = f"{sign * 100 * (score - reference) / reference:+.2f} %"
-        known = "-" if reference is None else f"{reference * factor:.2f} {unit}"
+        known = "-" if reference is None else task.score_text(reference)
         rows.append((task.name, task.primary_metric, shown, known, gain))
     delta = f"unknown ({_missing(evaluation, scores)})"
     if evaluation.delta_m is not None:

@@ -51,7 +51,7 @@ def _example(folder: Path, batch: Mapping, predicted: Mapping, tasks: Sequence[T
         found = {}
         for kind, value in (("target", label), ("prediction", prediction)):
             name = f"{number:06d}_{task.name}_{kind}.png"
-            _write(folder / name, task.render(value, scale), ".png")
+            _write(folder / name, task.picture(value, scale), ".png")
             found[kind] = {"file": name, "caption": task.caption(value)}
         entry["tasks"][task.name] = found
     return entry

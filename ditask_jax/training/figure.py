@@ -39,7 +39,7 @@ def draw_predictions(
             scale = task.value_range(label)
             for kind, value in (("target", label), ("prediction", prediction)):
                 captions[len(pictures)] = task.caption(value)
-                pictures.append((f"{task.name}\n{kind}", task.render(value, scale)))
+                pictures.append((f"{task.name}\n{kind}", task.picture(value, scale)))
         for column, (axis, (name, picture)) in enumerate(zip(axes[row], pictures, strict=True)):
             # One extent for all: a picture of another shape (a class's field of colour) fills its cell as well.
             axis.imshow(picture, interpolation="nearest", extent=(0, width, height, 0))

@@ -1,6 +1,7 @@
 """Draws an example with its labels: a row per version, a column per task, and below it what its colours say."""
 
 import io
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,14 +10,10 @@ import numpy as np
 from ditask_jax.files import atomic_write_bytes
 from ditask_jax.pictures.sheet import settings
 from ditask_jax.tasks import Task
-from ditask_jax.tasks.base import IGNORED_BINARY_COLOUR
-from ditask_jax.tasks.class_map import ClassMapTask
-from ditask_jax.tasks.depth import Depth
-from ditask_jax.tasks.normals import SurfaceNormals
 
 _CELL = 2.3
-_UNITS = {"metres": "depth in metres", "pixels": "disparity in pixels", "inverse": "inverse depth"}
 _MOST_CLASSES = 14
+_LINE = 34
 
 
 @settings()
@@ -46,7 +43,7 @@ def draw_example(path: Path, rows: Sequence[tuple[str, np.ndarray, dict]], tasks
         for axis, task in zip(line[1:], tasks, strict=True):
             scale = task.value_range(rows[0][2][task.name])
             extent = (0, picture.shape[1], picture.shape[0], 0)
-            _show(axis, task.render(labels[task.name], scale), extent, task.caption(labels[task.name]))
+            _show(axis, task.picture(labels[task.name], scale), extent, task.caption(labels[task.name]))
     for axis, name in zip(axes[0], ["picture", *(task.name for task in tasks)], strict=True):
         axis.set_title(name, fontsize=10)
     axes[-1][0].set_axis_off()
@@ -71,17 +68,9 @@ def _show(axis, picture: np.ndarray, extent=None, caption: str = "") -> None:
 
 
 def _present(task: Task, labels: Sequence[np.ndarray]) -> list[tuple[str, tuple]]:
-    """(name, colour in 0..1) of what occurs in the labels of a class or binary map."""
-    if not task.is_map or task.label_spec.dtype != "uint8":
-        return []
-    values = sorted({int(value) for label in labels for value in np.unique(label)})
-    if isinstance(task, ClassMapTask):
-        names = {value: f"{value} {name}" for value, name in enumerate(task.class_names)} | {255: "ignored"}
-        colour = lambda value: tuple(task.palette[value] / 255)
-    else:
-        names = {0: "no", 1: "yes", 255: "ignored"}
-        colour = lambda value: tuple(np.array(IGNORED_BINARY_COLOUR) / 255) if value == 255 else (value,) * 3
-    entries = [(names.get(value, str(value)), colour(value)) for value in values]
+    """(name, colour in 0..1) of the fields of colour that occur in labels."""
+    fields = [swatch for swatch in task.colour_key(labels) if len(swatch.colours) == 1]
+    entries = [(swatch.text, tuple(channel / 255 for channel in swatch.colours[0])) for swatch in fields]
     if len(entries) > _MOST_CLASSES:
         rest = len(entries) - _MOST_CLASSES + 1
         entries = [*entries[: _MOST_CLASSES - 1], (f"and {rest} more", (1.0, 1.0, 1.0))]
@@ -96,10 +85,5 @@ def _explain(axis, task: Task, names: Sequence[tuple[str, tuple]], label: np.nda
         handles = [Patch(facecolor=colour, edgecolor="0.4", linewidth=0.5, label=name) for name, colour in names]
         axis.legend(handles=handles, loc="upper left", fontsize=7, frameon=False, borderaxespad=0, handlelength=1.2)
         return
-    text = ""
-    if isinstance(task, Depth):
-        low, high = task.value_range(label) or (0.0, 0.0)
-        text = f"{_UNITS.get(task.unit, task.unit)}\ndark {low:.3g} to yellow {high:.3g}\nblack: no label"
-    elif isinstance(task, SurfaceNormals):
-        text = "red: x, green: y, blue: z\n(-1 dark, +1 bright)\nblack: no label"
-    axis.text(0, 1, text, ha="left", va="top", fontsize=7, transform=axis.transAxes)
+    lines = textwrap.wrap(task.colour_words(), _LINE) + [task.range_note(task.value_range(label))]
+    axis.text(0, 1, "\n".join(filter(None, lines)), ha="left", va="top", fontsize=7, transform=axis.transAxes)

@@ -11,6 +11,7 @@ from ditask_jax.data.commands.options import (
     folder_options,
     parse_tasks,
 )
+from ditask_jax.data.folder import READERS
 from ditask_jax.data.sources import OPENERS, open_source
 from ditask_jax.data.transforms import transform
 from ditask_jax.data.trees import TREES
@@ -26,8 +27,6 @@ _USUAL = {
     "pascal": ("semseg", "human_parts", "sal", "normals"),
     "nyud": ("semseg", "depth", "normals"),
     "cityscapes": ("semseg", "depth"),
-    "scenes": ("semseg", "human_parts", "sal", "normals", "depth", "edge"),
-    "vtab": ("classification",),
 }
 
 
@@ -67,11 +66,15 @@ def run(args) -> int:
 
 
 def _usual_tasks(args) -> tuple[str, ...]:
-    if args.name in _USUAL:
-        return _USUAL[args.name]
+    if args.name != "folder":
+        from ditask_jax.tasks.datasets import DATASETS
+
+        if not (usual := _USUAL.get(args.name, DATASETS[args.name].tasks)):
+            raise ConfigError(f"command line: NAME: the data set '{args.name}' has no tasks")
+        return usual
     if args.root is None:
         raise ConfigError("command line: --root: missing; give the folder that holds train/images")
-    known = _USUAL["scenes"]
+    known = tuple(READERS)
     found = tuple(name for name in known if (folder(args.root) / "train" / name).is_dir())
     if not found:
         raise ConfigError(f"command line: --tasks: missing; none of {' '.join(known)} is in {args.root}/train")
