@@ -141,8 +141,8 @@ def create_model(
       tasks: task objects (`ditask_jax.tasks`), or anything with `name` and `num_outputs`.
       image_size: pixels, an int or (height, width).
       head: decoder head.
-      widths: channels of each stage's neck, for heads behind a neck (hrnet: four times their sum wide); None: 18, doubled
-        from stage to stage.
+      widths: channels of each stage's neck, for heads behind a neck (hrnet: four times their sum wide); None: 18,
+        doubled from stage to stage.
       drop_path_rate: of the last block; linear from 0.
       seed: of the initial values, which are a function of (seed, path).
       abstract: shapes only, for describing a model without building it.
@@ -180,8 +180,8 @@ def _check_taps(backbone: Backbone, taps: Any) -> None:
     if not pairs or len(taps) != len(channels):
         given = f"{len(taps)} of them" if pairs else f"a {type(taps).__name__}"
         raise ConfigError(
-            f"{where} returned {given}, expected a list of {len(channels)} pairs (features, streams), one per stage that "
-            f"readout '{backbone.readout}' reads"
+            f"{where} returned {given}, expected a list of {len(channels)} pairs (features, streams), one per stage "
+            f"that readout '{backbone.readout}' reads"
         )
     for stage, ((features, streams), width) in enumerate(zip(taps, channels, strict=True)):
         shape = getattr(features, "shape", ())

@@ -18,6 +18,8 @@ from ditask_jax.data.augmentation import Augmentation, Draw
 from ditask_jax.errors import DataError
 from ditask_jax.labels import IGNORE, LabelSpec
 
+# What OpenCV resizes and warps.
+_MOVABLE = tuple(np.dtype(kind) for kind in (np.uint8, np.uint16, np.int16, np.float32, np.float64))
 _INTERPOLATION = {"nearest": cv2.INTER_NEAREST, "linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}
 
 
@@ -56,9 +58,12 @@ def transform(
       DataError: a label is absent, has another size than the image, or is no class.
     """
     draw, options = draw or Draw(), augmentation or Augmentation()
+    _check_image(example)
     image = example["image"]
     for spec in specs:
         _check(example, spec)
+        if spec.is_map and example[spec.name].dtype not in _MOVABLE:
+            example = {**example, spec.name: _movable(example, spec)}
     motion = _Motion.of(image.shape[:2], tuple(image_size), draw, options)
     of_labels = dataclasses.replace(motion, size=None) if keep_label_size else motion
     together = _move_together(example, specs, of_labels, options)
@@ -198,6 +203,14 @@ def _rotation(degrees: float) -> np.ndarray:
     return np.array([[math.cos(r), math.sin(r), 0], [-math.sin(r), math.cos(r), 0], [0, 0, 1]])
 
 
+def _check_image(example: Mapping) -> None:
+    where = f"data: example {example.get('id', '?')}"
+    image = example.get("image")
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+        found = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise DataError(f"{where}: its image is {found}; expected uint8 [H, W, 3], RGB")
+
+
 def _check(example: Mapping, spec: LabelSpec) -> None:
     where = f"data: example {example.get('id', '?')}"
     if spec.name not in example:
@@ -205,10 +218,37 @@ def _check(example: Mapping, spec: LabelSpec) -> None:
     label: Any = example[spec.name]
     size = example["image"].shape[:2]
     if not spec.is_map:
-        if np.ndim(label) or not 0 <= label < spec.num_values:
+        if spec.num_values and (np.ndim(label) or not 0 <= label < spec.num_values):
             last = spec.num_values - 1
             raise DataError(f"{where}: label '{spec.name}' is {label}; expected a class from 0 to {last}")
-    elif label.shape[:2] != size:
+        if np.shape(label) != spec.shape(size):
+            wanted = spec.shape(size) or "one number"
+            raise DataError(f"{where}: label '{spec.name}' has shape {np.shape(label)}; expected {wanted}")
+        return
+    if not isinstance(label, np.ndarray) or label.dtype.kind not in "buif" or label.ndim < 2:
+        found = f"{label.dtype} {list(label.shape)}" if isinstance(label, np.ndarray) else type(label).__name__
+        raise DataError(f"{where}: label '{spec.name}' is {found}; expected an array {spec.dtype} {_words(spec)}")
+    if label.shape[:2] != size:
         raise DataError(
             f"{where}: label '{spec.name}' is {label.shape[0]}x{label.shape[1]}, its image {size[0]}x{size[1]}"
         )
+    if label.shape != spec.shape(size):
+        raise DataError(
+            f"{where}: label '{spec.name}' has shape {list(label.shape)}; expected {spec.dtype} {_words(spec)}"
+        )
+
+
+def _movable(example: Mapping, spec: LabelSpec) -> np.ndarray:
+    """A label of another type, such as int64 or bool, in the type that its task declares."""
+    label = example[spec.name]
+    cast = label.astype(spec.dtype)
+    if label.dtype.kind in "bui" and not np.array_equal(cast, label):
+        raise DataError(
+            f"data: example {example.get('id', '?')}: label '{spec.name}' holds {label.min()} to {label.max()}, which "
+            f"{spec.dtype} cannot; convert it in the data set"
+        )
+    return cast
+
+
+def _words(spec: LabelSpec) -> str:
+    return f"[H, W, {spec.channels}]" if spec.channels > 1 else "[H, W]"

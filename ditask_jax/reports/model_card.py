@@ -98,7 +98,8 @@ def _data(run: Run) -> list[str]:
             found.append(f"- at most {count(limit)} {split} pictures were used")
     if distilled := [name for name in info.distilled if name in run.task_names]:
         found.append(
-            f"- Labels of {' and '.join(distilled)} come from other networks, not from people, and inherit their mistakes."
+            f"- Labels of {' and '.join(distilled)} come from other networks, not from people, and inherit their "
+            "mistakes."
         )
     return found
 

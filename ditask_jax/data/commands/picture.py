@@ -85,5 +85,5 @@ def _explain(axis, task: Task, names: Sequence[tuple[str, tuple]], label: np.nda
         handles = [Patch(facecolor=colour, edgecolor="0.4", linewidth=0.5, label=name) for name, colour in names]
         axis.legend(handles=handles, loc="upper left", fontsize=7, frameon=False, borderaxespad=0, handlelength=1.2)
         return
-    lines = textwrap.wrap(task.colour_words(), _LINE) + [task.range_note(task.value_range(label))]
+    lines = [*textwrap.wrap(task.colour_words(), _LINE), task.range_note(task.value_range(label))]
     axis.text(0, 1, "\n".join(filter(None, lines)), ha="left", va="top", fontsize=7, transform=axis.transAxes)
