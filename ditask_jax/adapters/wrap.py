@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -131,10 +132,25 @@ def _attach(layers, plan: LayerPlan, method: Method, factors, seed: int) -> None
             f"method '{method.name}' ({defined_in(method)}): attach returned a {type(adapter).__name__}, expected an "
             "object of a subclass of ditask_jax.nn.linear.Adapter"
         )
+    if adapter.mergeable and type(adapter).merged_kernel is Adapter.merged_kernel:
+        raise ConfigError(
+            f"method '{method.name}' ({defined_in(method)}): {defined_in(adapter)} has no merged_kernel, by which a "
+            "model is evaluated and exported; define it, or set mergeable = False where no kernel can stand for the adapter"
+        )
+    found = {name: array.shape for name, array in flatten(nnx.to_pure_dict(nnx.state(adapter, nnx.Param))).items()}
+    if found != dict(plan.parameters):
+        raise ConfigError(
+            f"method '{method.name}' ({defined_in(method)}): plan_layer says that {_shapes(plan.parameters)} train in "
+            f"'{plan.info.path}', the adapter of attach has {_shapes(found)}"
+        )
     linear.adapter = adapter
     if plan.execution == "factored":
         # The factors hold the weight already; keeping the kernel too would be a third copy of the frozen model.
         del linear.kernel
+
+
+def _shapes(arrays: Mapping[str, tuple[int, ...]]) -> str:
+    return " ".join(f"{name} {list(shape)}" for name, shape in sorted(arrays.items())) or "no arrays"
 
 
 def _freeze(model: MultiTaskModel, method: Method) -> None:

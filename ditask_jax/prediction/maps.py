@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from ditask_jax.errors import ConfigError, defined_in
 from ditask_jax.labels import IGNORE
 from ditask_jax.tasks import Task
+from ditask_jax.tasks.base import check_decoded
 
 Block = tuple[int, np.ndarray]
 """First row of a strip of a map, and the strip `[rows, W, C]`."""
@@ -62,16 +62,10 @@ class MapBuilder:
 
     def __init__(self, task: Task, size: tuple[int, int]):
         self._task = task
-        found = jax.eval_shape(task.decode, jax.ShapeDtypeStruct((1, 1, _PIXELS, task.num_outputs), np.float32))
-        shape = getattr(found, "shape", None)
-        if shape is None or shape[:3] != (1, 1, _PIXELS) or len(shape) > 4:
-            raise ConfigError(
-                f"task '{task.name}' ({defined_in(task)}): decode makes {found} of logits [1, 1, {_PIXELS}, "
-                f"{task.num_outputs}]; expected one array, [B, H, W] or [B, H, W, K] for [B, H, W, outputs]"
-            )
+        found = check_decoded(task, (1, 1, _PIXELS))
         # Class ids are as small as labels hold them.
         is_class = np.issubdtype(found.dtype, np.integer) and 0 < task.label_spec.num_values <= IGNORE
-        self.map = np.empty((*size, *shape[3:]), np.uint8 if is_class else found.dtype)
+        self.map = np.empty((*size, *found.shape[3:]), np.uint8 if is_class else found.dtype)
 
     def add(self, row: int, logits: np.ndarray) -> None:
         """Decodes a strip `[rows, W, C]` that begins at a row of the map."""

@@ -8,6 +8,7 @@ devices, and real-valued totals depend on it only through the last bit of single
 
 import abc
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -195,10 +196,7 @@ class Task(abc.ABC):
         """
         drawn = np.asarray(self.render(value, value_range))
         if drawn.dtype != np.uint8 or drawn.ndim != 3 or drawn.shape[-1] != 3 or 0 in drawn.shape:
-            raise ConfigError(
-                f"task '{self.name}' ({defined_in(self)}): render returned {drawn.dtype} {list(drawn.shape)}, expected "
-                "a colour picture, uint8 [H, W, 3]"
-            )
+            raise _wrong(self, f"render returned {_words(drawn)}, expected a colour picture, uint8 [H, W, 3]")
         return drawn
 
     def colour_key(self, values: Sequence[np.ndarray] | None = None) -> list[Swatch]:
@@ -261,21 +259,9 @@ class Task(abc.ABC):
 
         Images are added one after another, so totals do not depend on where batches end, to the last bit.
         """
-        if batch_sums is None or set(self.sum_shapes) - set(batch_sums):
-            given = "None" if batch_sums is None else " ".join(batch_sums) or "none"
-            raise ConfigError(
-                f"task '{self.name}' ({defined_in(self)}): {'host' if self.on_host else 'metric'}_sums returned the "
-                f"sums {given}; sum_shapes names {' '.join(self.sum_shapes)}"
-            )
         result = {}
         for name, shape in self.sum_shapes.items():
-            sums = np.asarray(batch_sums[name])
-            if sums.ndim <= len(shape) or sums.shape[sums.ndim - len(shape) :] != tuple(shape):
-                raise ConfigError(
-                    f"task '{self.name}' ({defined_in(self)}): the sum '{name}' has shape {list(sums.shape)}, expected "
-                    f"[images, {', '.join(map(str, ('...', *shape)))}]: one sum per image, of the shape in sum_shapes"
-                )
-            per_image = _per_image(sums, tuple(shape))
+            per_image = _per_image(np.asarray(batch_sums[name]), tuple(shape))
             running = np.zeros(shape, per_image.dtype) if total is None else total[name]
             for image in per_image:
                 running = running + image
@@ -350,10 +336,74 @@ def multi_task_loss(
 
 
 def _checked_loss(task: Task, logits: jax.Array, label: jax.Array, valid: jax.Array | None) -> jax.Array:
-    loss = jnp.asarray(task.loss(logits, label, valid))
-    if loss.shape != () or not jnp.issubdtype(loss.dtype, jnp.floating):
-        raise ConfigError(
-            f"task '{task.name}' ({defined_in(task)}): loss returned {loss.dtype} {list(loss.shape)}, expected one "
-            f"number, float32 [] (logits are {list(logits.shape)}, the label is {label.dtype} {list(label.shape)})"
+    loss = task.loss(logits, label, valid)
+    if getattr(loss, "shape", None) != () or not jnp.issubdtype(loss.dtype, jnp.floating):
+        found = f"{loss.dtype} {list(loss.shape)}" if hasattr(loss, "shape") else f"a {type(loss).__name__}"
+        raise _wrong(
+            task,
+            f"loss returned {found}, expected one number, float32 [] (logits {_words(logits)}, label {_words(label)})",
         )
     return loss
+
+
+def check_task(task: Task) -> None:
+    """Checks, before anything is trained, that the methods of a task fit each other; from shapes alone.
+
+    Raises:
+      ConfigError: a loss, decoded prediction or sum of another shape than `Task` says, or a method that is missing.
+
+    >>> from ditask_jax.tasks import Depth
+    >>> check_task(Depth())
+    """
+    spec, images, size = task.label_spec, 2, (8, 8)
+    if not isinstance(spec, LabelSpec) or spec.name != task.name:
+        raise _wrong(task, f"label_spec is {spec!r}, expected LabelSpec(name='{task.name}', ...)")
+    shape = (images, *size) if task.is_map else (images,)
+    logits = jax.ShapeDtypeStruct((*shape, task.num_outputs), jnp.float32)
+    label = jax.ShapeDtypeStruct((images, *spec.shape(size)), spec.dtype)
+    valid = jax.ShapeDtypeStruct((images,), bool)
+    jax.eval_shape(functools.partial(_checked_loss, task), logits, label, valid)
+    check_decoded(task, shape)
+    if task.on_host:
+        if type(task).host_sums is Task.host_sums:
+            raise _wrong(task, "on_host is True, but there is no host_sums(prediction, label, valid)")
+        return
+    check_sums(task, jax.eval_shape(task.metric_sums, logits, label, valid), images)
+
+
+def check_decoded(task: Task, shape: tuple[int, ...]) -> Any:
+    """What a task decodes logits `[*shape, outputs]` to, as shape and type.
+
+    Raises:
+      ConfigError: no array, or one that does not begin with `shape`.
+    """
+    found = jax.eval_shape(task.decode, jax.ShapeDtypeStruct((*shape, task.num_outputs), jnp.float32))
+    if not hasattr(found, "shape") or found.shape[: len(shape)] != shape or len(found.shape) > len(shape) + 1:
+        kinds = "[B, H, W] or [B, H, W, K]" if task.is_map else "[B] or [B, K]"
+        given = _words(found) if hasattr(found, "shape") else f"a {type(found).__name__}"
+        raise _wrong(task, f"decode makes {given} of logits {[*shape, task.num_outputs]}, expected one array, {kinds}")
+    return found
+
+
+def check_sums(task: Task, sums: Mapping[str, Any] | None, images: int) -> None:
+    """Raises ConfigError unless the sums of a batch are those of `sum_shapes`, image by image."""
+    if not isinstance(sums, Mapping) or set(task.sum_shapes) - set(sums):
+        given = " ".join(sums) or "none" if isinstance(sums, Mapping) else type(sums).__name__
+        name = "host_sums" if task.on_host else "metric_sums"
+        raise _wrong(task, f"{name} returned {given}, but sum_shapes names {' '.join(task.sum_shapes)}")
+    for name, shape in task.sum_shapes.items():
+        have, ending = np.shape(sums[name]), tuple(shape)
+        if len(have) <= len(ending) or have[0] != images or have[len(have) - len(ending) :] != ending:
+            wanted = ", ".join(map(str, (images, "...", *ending)))
+            raise _wrong(
+                task,
+                f"the sum '{name}' of {images} images has shape {list(have)}, expected [{wanted}]: a sum per image",
+            )
+
+
+def _words(array: Any) -> str:
+    return f"{array.dtype} {list(array.shape)}"
+
+
+def _wrong(task: Task, text: str) -> ConfigError:
+    return ConfigError(f"task '{task.name}' ({defined_in(task)}): {text}")

@@ -16,13 +16,14 @@ from ditask_jax.backbones import backbone_entry, list_models
 from ditask_jax.data import Augmentation, CachedSource, SkippingSource, open_source
 from ditask_jax.data.trees import TREES
 from ditask_jax.data.vtab_tasks import vtab_task
-from ditask_jax.errors import ConfigError, WeightsError
+from ditask_jax.errors import ConfigError, WeightsError, defined_in
 from ditask_jax.factor_cache import default_cache_dir
 from ditask_jax.files import user_path
 from ditask_jax.model import MultiTaskModel, Pretrained, create_model
 from ditask_jax.nn.linear import linears
 from ditask_jax.nn.state import flatten, split_state
 from ditask_jax.tasks import Task, tasks
+from ditask_jax.tasks.base import check_task
 from ditask_jax.tasks.datasets import DATASETS
 from ditask_jax.weight_files import read_weights, some
 from ditask_jax.weights import assign, described_images, fit_backbone
@@ -46,7 +47,14 @@ def _class_counts(config: ConfigDict) -> dict[str, int]:
 
 def build_method(config: ConfigDict) -> Method:
     """The adaptation method of a configuration."""
-    return method_class(config.method.name).from_config(config.method)
+    cls = method_class(config.method.name)
+    method = cls.from_config(config.method)
+    if not isinstance(method, Method):
+        raise ConfigError(
+            f"method '{cls.name}' ({defined_in(cls)}): from_config returned a {type(method).__name__}, expected an "
+            "object of the class"
+        )
+    return method
 
 
 def build_model(config: ConfigDict, abstract: bool = False) -> MultiTaskModel:
@@ -175,6 +183,8 @@ class Experiment:
 def build_experiment(config: ConfigDict) -> Experiment:
     """Creates, loads and wraps the model of a configuration."""
     method = build_method(config)
+    for task in build_tasks(config):
+        check_task(task)
     model = build_model(config)
     method.check(model.task_names)
     path = weights_path(config)

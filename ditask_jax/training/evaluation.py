@@ -11,6 +11,7 @@ from ditask_jax.data import Augmentation, eval_batches
 from ditask_jax.data.pipeline import widen_labels
 from ditask_jax.labels import LabelSpec
 from ditask_jax.tasks import Task, delta_m_of
+from ditask_jax.tasks.base import check_sums
 from ditask_jax.tasks.delta_m import is_known
 from ditask_jax.training.mesh import place_batch
 from ditask_jax.training.processes import add_up, gather, own_rows, share
@@ -139,7 +140,9 @@ def _host_sums(task: Task, predicted: np.ndarray, batch: Mapping) -> Iterator[Ma
     """Sums of a task scored on the host, of this process's rows; picture by picture where each has its own size."""
     predicted, label, valid = own_rows(predicted), batch["labels"][task.name], batch["valid"]
     if "size" not in batch:
-        yield task.host_sums(predicted, label, valid)
+        sums = task.host_sums(predicted, label, valid)
+        check_sums(task, sums, len(label))
+        yield sums
         return
     for k, (height, width) in enumerate(batch["size"]):
         one = slice(k, k + 1)
