@@ -135,7 +135,7 @@ def _attach(layers, plan: LayerPlan, method: Method, factors, seed: int) -> None
     if adapter.mergeable and type(adapter).merged_kernel is Adapter.merged_kernel:
         raise ConfigError(
             f"method '{method.name}' ({defined_in(method)}): {defined_in(adapter)} has no merged_kernel, by which a "
-            "model is evaluated and exported; define it, or set mergeable = False where no kernel can stand for the adapter"
+            "model is evaluated and exported; define it, or set mergeable = False where no kernel can stand for it"
         )
     found = {name: array.shape for name, array in flatten(nnx.to_pure_dict(nnx.state(adapter, nnx.Param))).items()}
     if found != dict(plan.parameters):

@@ -193,7 +193,13 @@ class _Indexed:
         return len(self.source)
 
     def __getitem__(self, index: int) -> dict:
-        return {"index": int(index), **self.source[int(index)]}
+        example = self.source[int(index)]
+        if not isinstance(example, Mapping):
+            raise DataError(
+                f"data: example {int(index)} is a {type(example).__name__}; expected a dict with image, id and a label "
+                "by the name of each task"
+            )
+        return {"index": int(index), **example}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -204,10 +204,6 @@ def _rotation(degrees: float) -> np.ndarray:
 
 
 def _check_image(example: Mapping) -> None:
-    if not isinstance(example, Mapping):
-        raise DataError(
-            f"data: an example is a {type(example).__name__}; expected a dict with image, id and a label by task name"
-        )
     where = f"data: example {example.get('id', '?')}"
     image = example.get("image")
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:

@@ -1,4 +1,4 @@
-"""docs/extending.md: each of its four files, written as printed, obeys the laws of what is built in, and trains."""
+"""docs/extending.md: each of its five files, written as printed, obeys the laws of what is built in, and trains."""
 
 import contextlib
 import importlib
@@ -13,16 +13,21 @@ import sys
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import ditask_jax as dj
-from ditask_jax import backbones, plugins
+from ditask_jax import backbones, cli, plugins
 from ditask_jax.adapters import make_plan, method_class, registry
+from ditask_jax.conversion.exporting import backbone_arrays
+from ditask_jax.conversion.program import load_program
 from ditask_jax.data import derived, open_source, sources
 from ditask_jax.errors import ConfigError, DataError
 from ditask_jax.labels import IGNORE
-from ditask_jax.nn import Context
+from ditask_jax.nn import Context, linear
 from ditask_jax.tasks import datasets
 from ditask_jax.tasks import registry as task_registry
+from ditask_jax.tensors import read_tensors
+from ditask_jax.training.restoring import restore_run
 from tests.adapters import test_method_laws as method_laws
 from tests.adapters.cases import Wrapped, largest_difference
 from tests.docs.pages import ROOT, samples
@@ -36,22 +41,28 @@ TABLES = (
     task_registry._OTHERS,
     derived.LABELS,
     sources.OPENERS,
+    plugins._FILES,
 )
 
 
 @contextlib.contextmanager
-def plugged_in(folder: pathlib.Path, *names: str):
-    """The files of the page, written and loaded as the commands load them; afterwards every registry is as before."""
+def plugged_in(folder: pathlib.Path, *names: str, **texts: str):
+    """The files of the page, written and loaded as the commands load them; afterwards every registry is as before.
+
+    `texts` are files of other content, by name without `.py`.
+    """
+    texts = {f"{name}.py": text for name, text in texts.items()}
+    names = (*names, *(name for name in texts if name not in names))
     for name in names:
-        (folder / name).write_text(FILES[name])
-    before, path = [dict(table) for table in TABLES], list(sys.path)
+        (folder / name).write_text(texts.get(name) or FILES[name])
+    before, path, roles = [dict(table) for table in TABLES], list(sys.path), list(linear.KNOWN_ROLES)
     try:
         yield plugins.load_plugins(os.pathsep.join(str(folder / name) for name in names))
     finally:
         for table, content in zip(TABLES, before, strict=True):
             table.clear()
             table.update(content)
-        sys.path[:] = path
+        sys.path[:], linear.KNOWN_ROLES[:] = path, roles
         for name in names:
             sys.modules.pop(name.removesuffix(".py"), None)
         importlib.invalidate_caches()
@@ -67,7 +78,7 @@ def write_pairs(root: pathlib.Path, **counts: int) -> None:
 
 
 def test_the_page_has_a_file_for_each():
-    assert set(FILES) == {"people.py", "scaling.py", "crossing.py", "pairs.py"}
+    assert set(FILES) == {"people.py", "distance.py", "scaling.py", "crossing.py", "pairs.py"}
 
 
 def test_a_task(tmp_path):
@@ -217,8 +228,99 @@ def test_a_plugin_that_hides_behind_another_module(tmp_path):
         plugins.load_plugins(str(tmp_path / "json.py"))
 
 
+ALL = ("distance.py", "scaling.py", "crossing.py", "pairs.py")
+SMOKE = (
+    "--config.image_size=32",
+    "--config.batch_size=2",
+    "--config.total_steps=2",
+    "--config.data.eval_examples=2",
+    "--config.mesh.data=1",
+)
+
+
+def run(module: str, *arguments: str) -> None:
+    """A command in this process."""
+    assert cli.execute(importlib.import_module(f"ditask_jax.{module}").main, list(arguments)) == cli.OK, arguments
+
+
+def test_all_together_through_every_command(tmp_path, monkeypatch, capsys):
+    """Task, method, backbone and data set at once: trained, resumed, scored, predicted, exported, drawn, compared."""
+    write_pairs(tmp_path / "data", train=4, val=2)
+    monkeypatch.chdir(tmp_path)
+    smoke = f"--config={ROOT / 'configs/smoke.py'}"
+    # A data set may name tasks of files before it.
+    pairs = FILES["pairs.py"].replace('tasks=["depth"]', 'tasks=["depth", "distance"], terms="drawn by a test"')
+    with plugged_in(tmp_path, *ALL, pairs=pairs):
+        options = [smoke, *SMOKE, "--workdir=run", "--config.tasks=distance", "--config.backbone.name=crossing_tiny"]
+        options += ["--config.method.name=scaling", "--config.data.name=pairs", "--config.data.root=data"]
+        run("train", *options)
+        shown = capsys.readouterr().out
+        scores = json.loads(pathlib.Path("run/evaluation.json").read_text())["scores"]
+        assert set(scores["distance"]) == {"mae"}
+        assert f"{scores['distance']['mae']:.2f} mm" in shown
+        changed = [word.replace("total_steps=2", "total_steps=3") for word in options]
+        run("train", *changed, "--config.checkpoint.allow_changed=total_steps")
+        assert "going on from step 2 of 3" in capsys.readouterr().err
+        run("evaluate", "--workdir=run")
+        check_predictions()
+        check_exports(capsys)
+        run("figures", "run", "--out=figures", "--formats=svg", "--examples=0", "--kinds=panels,curves")
+        panel = pathlib.Path("figures/panels_distance.svg").read_text()
+        assert re.search(r"\d mm", panel)
+        assert "mae (mm)" in pathlib.Path("figures/scores.svg").read_text()
+        run("compare", "run", "--out=comparison")
+        assert "distance mae ↓ (mm)" in capsys.readouterr().out
+        run("report", "run", "--out=report.html")
+        assert "distance mae ↓ (mm)" in (page := pathlib.Path("report.html").read_text())
+        assert "black to white: near to far" in page
+        card = pathlib.Path("run/MODEL_CARD.md").read_text()
+        assert "`pairs`: drawn by a test" in card
+        assert re.search(r"distance \| mae \| [\d.,]+ mm", card)
+
+
+def check_predictions() -> None:
+    """Raw files hold millimetres, not probabilities; pictures and panels are there."""
+    Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save("picture.png")
+    run("predict", "--workdir=run", "--input=picture.png", "--out=npy")
+    run("predict", "--workdir=run", "--input=picture.png", "--out=png", "--raw=png", "--no-panels")
+    found = np.load("npy/raw/distance/picture.npy")
+    assert (found.shape, found.dtype) == ((40, 50), np.float32)
+    levels = np.asarray(Image.open("png/raw/distance/picture.png"))
+    np.testing.assert_array_equal(levels, np.round(found).clip(0, 65535))
+    assert json.loads(pathlib.Path("npy/predictions.json").read_text())["tasks"]["distance"]["unit"] == "mm"
+    assert json.loads(pathlib.Path("png/predictions.json").read_text())["tasks"]["distance"]["holds"].startswith(
+        "16-bit"
+    )
+    assert {path.name for path in pathlib.Path("npy").rglob("*.png")} == {"picture.png"}
+
+
+def check_exports(capsys) -> None:
+    """Every array of the merged backbone is in the file, and the program computes what the model does."""
+    run("export", "--workdir=run", "--layout=ditask", "--out=all.safetensors")
+    tensors, metadata = read_tensors(pathlib.Path("all.safetensors"), "export")
+    assert json.loads(metadata["model"])["config"] == {"channels": 16, "depths": [1, 1, 2, 1], "patch": 4}
+    restored = restore_run("run")
+    merged = dj.merge(restored.experiment.model, restored.state)
+    kernel = np.asarray(merged.backbone.blocks[0].attn.proj.kernel[...])
+    np.testing.assert_array_equal(tensors["backbone.blocks.0.attn.proj.weight"], kernel.T)
+    inside = [name for name in tensors if name.startswith("backbone.")]
+    assert len(inside) == len(backbone_arrays(merged))
+    main = importlib.import_module("ditask_jax.export").main
+    for layout in ("timm", "official", "huggingface"):
+        capsys.readouterr()
+        refused = cli.execute(main, ["--workdir=run", f"--layout={layout}", "--out=other.safetensors"])
+        error = capsys.readouterr().err
+        assert (refused, error.count("\n")) == (cli.USER_ERROR, 1)
+        assert "'crossing_tiny' declares no names of another code base" in error
+        assert "register_layout" in error
+    run("export", "--workdir=run", "--program", "--out=all.stablehlo")
+    images = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
+    computed = load_program("all.stablehlo")(images)["distance"]
+    np.testing.assert_allclose(computed, merged(images, Context(train=False))["distance"], atol=1e-4)
+
+
 @pytest.mark.slow
-def test_all_four_train_together(tmp_path):
+def test_all_train_together_by_commands(tmp_path):
     """By commands: a short training with loader processes, and its evaluation, which reads the run's folder."""
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
