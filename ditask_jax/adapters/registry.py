@@ -43,8 +43,8 @@ class Method:
         if not dataclasses.is_dataclass(cls):
             return cls()
         asked = dict(config.items()) if config is not None else {}
-        names = [field.name for field in dataclasses.fields(cls) if field.init and field.name in asked]
-        return cls(**{name: _plain(asked[name]) for name in names})
+        there = {field.name: cls.config_names.get(field.name, field.name) for field in dataclasses.fields(cls) if field.init}
+        return cls(**{option: _plain(asked[name]) for option, name in there.items() if name in asked})
 
     def describe(self) -> str:
         """The options in words, for a model card; "" for none."""

@@ -14,9 +14,8 @@ from ditask_jax.errors import ConfigError, WeightsError
 from ditask_jax.factor_cache import default_cache_dir
 from ditask_jax.model import MultiTaskModel, create_model
 from ditask_jax.tasks import Task, tasks
+from ditask_jax.tasks.registry import dataset_with, has_classes
 from ditask_jax.training.build import load_backbone, weights_path
-
-_COUNTED = ("semseg", "human_parts", "classification")
 
 
 def build_adapted(
@@ -52,9 +51,8 @@ def build_adapted(
 
 def _tasks(outputs: Mapping[str, int], dataset: str | None) -> tuple[Task, ...]:
     """Tasks by name and number of outputs; classes are numbered where no data set names them."""
-    dataset = dataset or ("vtab" if "classification" in outputs else "folder")
-    counts = {name: count for name, count in outputs.items() if name in _COUNTED}
-    return tasks(list(outputs), dataset, counts)
+    counts = {name: count for name, count in outputs.items() if has_classes(name)}
+    return tasks(list(outputs), dataset or dataset_with(list(outputs)), counts)
 
 
 def _weights(body: Mapping[str, Any], asked: str | Path | None, folder: str | Path) -> Path | None:

@@ -103,6 +103,25 @@ def _classes_field(name: str) -> str:
     return f"config: data.{name}_classes" if name in _MAPS else f"tasks: num_classes of '{name}'"
 
 
+def has_classes(name: str) -> bool:
+    """Whether the number of classes of a task is for a data set, or the user, to say.
+
+    >>> has_classes("semseg"), has_classes("depth")
+    (True, False)
+    """
+    return name in _CLASSES
+
+
+def dataset_with(names: Sequence[str]) -> str:
+    """The first data set that has all of these tasks, "folder" and "vtab" before any with classes of its own.
+
+    >>> dataset_with(["semseg", "depth"]), dataset_with(["classification"])
+    ('folder', 'vtab')
+    """
+    order = dict.fromkeys(["folder", "vtab", *DATASETS])
+    return next((dataset for dataset in order if set(names) <= set(DATASETS[dataset].tasks)), "folder")
+
+
 def primary_score(name: str) -> tuple[str, bool]:
     """The primary metric of a task of whichever data set, and whether it is a fraction.
 

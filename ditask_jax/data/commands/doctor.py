@@ -9,6 +9,7 @@ from ditask_jax.data.commands.options import (
     folder_options,
     parse_tasks,
 )
+from ditask_jax.data.sources import OPENERS
 from ditask_jax.data.trees import TREES
 from ditask_jax.errors import ConfigError, DataError, check_known
 
@@ -35,6 +36,11 @@ def add_arguments(parser) -> None:
 
 def run(args) -> int:
     """Prints what was found; 0 if training would find everything it needs, 1 if not."""
+    if args.name in OPENERS and args.name not in NAMES:
+        raise ConfigError(
+            f"command line: NAME: doctor looks at files of {' '.join(NAMES)}; '{args.name}' is read by code: see its "
+            f"examples by python -m ditask_jax.data show {args.name}"
+        )
     check_known("command line: NAME", args.name, NAMES)
     if args.samples < 1:
         raise ConfigError(f"command line: --samples: got {args.samples}, expected at least 1")
