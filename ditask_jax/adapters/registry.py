@@ -43,7 +43,9 @@ class Method:
         if not dataclasses.is_dataclass(cls):
             return cls()
         asked = dict(config.items()) if config is not None else {}
-        there = {field.name: cls.config_names.get(field.name, field.name) for field in dataclasses.fields(cls) if field.init}
+        there = {
+            field.name: cls.config_names.get(field.name, field.name) for field in dataclasses.fields(cls) if field.init
+        }
         return cls(**{option: _plain(asked[name]) for option, name in there.items() if name in asked})
 
     def describe(self) -> str:

@@ -48,7 +48,7 @@ def encode_raw(task: Task, prediction: np.ndarray, format: str) -> bytes:
     form = task.raw_form(format)
     content = form.encode(prediction)
     if form.ending == ".json":
-        return (json.dumps(_finite(content)) + "\n").encode()
+        return (json_text(_plain(content)) + "\n").encode()
     if form.ending == ".npy":
         buffer = io.BytesIO()
         np.save(buffer, np.asarray(content), allow_pickle=False)
@@ -77,12 +77,10 @@ def _png(task: Task, form: RawForm, levels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no Infinity: null stands for them."""
+def _plain(value: Any) -> Any:
+    """Arrays and NumPy numbers as lists and numbers."""
     if isinstance(value, dict):
-        return {name: _finite(entry) for name, entry in value.items()}
+        return {name: _plain(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    if isinstance(value, np.generic | np.ndarray):
-        return _finite(value.tolist())
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+        return [_plain(entry) for entry in value]
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
