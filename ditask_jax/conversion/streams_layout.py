@@ -7,7 +7,6 @@ input is multiplied on behalf of every stream. docs/weights.md has a reader.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -101,6 +100,10 @@ def _describe(merged: MultiTaskModel, config) -> dict[str, Any]:
     }
 
 
-def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Sizes as JSON; what has no JSON, such as a function, by what Python shows of it."""
-    return json.loads(json.dumps(config, default=repr))
+def _plain(value: Any) -> Any:
+    """Sizes as plain data; what JSON has no kind for, such as a function, by what Python shows of it."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(entry) for name, entry in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(entry) for entry in value]
+    return value if isinstance(value, str | int | float | None) else repr(value)
