@@ -1,5 +1,6 @@
 """Small wrapped models for the laws, shared by the tests of adapters."""
 
+import functools
 from types import SimpleNamespace
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 from ditask_jax.adapters import wrap
 from ditask_jax.model import create_model
 from ditask_jax.nn import Context, flatten, split_state, unflatten
+from ditask_jax.nn.state import ModelState
 
 OUTPUTS = {"semseg": 5, "depth": 1, "normals": 3, "sal": 1, "edge": 1, "human_parts": 7}
 SIZE = 64
@@ -41,6 +43,17 @@ class Wrapped:
         trainable = self.parts.trainable if trainable is None else trainable
         model = self.parts.merge(trainable, self.parts.frozen, self.parts.stats)
         return model(jnp.asarray(images), context or Context(train=False))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(graphdef, trainable, frozen, stats):
+    model = ModelState(graphdef, {}, {}, {}).merge(trainable, frozen, stats)
+    return model(jnp.asarray(IMAGES), Context(train=False))
+
+
+def compiled_logits(parts: ModelState, trainable=None) -> dict[str, jax.Array]:
+    """Logits in evaluation; models of one structure are compiled once, whatever numbers they hold."""
+    return _logits(parts.graphdef, parts.trainable if trainable is None else trainable, parts.frozen, parts.stats)
 
 
 def largest_difference(left, right) -> float:

@@ -1,5 +1,6 @@
 """Laws of every registered method: they are found in the registry, none is listed by hand."""
 
+import dataclasses
 import functools
 import math
 import re
@@ -14,7 +15,8 @@ from ditask_jax.backbones import create_backbone, list_models
 from ditask_jax.errors import ConfigError
 from ditask_jax.model import create_model
 from ditask_jax.nn import Context, Linear, flatten, linears, split_state
-from tests.adapters.cases import IMAGES, SIZE, Wrapped, largest_difference, task_list
+from ditask_jax.nn.state import ModelState
+from tests.adapters.cases import IMAGES, SIZE, Wrapped, compiled_logits, largest_difference, task_list
 
 METHODS = method_names()
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -65,13 +67,14 @@ def test_the_registry_is_not_empty():
 @functools.cache
 def plain_logits():
     """Logits of the model before anything is attached."""
-    parts = split_state(create_model("swin_test", task_list("semseg", "depth"), SIZE, widths=(4, 4, 4, 4)))
-    return jax.jit(lambda x: parts.merge(parts.trainable, parts.frozen, parts.stats)(x, Context(train=False)))(IMAGES)
+    return compiled_logits(
+        split_state(create_model("swin_test", task_list("semseg", "depth"), SIZE, widths=(4, 4, 4, 4)))
+    )
 
 
 @each_wrapped
 def test_identity_at_the_start(wrapped):
-    assert largest_difference(plain_logits(), jax.jit(wrapped.logits)()) < 1e-5
+    assert largest_difference(plain_logits(), compiled_logits(wrapped.parts)) < 1e-5
 
 
 @each_wrapped
@@ -86,12 +89,13 @@ def test_plan_counts_what_trains(wrapped):
 def test_every_trainable_leaf_gets_a_gradient(wrapped):
     context = Context(train=True, key=jax.random.key(0))
 
-    def loss(trainable):
-        logits = wrapped.logits(trainable, context)
+    def loss(trainable, frozen):
+        # Frozen weights are an argument, as in training: constants would be computed with while compiling.
+        logits = wrapped.parts.merge(trainable, frozen, wrapped.parts.stats)(jnp.asarray(IMAGES), context)
         # Weights by position and channel, so that no symmetry cancels a gradient.
         return sum(jnp.mean(random_like(logits[k], len(k)) * logits[k] ** 2) for k in logits)
 
-    gradients = flatten(jax.jit(jax.grad(loss))(wrapped.random_trainable()))
+    gradients = flatten(jax.jit(jax.grad(loss))(wrapped.random_trainable(), wrapped.parts.frozen))
     norms = {path: float(np.abs(g).max()) for path, g in gradients.items()}
     typical = sorted(norms.values())[len(norms) // 2]
     # A constant in front of BatchNorm is taken out again by its mean. That is the head's own bias and, as nothing but
@@ -107,16 +111,9 @@ def test_merged_equals_forward_and_merging_twice_changes_nothing(wrapped):
     model = wrapped.parts.merge(trainable, wrapped.parts.frozen, wrapped.parts.stats)
     once = merge(model)
     twice = merge(once)
-    context = Context(train=False)
-
-    def run(model):
-        parts = split_state(model)
-        return jax.jit(lambda x: parts.merge(parts.trainable, parts.frozen, parts.stats)(x, context))(IMAGES)
-
-    forward = jax.jit(wrapped.logits)(trainable)
-    merged = run(once)
+    forward, merged = compiled_logits(wrapped.parts, trainable), compiled_logits(split_state(once))
     assert largest_difference(forward, merged) < 1e-5
-    assert largest_difference(merged, run(twice)) == 0
+    assert largest_difference(merged, compiled_logits(split_state(twice))) == 0
 
 
 @every_method
@@ -135,10 +132,15 @@ def test_plan_of_an_abstract_model_is_the_plan(name):
     assert make_plan(abstract, make_method(name)) == wrapped.plan
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _features(graphdef, trainable, frozen, stats):
+    model = ModelState(graphdef, {}, {}, {}).merge(trainable, frozen, stats)
+    return model.features(model.normalise(jnp.asarray(IMAGES)), Context(train=False))
+
+
 def features(parts, trainable):
     """Features of every task and stage: what adapters act on, without the heads that are the same everywhere."""
-    model = parts.merge(trainable, parts.frozen, parts.stats)
-    return model.features(model.normalise(jnp.asarray(IMAGES)), Context(train=False))
+    return _features(parts.graphdef, trainable, parts.frozen, parts.stats)
 
 
 @pytest.mark.parametrize(("name", "backbone"), list(grid("ditask", spread=True)))
@@ -149,11 +151,11 @@ def test_identity_counts_and_merging_on_every_backbone(name, backbone):
     start, moved = wrapped.parts.trainable, wrapped.random_trainable()
     counted = sum(v.size for path, v in flatten(start).items() if path.startswith("backbone/"))
     assert wrapped.plan.trainable_backbone == counted
-    forward = jax.jit(lambda trainable: features(wrapped.parts, trainable))
+    forward = functools.partial(features, wrapped.parts)
     assert largest_difference(plain_features(backbone), forward(start)) < 1e-5
     if wrapped.plan.layers:
         merged = split_state(merge(wrapped.parts.merge(moved, wrapped.parts.frozen, wrapped.parts.stats)))
-        got = jax.jit(lambda trainable: features(merged, trainable))(merged.trainable)
+        got = features(merged, merged.trainable)
         assert largest_difference(forward(moved), got) < 1e-5
         assert largest_difference(forward(start), got) > 1e-3
 
@@ -162,11 +164,11 @@ def test_identity_counts_and_merging_on_every_backbone(name, backbone):
 def test_every_leaf_of_every_backbone_gets_a_gradient(name, backbone):
     wrapped = build(name, backbone=backbone)
 
-    def loss(trainable):
-        maps = features(wrapped.parts, trainable)
+    def loss(trainable, frozen):
+        maps = features(dataclasses.replace(wrapped.parts, frozen=frozen), trainable)
         return sum(jnp.mean(random_like(x, x.size) * x**2) for x in jax.tree.leaves(maps))
 
-    gradients = flatten(jax.jit(jax.grad(loss))(wrapped.random_trainable()))
+    gradients = flatten(jax.jit(jax.grad(loss))(wrapped.random_trainable(), wrapped.parts.frozen))
     norms = {path: float(np.abs(g).max()) for path, g in gradients.items() if path.startswith("backbone/")}
     assert norms or name == "frozen"
     typical = sorted(norms.values())[len(norms) // 2] if norms else 0.0
@@ -177,7 +179,7 @@ def test_every_leaf_of_every_backbone_gets_a_gradient(name, backbone):
 def plain_features(backbone: str):
     """Features of the model before anything is attached."""
     parts = split_state(create_model(backbone, task_list("semseg", "depth"), SIZE, widths=(4, 4, 4, 4)))
-    return jax.jit(lambda trainable: features(parts, trainable))(parts.trainable)
+    return features(parts, parts.trainable)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

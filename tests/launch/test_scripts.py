@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -159,3 +160,79 @@ def test_the_pod_runs_the_preflight_and_becomes_the_training(job_set, tmp_path):
     assert [call.split()[0] for call in noted(tmp_path)] == ["preflight", "train"]
     assert all("--config=configs/pascal_swin_tiny.py --workdir=/shared/runs" in call for call in noted(tmp_path))
     assert "exec python -m ditask_jax.train" in container["args"][0]
+
+
+FAKE_PYTEST = """#!/usr/bin/env bash
+if [[ "$1" == -c ]]; then echo 3.11; exit; fi
+echo "$* flags=${XLA_FLAGS-unset}" >> .log
+[[ "$*" == *pytest* ]] && echo "== 3 passed, 1 skipped in 0.10s =="
+[[ -e .broken && "$*" == *"$(cat .broken)"* ]] && exit 1
+exit 0
+"""
+
+
+@pytest.fixture
+def full_tests(tmp_path):
+    """A folder with `launch/test_full.sh` and stand-ins for all that it starts; runs it."""
+    (tmp_path / "launch").mkdir()
+    shutil.copy(ROOT / "launch" / "test_full.sh", tmp_path / "launch")
+    (tmp_path / "launch" / "venv.sh").write_text("make_venv() { :; }\n")
+    (tmp_path / "launch" / "test_interop.sh").write_text("echo interop >> .log\n")
+    (tmp_path / ".gitignore").write_text("/.*\n")
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.write_text(FAKE_PYTEST)
+    python.chmod(0o755)
+    plain = {
+        name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")
+    }
+    environment = plain | {"PYENV_ROOT": str(tmp_path / "none"), "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}
+
+    def run(*arguments, **variables):
+        (tmp_path / ".log").write_text("")
+        command = ["bash", "launch/test_full.sh", *arguments]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment | variables, capture_output=True, text=True, timeout=60, check=False
+        )
+        return done.returncode, done.stdout + done.stderr, (tmp_path / ".log").read_text().splitlines()
+
+    return run
+
+
+def test_the_full_tests_go_on_where_they_were(full_tests, tmp_path):
+    (tmp_path / ".broken").write_text("tests/training")
+    code, output, calls = full_tests("laws", "training", "interop")
+    assert code == 1
+    assert len(calls) == 3
+    assert all("flags=" in call and "unset" not in call for call in calls if "pytest" in call)
+    assert re.search(r"^test_full: laws: passed, \d+ s, 3 passed, 1 skipped in 0.10s$", output, re.MULTILINE)
+    assert re.search(r"^test_full: training: failed, code 1, ", output, re.MULTILINE)
+    (summary,) = tmp_path.glob(".cache/full/*/summary.txt")
+    assert "training: failed" in summary.read_text()
+    assert "pages: not run yet" in summary.read_text()
+
+    (tmp_path / ".broken").unlink()
+    code, output, calls = full_tests("laws", "training", "interop")
+    assert (code, len(calls)) == (0, 1), "only what failed runs again"
+    assert "tests/training" in calls[0]
+    assert "laws: passed" in summary.read_text()
+
+    assert len(full_tests("laws", FRESH="1")[2]) == 1
+    (tmp_path / "new.py").write_text("another state of the files")
+    assert len(full_tests("laws")[2]) == 1
+    assert full_tests("laws", "--list")[2] == []
+    code, output, _ = full_tests("lows")
+    assert code == 2
+    assert "'lows': unknown part; known:" in output
+
+
+def test_the_full_tests_run_every_slow_test_once(full_tests):
+    """By folder, or with what no other part names."""
+    _, _, calls = full_tests()
+    slow = [call for call in calls if "-m slow" in call]
+    (others,) = [call for call in slow if "--ignore" in call]
+    named = [word for call in slow if call != others for word in call.split() if word.startswith("tests/")]
+    ignored = [word.partition("=")[2] for word in others.split() if word.startswith("--ignore")]
+    assert len(named) == len(set(named))
+    assert sorted(named) == sorted(ignored)
+    assert all((ROOT / name).is_dir() for name in named)
