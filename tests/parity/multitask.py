@@ -54,18 +54,21 @@ class Case:
         path, turn = translate(name, self.meta["kind"])
         return path, turn(array)
 
-    def outputs(self, trainable, train: bool = False):
+    def outputs(self, trainable, frozen, train: bool = False):
         """Features, neck outputs, final logits and new statistics."""
-        model = self.parts.merge(trainable, self.parts.frozen, self.parts.stats)
+        model = self.parts.merge(trainable, frozen, self.parts.stats)
         context = Context(train=train, key=jax.random.key(0))
         features = model.features(self.images, context)
         necks = {name: model.necks[name](features[name], context) for name in model.task_names}
         final = model.decode(features, self.images.shape[1:3], context)
         return features, necks, final, statistics(model)
 
-    def loss(self, trainable, weights, train: bool = False):
-        """`weights . (simple, mtl)`: one compiled program gives both losses and both gradients."""
-        features, necks, final, stats = self.outputs(trainable, train)
+    def loss(self, trainable, weights, frozen, train: bool = False):
+        """`weights . (simple, mtl)`: one compiled program gives both losses and both gradients.
+
+        Frozen weights are an argument, as in training; as constants they would be computed with while compiling.
+        """
+        features, necks, final, stats = self.outputs(trainable, frozen, train)
         simple = sum(jnp.mean(logits**2) for logits in final.values())
         total, losses = multi_task_loss(self.tasks, final, self.labels)
         aux = {"features": features, "necks": necks, "final": final, "stats": stats}
@@ -75,8 +78,8 @@ class Case:
     def evaluated(self):
         """`(aux, {"simple": gradient, "mtl": gradient})` in evaluation mode."""
         step = jax.jit(jax.value_and_grad(self.loss, has_aux=True))
-        (_, aux), simple = step(self.trainable, jnp.array([1.0, 0.0]))
-        _, mtl = step(self.trainable, jnp.array([0.0, 1.0]))
+        (_, aux), simple = step(self.trainable, jnp.array([1.0, 0.0]), self.parts.frozen)
+        _, mtl = step(self.trainable, jnp.array([0.0, 1.0]), self.parts.frozen)
         return aux, {"simple": flatten(simple), "mtl": flatten(mtl)}
 
 

@@ -125,15 +125,15 @@ def _train(case):
     optimizer = make_optimizer(settings, lambda step: train["lr"], case.trainable)
 
     @jax.jit
-    def step(trainable, opt_state):
-        loss = lambda t: case.loss(t, jnp.array([0.0, 1.0]), train=True)
+    def step(trainable, opt_state, frozen):
+        loss = lambda t: case.loss(t, jnp.array([0.0, 1.0]), frozen, train=True)
         (total, aux), grads = jax.value_and_grad(loss, has_aux=True)(trainable)
         updates, opt_state = optimizer.update(grads, opt_state, trainable)
         return optax.apply_updates(trainable, updates), opt_state, total, optax.tree.norm(grads), aux
 
     trainable, opt_state = case.trainable, optimizer.init(case.trainable)
     for _ in range(train["steps"]):
-        trainable, opt_state, *rest = step(trainable, opt_state)
+        trainable, opt_state, *rest = step(trainable, opt_state, case.parts.frozen)
         yield trainable, *rest
 
 
