@@ -45,15 +45,17 @@ class Wrapped:
         return model(jnp.asarray(images), context or Context(train=False))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _logits(graphdef, trainable, frozen, stats):
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _logits(graphdef, train, trainable, frozen, stats, key):
     model = ModelState(graphdef, {}, {}, {}).merge(trainable, frozen, stats)
-    return model(jnp.asarray(IMAGES), Context(train=False))
+    return model(jnp.asarray(IMAGES), Context(train=train, key=key))
 
 
-def compiled_logits(parts: ModelState, trainable=None) -> dict[str, jax.Array]:
-    """Logits in evaluation; models of one structure are compiled once, whatever numbers they hold."""
-    return _logits(parts.graphdef, parts.trainable if trainable is None else trainable, parts.frozen, parts.stats)
+def compiled_logits(parts: ModelState, trainable=None, context: Context | None = None) -> dict[str, jax.Array]:
+    """Logits; models of one structure are compiled once, whatever numbers they hold and whatever is drawn."""
+    context = context or Context(train=False)
+    trainable = parts.trainable if trainable is None else trainable
+    return _logits(parts.graphdef, context.train, trainable, parts.frozen, parts.stats, context.key)
 
 
 def largest_difference(left, right) -> float:

@@ -13,7 +13,7 @@ from ditask_jax.errors import ConfigError
 from ditask_jax.model import create_model
 from ditask_jax.nn import Context, flatten, linears, prepare_adapters
 from ditask_jax.training.build import describe_plan
-from tests.adapters.cases import IMAGES, SIZE, Wrapped, largest_difference, task_list
+from tests.adapters.cases import IMAGES, SIZE, Wrapped, compiled_logits, largest_difference, task_list
 
 SMALL = DiTASK(shared_cells=8, task_cells=5, dropout=0.0)
 
@@ -24,11 +24,12 @@ def test_execution_modes_agree():
         wrapped = Wrapped(dataclasses.replace(SMALL, execution=execution))
         trainable = wrapped.random_trainable()
 
-        def loss(trainable, wrapped=wrapped):
-            logits = wrapped.logits(trainable)
+        def loss(trainable, frozen, parts=wrapped.parts):
+            logits = parts.merge(trainable, frozen, parts.stats)(jnp.asarray(IMAGES), Context(train=False))
             return sum(jnp.mean(v**2) for v in logits.values()), logits
 
-        (_, outputs[execution]), gradients[execution] = jax.jit(jax.value_and_grad(loss, has_aux=True))(trainable)
+        step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+        (_, outputs[execution]), gradients[execution] = step(trainable, wrapped.parts.frozen)
     for execution in ("factored", "auto"):
         assert largest_difference(outputs["materialised"], outputs[execution]) < 1e-5
         assert largest_difference(gradients["materialised"], gradients[execution]) < 1e-5
@@ -40,7 +41,7 @@ def test_adding_a_task_changes_nothing_for_the_others():
     context = Context(train=True, key=jax.random.key(3))
     two = Wrapped(method, "semseg", "depth", drop_path_rate=0.4)
     three = Wrapped(method, "semseg", "sal", "depth", drop_path_rate=0.4)
-    a, b = jax.jit(lambda: two.logits(context=context))(), jax.jit(lambda: three.logits(context=context))()
+    a, b = (compiled_logits(case.parts, context=context) for case in (two, three))
     assert largest_difference(a, {name: b[name] for name in a}) < 1e-6
 
 
@@ -180,6 +181,6 @@ def test_published_counts_of_larger_backbones(backbone, published):
 def test_dropout_falls_on_the_shared_stream_only():
     wrapped = Wrapped(dataclasses.replace(SMALL, dropout=0.5))
     draws = [Context(train=True, key=jax.random.key(seed)) for seed in (0, 0, 1)]
-    first, same, other = (jax.jit(lambda c=c: wrapped.logits(context=c, images=IMAGES))() for c in draws)
+    first, same, other = (compiled_logits(wrapped.parts, context=context) for context in draws)
     assert largest_difference(first, same) == 0
     assert largest_difference(first, other) > 1e-3

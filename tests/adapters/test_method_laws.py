@@ -99,9 +99,8 @@ def couples_tasks(micro: Micro) -> bool:
 
 def check_merging(micro: Micro) -> None:
     model = micro.built(micro.moved())
-    with jax.disable_jit():
-        once = merge(model)
-        twice = merge(once)
+    once = merge(model)
+    twice = merge(once)
     forward, merged = features(model), features(once)
     assert largest_difference(forward, merged) < 2e-5
     assert largest_difference(merged, features(twice)) == 0
