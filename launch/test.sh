@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # The default checks: ruff, then every test that is not marked slow, in the environment .venv (made here if missing).
+# Six minutes on two idle cores: what is compiled is not optimised (tests/conftest.py); see .ci/run for what users get.
 #
 #   bash launch/test.sh                          everything
 #   bash launch/test.sh tests/cpab -k inverse    further arguments go to pytest
@@ -15,6 +16,7 @@ failures=0
 if ((failures)); then
   echo "test: ruff found something; '.venv/bin/ruff check --fix . && .venv/bin/ruff format .' mends most of it" >&2
 fi
-# Whole files go to one process: what a file compiles once serves all its tests.
-.venv/bin/python -m pytest -m "not slow" -n "${TEST_PROCESSES:-2}" --dist loadfile --durations=15 "$@" || failures=$?
+# Whole files go to one process, the longest first (tests/conftest.py): what a file compiles once serves all its tests.
+.venv/bin/python -m pytest -m "not slow" -n "${TEST_PROCESSES:-2}" --dist loadfile --no-loadscope-reorder \
+  --durations=15 "$@" || failures=$?
 exit "$failures"

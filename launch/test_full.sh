@@ -151,7 +151,7 @@ done
 ((${#chosen[@]})) || chosen=("${parts[@]}")
 
 absent=77 # the code of a part that cannot run here
-spread=(-n "${TEST_PROCESSES:-2}" --dist loadfile)
+spread=(-n "${TEST_PROCESSES:-2}" --dist loadfile --no-loadscope-reorder)
 state=".cache/full/$(state_of_files)"
 if [[ -n "$only_list" ]]; then
   for part in "${chosen[@]}"; do report "$part" "- $(describe "$part")"; done
