@@ -73,23 +73,20 @@ _LONGEST_FIRST = (
 )
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        rank = {name: place for place, name in enumerate(_LONGEST_FIRST)}
-        items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(rank)))
-
-
 def pytest_unconfigure() -> None:
     if _own_cache:
         shutil.rmtree(_own_cache, ignore_errors=True)
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
-    """Tests of golden files of a kind that the folder in `DITASK_GOLDEN_DIR` lacks are not collected.
+    """Puts the longest files first, and leaves out tests of golden files that the folder in `DITASK_GOLDEN_DIR` lacks.
 
     Elsewhere a test without a single case is a mistake, where pytest would skip it.
     """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        rank = {name: place for place, name in enumerate(_LONGEST_FIRST)}
+        items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(rank)))
     empty = [item for item in items if _has_no_case(item)]
     if not empty:
         return
