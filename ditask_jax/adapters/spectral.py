@@ -62,9 +62,8 @@ class SpectralAdapter(Adapter):
         change = context.prepared[self.path]
         if self.execution == "materialised":
             return apply_kernel(x, self.merged_kernel(linear, change).astype(context.dtype))
-        scale = self.singular_values[...][None] + change
         left, right = self.left[...].astype(context.dtype), self.right[...].astype(context.dtype)
-        return factored_product(x, left, scale, right)
+        return factored_product(x, left, self.singular_values[...], change, right)
 
     def base_kernel(self, linear: Linear) -> jax.Array:
         """The kernel itself, or where the factors took its place their product."""

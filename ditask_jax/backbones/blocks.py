@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ditask_jax.nn.context import Context
+from ditask_jax.nn.custom_vjp import custom_vjp
 from ditask_jax.nn.gelu import gelu
 from ditask_jax.nn.grid_rows import Gridded
 from ditask_jax.nn.linear import SHARED, USUAL_ROLES, LayerInfo, Linear, Roles, pick_streams
@@ -144,17 +145,14 @@ def add_branch(trunk: jax.Array, branch: jax.Array) -> jax.Array:
     return _join(trunk, branch.astype(trunk.dtype))
 
 
-@jax.custom_vjp
-def _join(trunk: jax.Array, branch: jax.Array) -> jax.Array:
-    return trunk + branch
-
-
 def _join_backward(joined: bool, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     # Term by term: one pass over all streams, where a sum over the leading axis would be several on CPUs.
     return (sum(gradient[s : s + 1] for s in range(gradient.shape[0])) if joined else gradient), gradient
 
 
-_join.defvjp(lambda trunk, branch: (trunk + branch, trunk.shape[0] < branch.shape[0]), _join_backward)
+@custom_vjp(lambda trunk, branch: (trunk + branch, trunk.shape[0] < branch.shape[0]), _join_backward)
+def _join(trunk: jax.Array, branch: jax.Array) -> jax.Array:
+    return trunk + branch
 
 
 def rising_rates(last: float, depths: Sequence[int]) -> list[list[float]]:

@@ -4,7 +4,9 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
+
+from ditask_jax.backends import by_backend
 
 
 def _series(z: Array, coefficients: list[float]) -> Array:
@@ -120,7 +122,7 @@ def pick(table: Array, *indices: Array) -> tuple[Array, ...]:
 def _pick_jvp(primals, tangents):
     # The transpose of a gather is a scatter: in order on a CPU and fast there, but in random order (atomics) on a GPU,
     # which in turn is quick at masked sums.
-    return pick(*primals), lax.platform_dependent(tangents[0], *primals[1:], cpu=_gather, default=_masked_sums)
+    return pick(*primals), by_backend(tangents[0], *primals[1:], cpu=_gather, elsewhere=_masked_sums)
 
 
 def _gather(table: Array, *indices: Array) -> tuple[Array, ...]:

@@ -1,11 +1,10 @@
 """Scaled dot-product attention over the stream axis, with a backward pass that keeps the weights and nothing else."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from ditask_jax.nn.custom_vjp import custom_vjp
 from ditask_jax.precision import widened
 
 
@@ -22,11 +21,6 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = No
     streams = max(q.shape[0], k.shape[0])
     q, k, v = (jnp.broadcast_to(part, (streams, *part.shape[1:])) for part in (q, k, v))
     return rearrange(_attend(q, k, v, bias), "s b n l d -> s b l (n d)")
-
-
-@jax.custom_vjp
-def _attend(q, k, v, bias):
-    return _forward(q, k, v, bias)[0]
 
 
 def _forward(q, k, v, bias):
@@ -52,23 +46,15 @@ def _backward(kept, gradient):
     return towards_q, towards_k, towards_v, towards_bias
 
 
-_attend.defvjp(_forward, _backward)
+@custom_vjp(_forward, _backward)
+def _attend(q, k, v, bias):
+    return _forward(q, k, v, bias)[0]
 
 
 def _summed_like(x: jax.Array, bias: jax.Array) -> jax.Array:
     """Sums over the axes along which a bias was broadcast."""
     axes = tuple(axis for axis, size in enumerate(bias.shape) if size == 1 and x.shape[axis] != 1)
     return jnp.sum(x, axes, keepdims=True).astype(bias.dtype)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def split_heads(qkv: jax.Array, heads: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Queries, keys and values `[S, B, N, L, D]` of a packed product `[S, B, L, 3*N*D]`.
-
-    >>> [part.shape for part in split_heads(jnp.ones((1, 2, 5, 24)), 4)]
-    [(1, 2, 4, 5, 2), (1, 2, 4, 5, 2), (1, 2, 4, 5, 2)]
-    """
-    return _split(qkv, heads)
 
 
 def _split(qkv, heads):
@@ -81,4 +67,11 @@ def _split_backward(heads, _, gradients):
     return (jnp.concatenate([rearrange(part, "s b n l d -> s b l (n d)") for part in gradients], axis=-1),)
 
 
-split_heads.defvjp(lambda qkv, heads: (_split(qkv, heads), None), _split_backward)
+@custom_vjp(lambda qkv, heads: (_split(qkv, heads), None), _split_backward, static=(1,))
+def split_heads(qkv: jax.Array, heads: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Queries, keys and values `[S, B, N, L, D]` of a packed product `[S, B, L, 3*N*D]`.
+
+    >>> [part.shape for part in split_heads(jnp.ones((1, 2, 5, 24)), 4)]
+    [(1, 2, 4, 5, 2), (1, 2, 4, 5, 2), (1, 2, 4, 5, 2)]
+    """
+    return _split(qkv, heads)

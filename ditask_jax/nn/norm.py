@@ -1,13 +1,12 @@
 """LayerNorm and BatchNorm with float32 statistics, whatever dtype flows through."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ditask_jax.nn.apart import apart
+from ditask_jax.backends import apart, by_backend
 from ditask_jax.nn.context import Context
+from ditask_jax.nn.custom_vjp import custom_vjp
 from ditask_jax.nn.scope import Scope
 from ditask_jax.nn.variables import Statistic
 from ditask_jax.precision import widened
@@ -15,18 +14,6 @@ from ditask_jax.precision import widened
 
 def _per_channel(vector: jax.Array, ndim: int) -> jax.Array:
     return vector.reshape((1,) * (ndim - 1) + (-1,))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def normalise(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float = 1e-5) -> jax.Array:
-    """Layer normalisation of the last axis: statistics in float32 or wider, the result in the dtype of `x`.
-
-    Its backward pass is written out: it keeps `x` and two numbers per row, and reads each array once.
-
-    >>> [round(float(v), 3) for v in normalise(jnp.array([1.0, 3.0]), jnp.ones(2), jnp.zeros(2))]
-    [-1.0, 1.0]
-    """
-    return _normalise(x, scale, bias, epsilon)[0]
 
 
 def _normalise(x, scale, bias, epsilon):
@@ -50,9 +37,6 @@ def _normalise_backward(epsilon, kept, gradient):
     return towards_x.astype(x.dtype), jnp.sum(gradient * normed, rows), jnp.sum(gradient, rows)
 
 
-normalise.defvjp(_normalise, _normalise_backward)
-
-
 def _row_means(x: jax.Array, scale: jax.Array) -> jax.Array:
     """Means of `x * scale` over the last axis, kept as an axis of 1.
 
@@ -67,7 +51,19 @@ def _row_means(x: jax.Array, scale: jax.Array) -> jax.Array:
     def mean(x, scale):
         return (x * _per_channel(scale, x.ndim)).mean(-1, keepdims=True)
 
-    return jax.lax.platform_dependent(x, scale, cpu=product, default=mean)
+    return by_backend(x, scale, cpu=product, elsewhere=mean)
+
+
+@custom_vjp(_normalise, _normalise_backward, static=(3,))
+def normalise(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float = 1e-5) -> jax.Array:
+    """Layer normalisation of the last axis: statistics in float32 or wider, the result in the dtype of `x`.
+
+    Its backward pass is written out: it keeps `x` and two numbers per row, and reads each array once.
+
+    >>> [round(float(v), 3) for v in normalise(jnp.array([1.0, 3.0]), jnp.ones(2), jnp.zeros(2))]
+    [-1.0, 1.0]
+    """
+    return _normalise(x, scale, bias, epsilon)[0]
 
 
 class LayerNorm(nnx.Module):

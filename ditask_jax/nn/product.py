@@ -4,21 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ditask_jax.nn.apart import apart
-
-
-@jax.custom_vjp
-def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`x @ kernel` for tokens of any number of leading axes.
-
-    Axes are never merged here, so that a batch spread over devices stays where it is.
-
-    Shapes: x `[..., in]`; kernel `[in, out]`; to `[..., out]`.
-
-    >>> product(jnp.ones((5, 3, 2)), jnp.ones((2, 4))).shape
-    (5, 3, 4)
-    """
-    return x @ kernel
+from ditask_jax.backends import apart, by_backend
+from ditask_jax.nn.custom_vjp import custom_vjp
 
 
 def _forward(x, kernel):
@@ -31,7 +18,18 @@ def _backward(kept, gradient):
     return gradient @ kernel.T, apart(token_product(x, gradient))
 
 
-product.defvjp(_forward, _backward)
+@custom_vjp(_forward, _backward)
+def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`x @ kernel` for tokens of any number of leading axes.
+
+    Axes are never merged here, so that a batch spread over devices stays where it is.
+
+    Shapes: x `[..., in]`; kernel `[in, out]`; to `[..., out]`.
+
+    >>> product(jnp.ones((5, 3, 2)), jnp.ones((2, 4))).shape
+    (5, 3, 4)
+    """
+    return x @ kernel
 
 
 def fan_out_product(x: jax.Array, kernels: jax.Array) -> jax.Array:
@@ -72,4 +70,4 @@ def token_product(x: jax.Array, y: jax.Array) -> jax.Array:
     def elsewhere(x, y):
         return lax.dot_general(x, y, ((axes, axes), ((), ())))
 
-    return lax.platform_dependent(x, y, cpu=on_cpu, default=elsewhere)
+    return by_backend(x, y, cpu=on_cpu, elsewhere=elsewhere)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ditask_jax.nn.context import Context
+from ditask_jax.nn.custom_vjp import custom_vjp
 
 REMAT = ("none", "dots", "blocks")
 """`none` keeps all activations; `dots` the results of matrix products, and computes norms, activations, softmax and
@@ -55,7 +56,10 @@ def _computed_twice(compute: Callable, x: jax.Array) -> jax.Array:
         _, pull = jax.vjp(lambda x, floats: run(x, floats, others), x + zero.reshape((1,) * x.ndim), floats)
         return (*pull(gradient), None)
 
-    twice = jax.custom_vjp(run)
-    twice.defvjp(lambda *arguments: (run(*arguments), arguments), backward)
+    def push(kept, tangents):
+        over = lambda x, floats: run(x, floats, kept[2])
+        return jax.jvp(over, kept[:2], tangents[:2])[1]
+
+    twice = custom_vjp(lambda *arguments: (run(*arguments), arguments), backward, push)(run)
     pick = lambda wanted: [value for value, moves in zip(closed.consts, moving, strict=True) if moves == wanted]
     return twice(x, pick(True), pick(False))

@@ -5,13 +5,12 @@ Threefry would do as well, but every draw of it is a program of its own: in a sm
 layer it took most of the compile time, and on CPUs most of the forward pass.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from ditask_jax.nn.context import Context
+from ditask_jax.nn.custom_vjp import custom_vjp
 
 
 def _mix(x: jax.Array) -> jax.Array:
@@ -82,21 +81,23 @@ def drop_shared(
     return _thin_first(x, keep, rate)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _thin_row(x: jax.Array, keep: jax.Array, rate: float) -> jax.Array:
+    is_first = lax.broadcasted_iota(jnp.int32, x.shape, 0) == 0
+    return jnp.where(is_first, _thin(x, jnp.broadcast_to(keep, x.shape), rate), x)
+
+
+@custom_vjp(
+    lambda x, keep, rate: (_thin_row(x, keep, rate), keep),
+    lambda rate, keep, gradient: (_thin_row(gradient, keep, rate), None),
+    static=(2,),
+)
 def _thin_first(x: jax.Array, keep: jax.Array, rate: float) -> jax.Array:
     """Dropout of the first row alone; linear in x, so it is its own backward pass.
 
     Written as a choice for every entry, which is computed together with what stands before it: taking the row out and
     putting it back would be passes of their own over all rows.
     """
-    is_first = lax.broadcasted_iota(jnp.int32, x.shape, 0) == 0
-    return jnp.where(is_first, _thin(x, jnp.broadcast_to(keep, x.shape), rate), x)
-
-
-_thin_first.defvjp(
-    lambda x, keep, rate: (_thin_first(x, keep, rate), keep),
-    lambda rate, keep, gradient: (_thin_first(gradient, keep, rate), None),
-)
+    return _thin_row(x, keep, rate)
 
 
 def drop_path(x: jax.Array, rate: float, context: Context, purpose: str, streams: tuple[str, ...]) -> jax.Array:
