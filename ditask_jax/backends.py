@@ -1,4 +1,4 @@
-"""What is written differently for XLA's CPU backend and for accelerators, and keeping apart what the former would fuse."""
+"""What is written differently for XLA's CPU backend and for accelerators; keeping what the former would fuse apart."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ def by_backend(*arguments: Any, cpu: Callable, elsewhere: Callable) -> Any:
 
 @contextlib.contextmanager
 def accelerator_forms(wanted: bool = True) -> Iterator[None]:
-    """What is traced inside takes the form for accelerators (or that for CPUs) on any platform, so that both are tested.
+    """What is traced inside takes the form for accelerators (or that for CPUs) on any platform: for tests.
 
     A function compiled before keeps the form that it has.
 

@@ -32,13 +32,14 @@ class BottleneckAdapter(LayerAdapter):
 
     def __call__(self, linear: Linear, x: jax.Array, streams: tuple[str, ...], context: Context) -> jax.Array:
         cast = lambda array: array[...].astype(context.dtype)
-        wide = lambda vector, like: cast(vector).reshape((1,) * (like.ndim - 1) + (-1,))
-        y = apply_kernel(x, cast(linear.kernel))
+        row = lambda vector, like: vector[...].reshape((1,) * (like.ndim - 1) + (-1,))
+        # Wide: rounded before a small change is added, it would swallow that.
+        y = apply_kernel(x, cast(linear.kernel), context.wide)
         # The layer adds its own bias behind the adapter, which has to see it.
-        seen = y + wide(linear.bias, y) if hasattr(linear, "bias") else y
-        hidden = apply_kernel(seen, cast(self.down_shared))
-        hidden = gelu(hidden + wide(self.down_bias_shared, hidden))
-        return y + apply_kernel(hidden, cast(self.up_shared)) + wide(self.up_bias_shared, y)
+        seen = y + row(linear.bias, y) if hasattr(linear, "bias") else y
+        hidden = apply_kernel(seen.astype(context.dtype), cast(self.down_shared), context.wide)
+        hidden = gelu((hidden + row(self.down_bias_shared, hidden)).astype(context.dtype))
+        return y + apply_kernel(hidden, cast(self.up_shared)) + row(self.up_bias_shared, y)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,7 +34,7 @@ class MagnitudeAdapter(LowRankAdapter):
 
     def __call__(self, linear: Linear, x: jax.Array, streams: tuple[str, ...], context: Context) -> jax.Array:
         y = super().__call__(linear, x, streams, context)
-        return y * self.factor(linear).astype(context.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+        return y * self.factor(linear).reshape((1,) * (y.ndim - 1) + (-1,))
 
     def merged_kernel(self, linear: Linear, prepared: None) -> jax.Array:
         return self._direction(linear) * self.factor(linear)[None]

@@ -50,7 +50,7 @@ def _backward(kept, gradient):
 def factored_product(
     x: jax.Array, left: jax.Array, values: jax.Array, change: jax.Array, right: jax.Array
 ) -> jax.Array:
-    """`((x @ left) * (values + change)) @ right` for every stream; a single input or a single change serves all streams.
+    """`((x @ left) * (values + change)) @ right` for every stream; a single input or change serves all streams.
 
     Differentiable in `x` and `change`. The factors and the values are constants: no gradient reaches them. Values and
     change are float32 or wider, whatever the dtype of the rest.
@@ -76,9 +76,9 @@ def _moved_product(x: jax.Array, values: jax.Array, change: jax.Array, factor: j
 
 
 def _scaled_product(x: jax.Array, scale: jax.Array, factor: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:
-    """`(x * scale) @ factor`: `[S, N, R]`, `[S', R]`, `[R, out]` to `[max(S, S'), N, out]`, in the dtype of `x` or `dtype`.
+    """`(x * scale) @ factor`: `[S, N, R]`, `[S', R]`, `[R, out]` to `[max(S, S'), N, out]`, in the dtype of `x`.
 
-    Scaled in the wider dtype of the two and rounded once; products sum in float32.
+    Scaled in the scale's dtype and rounded once. With `dtype` the result has that one, where `S'` is 1.
     """
     if x.shape[1] < factor.shape[1]:
         scaled = (widened(x) * scale[:, None]).astype(x.dtype)

@@ -102,9 +102,10 @@ class LowRankAdapter(Adapter):
     def __call__(self, linear: Linear, x: jax.Array, streams: tuple[str, ...], context: Context) -> jax.Array:
         dropped = drop_shared(x, self.dropout_rate, context, self.path, streams)
         kernel = linear.kernel[...].astype(context.dtype)
+        # Wide: rounded before a small change is added, it would swallow that.
         if not self.owners:
-            return apply_kernel(x, kernel) + self.shared_change(dropped, context)
-        base = apply_kernel(x[:1], kernel)
+            return apply_kernel(x, kernel, context.wide) + self.shared_change(dropped, context)
+        base = apply_kernel(x[:1], kernel, context.wide)
         shared = self.shared_change(dropped[:1], context) if self.has_shared else None
         tasks = base + self.task_changes(dropped, streams, context)
         if self.adds_shared and shared is not None:

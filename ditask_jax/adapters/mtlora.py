@@ -47,7 +47,7 @@ class AdditionAdapter(LowRankAdapter):
 
     def __call__(self, linear: Linear, x: jax.Array, streams: tuple[str, ...], context: Context) -> jax.Array:
         dropped = drop_shared(x, self.dropout_rate, context, self.path, streams)
-        base = apply_kernel(x[:1], linear.kernel[...].astype(context.dtype))
+        base = apply_kernel(x[:1], linear.kernel[...].astype(context.dtype), context.wide)
         tasks = base + self.task_changes(dropped, streams, context)
         if SHARED not in self.streams:
             return tasks

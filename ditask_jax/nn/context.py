@@ -45,6 +45,11 @@ class Context:
     rows: jax.Array | None = None
     remat: str = "none"
 
+    @property
+    def wide(self) -> Any:
+        """The dtype of sums that are rounded to `dtype` when they are complete: float32 or wider."""
+        return jnp.promote_types(self.dtype, jnp.float32)
+
     def key_for(self, purpose: str, stream: str = "") -> jax.Array:
         """Two uint32 for one purpose (a layer path and what it draws) on one stream, for `random_bits`."""
         if self.key is None:

@@ -23,7 +23,7 @@ def custom_vjp(
 
     Args:
       forward: the function's arguments to `(its value, what to keep)`. Whatever is kept and is no array is static.
-      backward: `(*static arguments, kept, gradient)` to a tuple with a gradient per other argument; None: there is none.
+      backward: `(*static arguments, kept, gradient)` to a tuple, a gradient per other argument or None for none.
         Linear in the gradient, and made of what JAX or this module can differentiate.
       push: `(*static arguments, kept, tangents)` to the value's tangent, where it costs less than the transpose of
         `backward`; of the tangents, one per argument, those of no gradient are zeros.

@@ -74,7 +74,7 @@ class Adapter(nnx.Module):
         return streams
 
     def __call__(self, linear: "Linear", x: jax.Array, streams: tuple[str, ...], context: Context) -> jax.Array:
-        """Maps `[S, ..., in]` to `[S', ..., out]`, bias excluded."""
+        """Maps `[S, ..., in]` to `[S', ..., out]`, bias excluded, in `context.dtype` or wider."""
         raise TypeError(f"{type(self).__name__} does not define __call__")
 
     def base_kernel(self, linear: "Linear") -> jax.Array:
@@ -127,7 +127,7 @@ class Linear(nnx.Module):
             own = pick_streams(x, streams, self.merged_streams) if hasattr(self, "shared_kernel") else x
             y = apply_kernel(own, self.kernel[...].astype(context.dtype))
             if hasattr(self, "shared_kernel"):
-                y = y + apply_kernel(x[:1], self.shared_kernel[...].astype(context.dtype))
+                y = y + apply_kernel(x[:1], self.shared_kernel[...].astype(context.dtype), context.wide)
         return self._with_bias(y, context)
 
     @property
@@ -142,24 +142,25 @@ class Linear(nnx.Module):
 
     def _with_bias(self, y: jax.Array, context: Context) -> jax.Array:
         if hasattr(self, "bias"):
-            y = y + self.bias[...].astype(context.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
-        return y
+            # Rounded behind the sum: what training does to a bias may be less than a step of a narrow dtype.
+            y = y + self.bias[...].astype(context.wide).reshape((1,) * (y.ndim - 1) + (-1,))
+        return y.astype(context.dtype)
 
 
-def apply_kernel(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def apply_kernel(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:
     """`x @ kernel` over the stream axis.
 
     Shapes: `x [S, ..., in]`; `kernel [in, out]` gives `[S, ..., out]`; `kernel [S', in, out]` with `S == S'` acts
-    stream by stream, with `S == 1` fans out to `[S', ..., out]`.
+    stream by stream, with `S == 1` fans out to `[S', ..., out]`. In the dtype of `x`, or a wider one; see `product`.
 
     >>> apply_kernel(jnp.ones((1, 5, 2)), jnp.ones((3, 2, 4))).shape
     (3, 5, 4)
     """
     if kernel.ndim == 2:
-        return product(x, kernel)
+        return product(x, kernel, dtype)
     if x.shape[0] == 1:
-        return fan_out_product(x[0], kernel)
-    return jnp.einsum("s...i,sio->s...o", x, kernel)
+        return fan_out_product(x[0], kernel, dtype)
+    return jnp.einsum("s...i,sio->s...o", x, kernel, preferred_element_type=dtype)
 
 
 def pick_streams(x: jax.Array, streams: tuple[str, ...], wanted: tuple[str, ...]) -> jax.Array:

@@ -8,19 +8,23 @@ from ditask_jax.backends import apart, by_backend
 from ditask_jax.nn.custom_vjp import custom_vjp
 
 
-def _forward(x, kernel):
-    return x @ kernel, (x, kernel)
+def _forward(x, kernel, dtype):
+    return jnp.matmul(x, kernel, preferred_element_type=dtype), (x, kernel)
 
 
-def _backward(kept, gradient):
+def _backward(dtype, kept, gradient):
     x, kernel = kept
+    gradient = gradient.astype(x.dtype)
     # Apart: where a kernel is made of singular values, XLA would take this product and the next into their reduction.
     return gradient @ kernel.T, apart(token_product(x, gradient))
 
 
-@custom_vjp(_forward, _backward)
-def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`x @ kernel` for tokens of any number of leading axes.
+@custom_vjp(_forward, _backward, static=(2,))
+def product(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:
+    """`x @ kernel` for tokens of any number of leading axes, in their dtype or in a wider one.
+
+    A wider one is for sums: a small change that is added to a product rounded to bfloat16 is lost, where it is less
+    than half a step of that dtype.
 
     Axes are never merged here, so that a batch spread over devices stays where it is.
 
@@ -29,10 +33,10 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     >>> product(jnp.ones((5, 3, 2)), jnp.ones((2, 4))).shape
     (5, 3, 4)
     """
-    return x @ kernel
+    return _forward(x, kernel, dtype)[0]
 
 
-def fan_out_product(x: jax.Array, kernels: jax.Array) -> jax.Array:
+def fan_out_product(x: jax.Array, kernels: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:
     """One input times the kernel of every stream, as one product with the kernels side by side.
 
     Left to einsum, the tokens' axis would come last, and whatever reads the result would do so in strides.
@@ -43,7 +47,7 @@ def fan_out_product(x: jax.Array, kernels: jax.Array) -> jax.Array:
     (3, 7, 4)
     """
     joined = jnp.moveaxis(kernels, 0, 1)
-    found = product(x, joined.reshape(joined.shape[0], -1))
+    found = product(x, joined.reshape(joined.shape[0], -1), dtype)
     return jnp.moveaxis(found.reshape(*x.shape[:-1], *joined.shape[1:]), -2, 0)
 
 
