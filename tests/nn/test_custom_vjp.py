@@ -76,7 +76,7 @@ def flat(tree) -> jax.Array:
 def every_derivative(function, arguments):
     """Value, gradient, tangent, Hessian-vector products either way round, and the derivatives of many at once."""
     positions = tuple(range(len(arguments)))
-    tangents = tuple(np.cos(np.arange(a.size, dtype=np.float32)).reshape(a.shape) for a in arguments)
+    tangents = tuple(jnp.cos(jnp.arange(a.size, dtype=jnp.float32)).reshape(a.shape) for a in arguments)
 
     def loss(*arguments):
         out = function(*arguments)
@@ -84,7 +84,7 @@ def every_derivative(function, arguments):
 
     gradient = jax.grad(loss, positions)
     forward = lambda *at: jax.jvp(loss, at, tangents)[1]
-    several = tuple(np.stack([a, 2 * a]) for a in arguments)
+    several = tuple(jnp.stack([a, 2 * a]) for a in arguments)
     return {
         "value": flat(function(*arguments)),
         "gradient": flat(gradient(*arguments)),
@@ -122,10 +122,9 @@ def test_the_form_of_a_backend_is_chosen_in_one_place():
 
 def test_a_whole_hessian():
     x = draw(4)
-    loss = lambda function: lambda x: jnp.sum(jnp.sin(function(x.reshape(2, 2))) ** 2)
-    wanted = jax.hessian(loss(lambda x: jax.nn.gelu(x, approximate=False)))(x)
-    np.testing.assert_allclose(jax.hessian(loss(gelu))(x), wanted, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(jax.jacrev(jax.jacfwd(loss(gelu)))(x), wanted, rtol=1e-4, atol=1e-5)
+    loss = lambda function: lambda x: jnp.sum(jnp.sin(function(x)) ** 2)
+    wanted = jax.jit(jax.hessian(loss(lambda x: jax.nn.gelu(x, approximate=False))))(x)
+    np.testing.assert_allclose(jax.jit(jax.hessian(loss(gelu)))(x), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_the_backward_pass_in_use_is_the_one_that_is_written_and_keeps_what_it_says():
