@@ -33,6 +33,8 @@ class Context:
       rows: the examples' places in the whole batch, int32 `[B]`, where this pass sees a part of it: every part then
         draws what the whole batch would have drawn. None: it is the whole batch.
       remat: what the backward pass computes again instead of keeping it; see `ditask_jax.nn.remat`.
+      batch_axes: axes of the device mesh that the batch is spread over, where this pass sees one device's rows and what
+        it computes across examples is meant for the whole batch; see `mean_over_devices`.
 
     >>> Context(train=False).dtype
     <class 'jax.numpy.float32'>
@@ -44,6 +46,16 @@ class Context:
     prepared: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     rows: jax.Array | None = None
     remat: str = "none"
+    batch_axes: tuple[str, ...] = ()
+
+    def mean_over_devices(self, x: jax.Array) -> jax.Array:
+        """The mean of an array over the devices that share the batch: of means over equal shares, that of the batch."""
+        return jax.lax.pmean(x, self.batch_axes) if self.batch_axes else x
+
+    @property
+    def devices(self) -> int:
+        """How many devices share the batch."""
+        return jax.lax.psum(1, self.batch_axes) if self.batch_axes else 1
 
     @property
     def wide(self) -> Any:

@@ -84,7 +84,7 @@ class LayerNorm(nnx.Module):
 class BatchNorm(nnx.Module):
     """PyTorch's BatchNorm: biased variance to normalise, unbiased variance in the running statistic, momentum 0.1.
 
-    Statistics are those of the global batch: under `jit` the mean runs over every device's rows.
+    Statistics are those of the global batch, of which a device adds up its rows and then the devices theirs.
     """
 
     def __init__(self, channels: int, scope: Scope, epsilon: float = 1e-5, momentum: float = 0.1):
@@ -99,10 +99,10 @@ class BatchNorm(nnx.Module):
         wide = widened(x)
         if context.train:
             axes = tuple(range(x.ndim - 1))
-            mean = wide.mean(axes)
+            mean = context.mean_over_devices(wide.mean(axes))
             centred = wide - _per_channel(mean, x.ndim)
-            variance = jnp.mean(centred * centred, axes)
-            count = x.size // x.shape[-1]
+            variance = context.mean_over_devices(jnp.mean(centred * centred, axes))
+            count = x.size // x.shape[-1] * context.devices
             unbiased = variance * (count / max(count - 1, 1))
             # The running statistics carry no gradient, and their update must not hold the forward pass's activations.
             new_mean, new_variance = jax.lax.stop_gradient((mean, unbiased))

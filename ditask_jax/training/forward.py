@@ -1,12 +1,17 @@
 """The forward pass of a training step: the whole batch at once, in pieces, or each device's rows on their own.
 
+Every device takes its own rows through the model, a program that names no other device; what has to cross is written
+out. Gradients of what trains are summed over the devices once, in the dtype of the parameters (float32), after each
+device has carried its kernels' gradients to thetas. Frozen weights that are spread are gathered once. BatchNorm adds up
+its statistics. Nothing else crosses: the compiler has no choice to make (`ditask_jax.training.devices`).
+
 Losses and batch statistics couple the examples of a batch. Three ways through the model keep or cut that coupling:
 
-* *whole*: everything sees the whole batch.
-* *in pieces* (`optimizer.accumulate`): the backbone, whose layers couple no examples, takes the batch piece by piece
-  and is computed again in the backward pass, so that the activations of one piece are alive at a time; the heads take
-  the joined features. BatchNorm and losses thus see the whole batch, and loss, gradients and statistics are those of
-  the whole batch to rounding.
+* *whole*: BatchNorm and losses see the whole batch.
+* *in pieces* (`optimizer.accumulate`): the backbone, whose layers couple no examples, takes a device's rows piece by
+  piece and is computed again in the backward pass, so that the activations of one piece are alive at a time; the heads
+  take the joined features. BatchNorm and losses thus see the whole batch, and loss, gradients and statistics are those
+  of the whole batch to rounding.
 * *per shard* (`mesh.statistics=per_shard`): every device normalises and averages over its own rows, and the devices'
   losses, gradients and running statistics are averaged: what distributed data parallelism without synchronised
   BatchNorm does. With `accumulate`, so does every piece, one after another, the running statistics moving with each.
@@ -19,15 +24,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ditask_jax.nn.context import Context
 from ditask_jax.nn.linear import prepare_adapters
 from ditask_jax.nn.state import ModelState, statistics
 from ditask_jax.tasks.base import Task, multi_task_loss
-from ditask_jax.training.mesh import batch_axes
+from ditask_jax.training.devices import on_each_device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,23 +63,23 @@ def make_forward(
       parts: the wrapped model taken apart.
       tasks: the tasks, in the model's order.
       dtype: of the matrix products.
-      mesh: over which the batch is spread; needed in pieces and per shard.
+      mesh: over which the batch is spread; None: wherever the arguments are, one device as a rule.
       passage: None: the whole batch at once.
     """
     passage = passage or Passage()
     tasks = tuple(tasks)
-    devices = 1 if mesh is None else mesh.devices.size
+    context_of = lambda key, place: Context(
+        train=True, key=key, dtype=dtype, rows=place.rows, remat=passage.remat, batch_axes=place.axes
+    )
 
-    def whole(trainable, frozen, stats, batch, key, rows=None):
+    def whole(trainable, frozen, stats, key, batch, place):
         model = parts.merge(trainable, frozen, stats)
-        context = Context(train=True, key=key, dtype=dtype, rows=rows, remat=passage.remat)
-        logits = model(batch["image"], context)
-        total, losses = multi_task_loss(tasks, logits, batch["labels"], batch["valid"])
-        return total, losses, statistics(model)
+        logits = model(batch["image"], context_of(key, place))
+        return logits, statistics(model)
 
-    def in_pieces(trainable, frozen, stats, batch, key):
+    def in_pieces(trainable, frozen, stats, key, batch, place):
         model = parts.merge(trainable, frozen, stats)
-        context = Context(train=True, key=key, dtype=dtype, remat=passage.remat)
+        context = context_of(key, place)
         prepared = prepare_adapters(model.backbone, context)
         names = []
 
@@ -84,69 +88,63 @@ def make_forward(
             names[:] = [streams for _, streams in found]
             return [x for x, _ in found]
 
-        pieces = split({"image": batch["image"], "rows": _rows(batch)}, devices, passage.accumulate, mesh)
+        pieces = split({"image": batch["image"], "rows": place.rows_of(batch)}, passage.accumulate)
         taps = jax.lax.map(jax.checkpoint(taps_of), pieces)
-        joined = [join(x, devices, axis=1) for x in taps]
-        features = model.pick(list(zip(joined, names, strict=True)))
+        features = model.pick(list(zip([join(x, axis=1) for x in taps], names, strict=True)))
         logits = model.decode(features, batch["image"].shape[1:3], context)
-        total, losses = multi_task_loss(tasks, logits, batch["labels"], batch["valid"])
-        return total, losses, statistics(model)
+        return logits, statistics(model)
 
-    def per_shard(trainable, frozen, stats, batch, key):
-        cut = split(batch | {"rows": _rows(batch)}, devices, passage.accumulate, mesh)
-        by_device = jax.tree.map(lambda x: x.reshape(passage.accumulate, devices, -1, *x.shape[2:]), cut)
+    def per_shard(trainable, frozen, stats, key, batch, place):
+        def piece_of(stats, piece):
+            here = dataclasses.replace(place, rows=piece.pop("rows"), axes=())
+            logits, stats = whole(trainable, frozen, stats, key, piece, here)
+            return stats, multi_task_loss(tasks, logits, piece["labels"], piece["valid"])
 
-        def one(stats, shard):
-            rows = shard.pop("rows")
-            return whole(trainable, frozen, stats, shard, key, rows)
-
-        def piece_of(stats, shards):
-            total, losses, stats = jax.vmap(lambda shard: one(stats, shard))(shards)
-            mean = lambda tree: jax.tree.map(lambda x: x.mean(0), tree)
-            return mean(stats), mean((total, losses))
-
+        batch = batch | {"rows": place.rows_of(batch)}
         if passage.accumulate == 1:
-            stats, (total, losses) = piece_of(stats, jax.tree.map(lambda x: x[0], by_device))
-            return total, losses, stats
-        stats, found = jax.lax.scan(jax.checkpoint(piece_of), stats, by_device)
-        total, losses = jax.tree.map(lambda x: x.mean(0), found)
-        return total, losses, stats
+            stats, found = piece_of(stats, batch)
+        else:
+            stats, found = jax.lax.scan(jax.checkpoint(piece_of), stats, split(batch, passage.accumulate))
+            found = jax.tree.map(lambda x: x.mean(0), found)
+        return jax.tree.map(lambda x: x[None], found), place.mean(stats)
 
     if passage.per_shard:
-        return per_shard
-    return whole if passage.accumulate == 1 else in_pieces
+        average = on_each_device(parts, mesh, per_shard)
+
+        def forward(trainable, frozen, stats, batch, key):
+            found, stats = average(trainable, frozen, stats, key, batch)
+            total, losses = jax.tree.map(lambda x: x.mean(0), found)
+            return total, losses, stats
+
+        return forward
+
+    logits_of = on_each_device(parts, mesh, whole if passage.accumulate == 1 else in_pieces)
+
+    def forward(trainable, frozen, stats, batch, key):
+        logits, stats = logits_of(trainable, frozen, stats, key, {"image": batch["image"]})
+        total, losses = multi_task_loss(tasks, logits, batch["labels"], batch["valid"])
+        return total, losses, stats
+
+    return forward
 
 
-def _rows(batch) -> jax.Array:
-    return jnp.arange(batch["valid"].shape[0], dtype=jnp.int32)
-
-
-def split(tree: Any, devices: int, pieces: int, mesh: Mesh | None = None) -> Any:
-    """Cuts rows into pieces, each with the same share of every device's block of rows, so that none has to move.
+def split(tree: Any, pieces: int) -> Any:
+    """Cuts rows into pieces.
 
     Shapes: leaves `[B, ...]` to `[pieces, B / pieces, ...]`.
 
-    >>> split(jnp.arange(8), devices=2, pieces=2).tolist()
-    [[0, 1, 4, 5], [2, 3, 6, 7]]
+    >>> import numpy as np
+    >>> split(np.arange(4), pieces=2).tolist()
+    [[0, 1], [2, 3]]
     """
-
-    def cut(x):
-        x = x.reshape(devices, pieces, -1, *x.shape[1:]).swapaxes(0, 1)
-        x = x.reshape(pieces, -1, *x.shape[3:])
-        if mesh is None or mesh.devices.size == 1:
-            return x
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(None, batch_axes(mesh))))
-
-    return jax.tree.map(cut, tree)
+    return jax.tree.map(lambda x: x.reshape(pieces, -1, *x.shape[1:]), tree)
 
 
-def join(x: jax.Array, devices: int, axis: int = 0) -> jax.Array:
+def join(x: jax.Array, axis: int = 0) -> jax.Array:
     """The inverse of `split`, for results whose rows are at `axis` (counted without the axis of pieces).
 
-    >>> join(split(jnp.arange(8), devices=2, pieces=2), devices=2).tolist()
-    [0, 1, 2, 3, 4, 5, 6, 7]
+    >>> join(split(jax.numpy.arange(4), pieces=2)).tolist()
+    [0, 1, 2, 3]
     """
-    x = jnp.moveaxis(x, 0, axis)  # [..., pieces, rows, ...]
-    before, (pieces, rows), behind = x.shape[:axis], x.shape[axis : axis + 2], x.shape[axis + 2 :]
-    x = x.reshape(*before, pieces, devices, rows // devices, *behind)
-    return x.swapaxes(axis, axis + 1).reshape(*before, pieces * rows, *behind)
+    x = jax.numpy.moveaxis(x, 0, axis)  # [..., pieces, rows, ...]
+    return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])

@@ -12,6 +12,7 @@ from ditask_jax.errors import check_known
 from ditask_jax.nn.context import Context, name_hash
 from ditask_jax.nn.state import ModelState
 from ditask_jax.tasks.base import Task, multi_task_loss
+from ditask_jax.training.devices import on_each_device
 from ditask_jax.training.forward import Passage, make_forward
 from ditask_jax.training.guards import all_finite
 from ditask_jax.training.mesh import frozen_shardings, replicated, sharded
@@ -128,14 +129,19 @@ def make_train_step(
     )
 
 
-def make_predict(parts: ModelState, dtype=jnp.float32) -> Callable:
-    """`predict(trainable, frozen, stats, images) -> logits by task`, with adapters merged into plain kernels."""
+def make_predict(parts: ModelState, dtype=jnp.float32, mesh: Mesh | None = None) -> Callable:
+    """`predict(trainable, frozen, stats, images) -> logits by task`, with adapters merged into plain kernels.
 
-    def predict(trainable, frozen, stats, images):
+    Over a mesh every device merges for itself and takes its own rows.
+    """
+
+    def logits_of(trainable, frozen, stats, key, images, place):
+        del key, place
         model = merge(parts.merge(trainable, frozen, stats))
-        return model(images, Context(train=False, dtype=dtype))
+        return model(images, Context(train=False, dtype=dtype)), ()
 
-    return predict
+    run = on_each_device(parts, mesh, logits_of)
+    return lambda trainable, frozen, stats, images: run(trainable, frozen, stats, (), images)[0]
 
 
 def make_eval_step(parts: ModelState, tasks: Sequence[Task], mesh: Mesh, dtype=jnp.float32) -> Callable:
@@ -145,7 +151,7 @@ def make_eval_step(parts: ModelState, tasks: Sequence[Task], mesh: Mesh, dtype=j
     host, `losses` the unweighted task losses of the batch. Where the batch has "size", maps are scored at the labels'
     own sizes.
     """
-    predict = make_predict(parts, dtype)
+    predict = make_predict(parts, dtype, mesh)
 
     def eval_step(trainable, stats, frozen, batch):
         logits = predict(trainable, frozen, stats, batch["image"])

@@ -93,7 +93,7 @@ class Trainer:
         self._diagnose = make_diagnosis(make_gradients(parts, self.tasks, self.mesh, *options))
         self._eval_step = make_eval_step(parts, self.tasks, self.mesh, dtype)
         self._spectra = make_spectra(parts, self.mesh)
-        self._predict = jax.jit(make_predict(parts, dtype), out_shardings=replicated(self.mesh))
+        self._predict = jax.jit(make_predict(parts, dtype, self.mesh), out_shardings=replicated(self.mesh))
         self.frozen = place_whole(parts.frozen, frozen_shardings(self.mesh, parts.frozen))
         self.state = self._initial_state()
         self.step = 0
