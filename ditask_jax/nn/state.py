@@ -1,9 +1,10 @@
 """Between a module tree and the plain nested dicts that cross `jax.jit`."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 from flax import nnx
 
 from ditask_jax.nn.variables import Statistic
@@ -39,6 +40,13 @@ def split_state(model: nnx.Module) -> ModelState:
 def statistics(model: nnx.Module) -> dict:
     """The running statistics of a model, as a nested dict."""
     return nnx.to_pure_dict(nnx.state(model, Statistic))
+
+
+def map_arrays(module: nnx.Module, function: Callable[[Any], Any]) -> None:
+    """Puts `function(array)` in the place of every array of a module."""
+    state = nnx.state(module)
+    nnx.replace_by_pure_dict(state, jax.tree.map(function, nnx.to_pure_dict(state)))
+    nnx.update(module, state)
 
 
 def flatten(tree: Mapping) -> dict[str, Any]:

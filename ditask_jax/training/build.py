@@ -1,12 +1,15 @@
 """From a configuration to tasks, sources, a wrapped model and a schedule: what every command starts with."""
 
+import contextlib
 import dataclasses
 import importlib.resources
 import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from ditask_jax.adapters.plan import Plan
@@ -21,7 +24,7 @@ from ditask_jax.factor_cache import default_cache_dir
 from ditask_jax.files import user_path
 from ditask_jax.model import MultiTaskModel, Pretrained, create_model
 from ditask_jax.nn.linear import linears
-from ditask_jax.nn.state import flatten, split_state
+from ditask_jax.nn.state import flatten, map_arrays, split_state
 from ditask_jax.tasks import Task, tasks
 from ditask_jax.tasks.base import check_task
 from ditask_jax.tasks.datasets import DATASETS
@@ -181,7 +184,7 @@ class Experiment:
 
 
 def build_experiment(config: ConfigDict) -> Experiment:
-    """Creates, loads and wraps the model of a configuration."""
+    """Creates, loads and wraps the model of a configuration, on JAX's default device."""
     method = build_method(config)
     for task in build_tasks(config):
         check_task(task)
@@ -192,6 +195,21 @@ def build_experiment(config: ConfigDict) -> Experiment:
         load_backbone(model, path)
     plan = wrap(model, method, examples=config.batch_size, seed=config.seed, cache_dir=default_cache_dir())
     return Experiment(config, build_tasks(config), model, plan, split_state(model))
+
+
+def on_host() -> contextlib.AbstractContextManager:
+    """While entered, arrays are made in the host's memory, where JAX has the CPU among its devices."""
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:  # JAX_PLATFORMS names others only
+        return contextlib.nullcontext()
+
+
+def moved_to_host(experiment: Experiment) -> Experiment:
+    """The same with the model's arrays as NumPy's, so that no device keeps any; the model is changed in place."""
+    # Copies: on CPUs an array of NumPy's may be the very memory of JAX's, which would live on as a device's.
+    map_arrays(experiment.model, np.array)
+    return dataclasses.replace(experiment, parts=split_state(experiment.model))
 
 
 def describe_plan(config: ConfigDict) -> Plan:

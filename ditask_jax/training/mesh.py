@@ -1,7 +1,7 @@
 """The device mesh, the same code for one device and for eight.
 
 Batches are spread over all devices. What trains is on every device; so are the frozen weights, unless they are spread
-over the axis `fsdp`: the devices of a group then hold a part each and gather a weight when they need it.
+over the axis `fsdp`: the devices of a group then hold a part each, and gather them once a step.
 """
 
 import os
@@ -16,7 +16,7 @@ from ditask_jax.errors import ConfigError
 
 DATA = "data"
 FSDP = "fsdp"
-_SMALLEST_SPREAD = 2**12  # numbers; below, gathering a weight costs more than keeping it
+_SMALLEST_SPREAD = 2**8  # numbers; below, gathering a weight costs more than keeping it
 
 
 def make_mesh(devices: int | None = None, fsdp: int = 1) -> Mesh:

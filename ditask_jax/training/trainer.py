@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -19,7 +18,15 @@ from ditask_jax.model import MultiTaskModel
 from ditask_jax.nn.filling import state_parts
 from ditask_jax.tasks import Task, load_references
 from ditask_jax.training.ahead import Ahead
-from ditask_jax.training.build import build_augmentation, build_experiment, build_source, training_length
+from ditask_jax.training.build import (
+    Experiment,
+    build_augmentation,
+    build_experiment,
+    build_source,
+    moved_to_host,
+    on_host,
+    training_length,
+)
 from ditask_jax.training.checkpoints import Checkpointer
 from ditask_jax.training.evaluation import Evaluation, evaluate, predictions, score_table
 from ditask_jax.training.examples import write_examples
@@ -51,7 +58,8 @@ class Trainer:
     ways to build one: `Trainer(config)`, which makes the model too, and `Trainer(model, tasks, config)`.
 
     Args:
-      model: a wrapped model from `create_model`; its facts replace those of the configuration.
+      model: a wrapped model from `create_model`; its facts replace those of the configuration. Over several devices its
+        arrays become NumPy's, so that the device which it was made on keeps no second copy.
       tasks: the tasks it was created for.
       config: a configuration with all fields of `configs/base.py`.
 
@@ -82,7 +90,10 @@ class Trainer:
         # Data first: a missing file is found in a moment, a model takes seconds.
         self.train_source = build_source(config, "train")
         self.eval_source = build_source(config, "val")
-        self.experiment = given or build_experiment(config)
+        self.experiment = given or self._build()
+        if self.mesh.size > 1:
+            # A device must hold no more than its share: the model waits on the host, and its arrays are placed once.
+            self.experiment = moved_to_host(self.experiment)
         self.tasks = self.experiment.tasks
         self.steps_per_epoch, self.total_steps = training_length(config, len(self.train_source))
         parts, dtype = self.experiment.parts, self.experiment.dtype
@@ -101,13 +112,17 @@ class Trainer:
         self._scored: tuple[int, Evaluation] | None = None
         self._skipped = 0  # steps left out, over all starts of the run
 
+    def _build(self) -> Experiment:
+        with on_host() if self.mesh.size > 1 else contextlib.nullcontext():
+            return build_experiment(self.config)
+
     def _place(self, tree):
         return place_whole(tree, replicated(self.mesh))
 
     def _initial_state(self) -> tuple:
         parts = self.experiment.parts
         # A copy: the step donates its state, and the model taken apart must stay usable.
-        trainable, stats = jax.tree.map(jnp.array, (parts.trainable, parts.stats))
+        trainable, stats = jax.tree.map(np.array, (parts.trainable, parts.stats))
         return tuple(self._place(tree) for tree in (trainable, self.optimizer.init(trainable), stats))
 
     def fingerprint(self) -> str:

@@ -1,6 +1,7 @@
 """The trainer on the smoke configuration: resume, device counts, refusals, signals."""
 
 import errno
+import gc
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from ditask_jax.config import load_config
 from ditask_jax.data import train_batches
 from ditask_jax.errors import CheckpointError, ConfigError, DataError
 from ditask_jax.nn import flatten
+from ditask_jax.training.build import build_experiment, build_tasks
 from ditask_jax.training.checkpoints import Checkpointer
 from ditask_jax.training.mesh import make_mesh, place_batch
 from ditask_jax.training.rundir import LATER_FIELDS, RunDir
@@ -309,13 +311,15 @@ def test_eight_devices_train_like_one(straight):
     with train_batches(trainer.train_source, specs, config.image_size, config.batch_size) as batches:
         batch = next(batches)
     parts = trainer.experiment.parts
-    loss = make_loss(parts, trainer.tasks, jnp.float32)
     key = jax.random.key(1)
     found = {}
     for devices in (1, 8):
-        placed = place_batch({name: batch[name] for name in ("image", "labels", "valid")}, make_mesh(devices))
-        value = jax.jit(lambda trainable, placed: loss(trainable, parts.frozen, parts.stats, placed, key)[0])
-        found[devices] = jax.value_and_grad(value)(parts.trainable, placed)
+        mesh = make_mesh(devices)
+        loss = make_loss(parts, trainer.tasks, jnp.float32, mesh)
+        placed = place_batch({name: batch[name] for name in ("image", "labels", "valid")}, mesh)
+        gradient_of = jax.jit(jax.value_and_grad(loss, has_aux=True))
+        (total, _), gradient = gradient_of(parts.trainable, parts.frozen, parts.stats, placed, key)
+        found[devices] = total, gradient
     np.testing.assert_allclose(found[1][0], found[8][0], rtol=1e-6)
     one, eight = flatten(found[1][1]), flatten(found[8][1])
     for path, gradient in one.items():
@@ -328,6 +332,35 @@ def test_eight_devices_train_like_one(straight):
 def test_a_batch_must_split_over_the_devices():
     with pytest.raises(ConfigError, match=r"batch_size: got 6, expected a multiple of the 4 devices; use 4 or 8"):
         Trainer(load_config("configs/smoke.py", ("batch_size=6", "mesh.data=4")))
+
+
+def _bytes(arrays) -> list[int]:
+    """Bytes on each device, of arrays that are spread over them in any way."""
+    found = dict.fromkeys(jax.devices(), 0)
+    for array in arrays:
+        for shard in array.addressable_shards:
+            found[shard.device] += shard.data.nbytes
+    return list(found.values())
+
+
+@pytest.mark.parametrize(("given", "spread"), [(False, (1, 2, 8)), (True, (1, 8))], ids=["configured", "model given"])
+def test_no_device_holds_more_than_its_share(given, spread):
+    """With the model built from a configuration, or handed over: it is placed once, and leaves nothing behind."""
+    held = {}
+    for fsdp in spread:
+        config = load_config("configs/smoke.py", (f"mesh.fsdp={fsdp}",))
+        gc.collect()
+        before = {id(array) for array in jax.live_arrays()}
+        trainer = Trainer(build_experiment(config).model, build_tasks(config), config) if given else Trainer(config)
+        gc.collect()
+        new = _bytes(array for array in jax.live_arrays() if id(array) not in before)
+        assert max(new) - min(new) <= 1000
+        held[fsdp] = _bytes(jax.tree.leaves(trainer.frozen))
+        total = sum(array.nbytes for array in jax.tree.leaves(trainer.frozen))
+        # What trains, the optimiser's state and statistics are small, and on every device.
+        assert max(new) <= held[fsdp][0] + 1.1 * sum(array.nbytes for array in jax.tree.leaves(trainer.state))
+        # Small arrays stay whole.
+        assert total / fsdp <= max(held[fsdp]) <= 1.2 * total / fsdp
 
 
 def test_more_devices_than_there_are():
