@@ -120,3 +120,8 @@ def place_batch(batch: Mapping, mesh: Mesh) -> dict:
     """A host batch as device arrays spread over the mesh; each process gives its own rows."""
     place = lambda array: jax.make_array_from_process_local_data(sharded(mesh), np.asarray(array))
     return jax.tree.map(place, dict(batch))
+
+
+def spread_flag(flag: bool, mesh: Mesh) -> jax.Array:
+    """A boolean of this process's own, once for each of its devices: `[devices]`, spread over the mesh."""
+    return place_batch({"flag": np.full(len(mesh.local_devices), flag)}, mesh)["flag"]

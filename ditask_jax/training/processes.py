@@ -163,11 +163,13 @@ def tell_all(text: str) -> str:
 class StopSignal:
     """While entered, SIGTERM asks to stop after a step instead of killing the process.
 
-    Of several processes, one that is told to stop stops all of them after the same step.
+    Attributes:
+      asked: whether this process was asked to. Of several processes, one that was stops all of them after the same
+        step: each tells the others by its next step, see `InFlight`.
     """
 
     def __init__(self):
-        self._asked = False
+        self.asked = False
         self._before = None
 
     def __enter__(self) -> "StopSignal":
@@ -177,12 +179,8 @@ class StopSignal:
             self._before = None  # not the main thread: signals stay with whoever owns it
         return self
 
-    def asked(self) -> bool:
-        """Whether to stop now; every process asks once after every step."""
-        return bool(gather(np.array(self._asked)).any())
-
     def _ask(self, *_):
-        self._asked = True
+        self.asked = True
 
     def __exit__(self, *_):
         if self._before is not None:

@@ -1,6 +1,7 @@
 """One optimiser step and one evaluation step, jitted over plain nested dicts."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,20 @@ from ditask_jax.training.guards import all_finite
 from ditask_jax.training.mesh import frozen_shardings, replicated, sharded
 from ditask_jax.training.resolution import resize_to_own
 from ditask_jax.training.surgery import SURGERIES, pcgrad
+
+
+class Turn(NamedTuple):
+    """What a step is told besides its state and its batch.
+
+    Attributes:
+      number: of the step, int32, counted from 0.
+      stop: whether a process was asked to stop, bool `[devices]`, spread over the mesh. None: nobody asks.
+      halted: whether a step before was not finite, a boolean: then this one leaves the state as it is. None: no.
+    """
+
+    number: jax.Array
+    stop: jax.Array | None = None
+    halted: jax.Array | None = None
 
 
 def make_loss(
@@ -85,7 +100,7 @@ def make_train_step(
     surgery: str = "none",
     passage: Passage | None = None,
 ) -> Callable:
-    """The jitted `step(trainable, opt_state, stats, frozen, batch, step) -> trainable, opt_state, stats, metrics`.
+    """The jitted `step(trainable, opt_state, stats, frozen, batch, turn) -> trainable, opt_state, stats, metrics`.
 
     Losses and batch statistics are those of the global batch, unless `passage` says otherwise. Every random number is a
     function of (seed, step, layer, stream, place in the batch), so a resumed run draws what the straight one drew. The
@@ -103,20 +118,26 @@ def make_train_step(
       passage: how the batch goes through the model; None: at once.
 
     Returns:
-      A jitted function; its metrics are scalars: the boolean `finite`, and float32 `loss`, `grad_norm` (before
-      clipping), `tasks/<name>/loss`, and with surgery `conflicts`, the share of pairs of tasks that conflict.
+      A jitted function; `turn` is a `Turn`, or the number of the step alone. Its metrics are scalars: the boolean
+      `finite`, and float32 `loss`, `grad_norm` (before clipping), `tasks/<name>/loss`, and with surgery `conflicts`,
+      the share of pairs of tasks that conflict; where the turn has them, the booleans `stop`, whether any process was
+      asked to, and `halted`, whether this step or one before was not finite.
     """
     gradients_of = make_gradients(parts, tasks, mesh, seed, dtype, surgery, passage)
 
-    def step(trainable, opt_state, stats, frozen, batch, number):
-        total, losses, new_stats, gradients, extra = gradients_of(trainable, stats, frozen, batch, number)
+    def step(trainable, opt_state, stats, frozen, batch, turn):
+        turn = turn if isinstance(turn, Turn) else Turn(turn)
+        total, losses, new_stats, gradients, extra = gradients_of(trainable, stats, frozen, batch, turn.number)
         updates, new_opt_state = optimizer.update(gradients, opt_state, trainable)
         new_trainable = optax.apply_updates(trainable, updates)
         norm = optax.tree.norm(gradients)
         finite = all_finite((batch, losses, total, norm, new_trainable, new_stats))
-        keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+        applies = finite if turn.halted is None else finite & ~turn.halted
+        keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(applies, a, b), new, old)
         metrics = {f"tasks/{name}/loss": value for name, value in losses.items()}
         metrics |= {"loss": total, "grad_norm": norm, "finite": finite} | extra
+        metrics |= {} if turn.stop is None else {"stop": turn.stop.any()}
+        metrics |= {} if turn.halted is None else {"halted": ~applies}
         state = keep(new_trainable, trainable), keep(new_opt_state, opt_state), keep(new_stats, stats)
         return *state, metrics
 

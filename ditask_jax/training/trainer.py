@@ -35,6 +35,7 @@ from ditask_jax.training.fingerprint import fingerprint
 from ditask_jax.training.forward import passage_of
 from ditask_jax.training.from_model import experiment_from
 from ditask_jax.training.guards import Guard, describe, make_diagnosis
+from ditask_jax.training.in_flight import InFlight, Step
 from ditask_jax.training.memory import peak_memory
 from ditask_jax.training.mesh import check_batch_size, frozen_shardings, make_mesh, place_batch, place_whole, replicated
 from ditask_jax.training.optimizer import make_optimizer
@@ -45,7 +46,7 @@ from ditask_jax.training.rundir import RunDir
 from ditask_jax.training.schedules import make_schedule
 from ditask_jax.training.sinks import RunLog, asked_for, check_logging
 from ditask_jax.training.spectra import make_spectra
-from ditask_jax.training.step import make_eval_step, make_gradients, make_predict, make_train_step
+from ditask_jax.training.step import Turn, make_eval_step, make_gradients, make_predict, make_train_step
 from ditask_jax.training.watchdog import Watchdog
 
 FIGURE_EXAMPLES = 4
@@ -155,7 +156,7 @@ class Trainer:
     def fit(self, workdir: str | Path, profile: Window | None = None) -> tuple:
         """Trains to the end, going on from the newest checkpoint of the folder; evaluates last.
 
-        On SIGTERM the step is finished, saved, and `stopped` is set.
+        On SIGTERM the steps under way are finished, the last one is saved, and `stopped` is set.
 
         Args:
           workdir: folder of the run.
@@ -171,7 +172,6 @@ class Trainer:
         if profile is not None:
             profile.check(self.total_steps)
         run = RunDir(workdir)
-        every = self.config.checkpoint_every_steps
         main = is_first()
         keeping = self.config.checkpoint
         best = keeping.best_metric
@@ -194,10 +194,12 @@ class Trainer:
             if start:
                 progress.message(f"going on from step {start} of {self.total_steps}")
             guard = Guard(self.config.on_nonfinite, run.nonfinite, self._skipped, checkpointer.latest)
-            steps = self._steps(start, progress, guard)
+            stop = StopSignal()
+            flight = InFlight(self._take, self.mesh, stop, lambda step: self._pauses_after(step, profile))
+            steps = self._steps(start, progress, guard, flight)
             if main:
                 steps = traced(steps, profile, start, run.profile, progress.message)
-            with contextlib.closing(steps), self._log(run, start) as writer, StopSignal() as stop:
+            with contextlib.closing(steps), self._log(run, start) as writer, stop:
                 for step, metrics in steps:
                     checkpointer.poll()
                     due = self._evaluation_due(step)
@@ -209,8 +211,8 @@ class Trainer:
                             _check_best_metric(best, evaluation)
                             self._show(run, writer, step)
                     last = step == self.total_steps
-                    self.stopped = stop.asked() and not last
-                    if last or self.stopped or (every and step % every == 0) or (due and best):
+                    self.stopped = flight.ends and not last
+                    if last or self.stopped or self._checkpoint_due(step) or (due and best):
                         with progress.pause():
                             writer.flush()
                             self._skipped = guard.skipped
@@ -245,37 +247,58 @@ class Trainer:
         state = dict(zip(("trainable", "opt_state", "stats"), self.state, strict=True))
         checkpointer.save(step, state, meta, metrics)
 
-    def _steps(self, start: int, progress: Progress, guard: Guard) -> Iterator[tuple[int, dict]]:
+    def _steps(self, start: int, progress: Progress, guard: Guard, flight: InFlight) -> Iterator[tuple[int, dict]]:
         """Takes the remaining steps; yields the number of steps done and the metrics of the last one."""
         if start >= self.total_steps:
             return
-        trainable, opt_state, stats = self.state
         watchdog = Watchdog(self.config.data.stall_seconds, self._stalled(progress))
         with self._batches(start) as batches, self._fetching(batches, start) as fetched, watchdog:
-            for number in range(start, self.total_steps):
-                begin = time.perf_counter()
-                with watchdog.waiting(f"batch {number} (step {number + 1})"):
-                    batch, placed, counter = next(fetched)
-                read = time.perf_counter()
-                trainable, opt_state, stats, metrics = self._train_step(
-                    trainable, opt_state, stats, self.frozen, placed, counter
-                )
-                self.state, self.step = (trainable, opt_state, stats), number + 1
-                metrics = jax.device_get(metrics)
-                if metrics.pop("finite"):
-                    guard.passed()
-                else:
-                    found = jax.device_get(self._diagnose(trainable, stats, self.frozen, placed, counter))
-                    progress.message(guard.failed(number + 1, describe(*found), batch))
-                values = {f"train/{name}": float(value) for name, value in metrics.items()}
-                # The optimiser's own count stands still where a step is left out.
-                values["train/learning_rate"] = float(self.schedule(number - guard.skipped))
-                if guard.policy == "skip":
-                    values["train/skipped"] = guard.skipped
-                memory = peak_memory(self.mesh.local_devices)
-                progress.update(number + 1, {"loss": values["train/loss"]}, *memory.values())
-                values |= {"time/read": read - begin, "time/step": time.perf_counter() - read} | memory
-                yield number + 1, values
+            number, lost = start, None
+            while len(flight) or number < self.total_steps:
+                if flight.has_room and number < self.total_steps and lost is None:
+                    begin = time.perf_counter()
+                    try:
+                        with watchdog.waiting(f"batch {number} (step {number + 1})"):
+                            batch, placed, counter = next(fetched)
+                    except Exception as error:
+                        lost = error  # raised once the steps before are done
+                    else:
+                        now = time.perf_counter()
+                        flight.begin(Step(number, batch, placed, counter, now - begin, now))
+                        number += 1
+                        continue
+                if lost is not None and not len(flight):
+                    raise lost
+                step = flight.finish()
+                self.step = step.number + 1
+                yield self.step, self._values(step, progress, guard, flight)
+
+    def _take(self, placed: Mapping, turn: Turn) -> dict:
+        """Advances the state by a step."""
+        *state, metrics = self._train_step(*self.state, self.frozen, placed, turn)
+        self.state = tuple(state)
+        return metrics
+
+    def _values(self, step: Step, progress: Progress, guard: Guard, flight: InFlight) -> dict:
+        """What is logged of a finished step; one that was not finite ends the training or is left out."""
+        metrics, number = step.metrics, step.number
+        seconds = time.perf_counter() - step.begun
+        if metrics.pop("finite"):
+            guard.passed()
+        else:
+            # Steps behind it have left the state as it was, too.
+            trainable, _, stats = self.state
+            found = jax.device_get(self._diagnose(trainable, stats, self.frozen, step.placed, step.counter))
+            progress.message(guard.failed(number + 1, describe(*found), step.batch))
+            flight.again()
+        values = {f"train/{name}": float(value) for name, value in metrics.items()}
+        # The optimiser's own count stands still where a step is left out.
+        values["train/learning_rate"] = float(self.schedule(number - guard.skipped))
+        if guard.policy == "skip":
+            values["train/skipped"] = guard.skipped
+        memory = peak_memory(self.mesh.local_devices)
+        progress.update(number + 1, {"loss": values["train/loss"]}, *memory.values())
+        return values | {"time/read": step.read, "time/step": seconds} | memory
 
     def _batches(self, start: int):
         data = self.config.data
@@ -325,6 +348,15 @@ class Trainer:
         if every is None and epochs is not None:
             every = max(round(epochs * self.steps_per_epoch), 1)
         return step == self.total_steps or bool(every and step % every == 0)
+
+    def _checkpoint_due(self, step: int) -> bool:
+        every = self.config.checkpoint_every_steps
+        return bool(every and step % every == 0)
+
+    def _pauses_after(self, step: int, profile: Window | None) -> bool:
+        """Whether the state of a step is looked at before the next one may change it, or a trace begins or ends."""
+        edges = () if profile is None else (profile.first - 1, profile.last)
+        return self._evaluation_due(step) or self._checkpoint_due(step) or step in edges
 
     def evaluate(self, state: tuple | None = None) -> Evaluation:
         """Scores a state over the whole validation split; the present one, asked twice at one step, at once.

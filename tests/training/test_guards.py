@@ -14,8 +14,8 @@ from ditask_jax.tasks import Depth
 from ditask_jax.training import trainer as trainers
 from ditask_jax.training.checkpoints import Checkpointer
 from ditask_jax.training.guards import BATCHES_KEPT, SKIPS_IN_A_ROW, NonFiniteError, make_diagnosis
-from ditask_jax.training.mesh import place_batch
-from ditask_jax.training.step import make_gradients, make_train_step
+from ditask_jax.training.mesh import place_batch, spread_flag
+from ditask_jax.training.step import Turn, make_gradients, make_train_step
 from ditask_jax.training.trainer import Trainer
 from ditask_jax.training.writers import read_metrics
 from tests.training.small import OPTIONS, two_stages
@@ -108,6 +108,12 @@ def _fit(trainer, folder, changes, monkeypatch, policy="stop", poison_state=lamb
 real = trainers.train_batches
 
 
+def _turn(trainer, number):
+    """As the trainer gives it to a step, so that both take the same program."""
+    placed = [trainer._place(value) for value in (np.int32(number), np.bool_(False))]
+    return Turn(placed[0], spread_flag(False, trainer.mesh), placed[1])
+
+
 def _set(*path, value):
     def change(batch):
         array = batch
@@ -179,7 +185,7 @@ def test_a_bad_parameter_is_caught_wherever_it_is(trainer, value):
         poisoned = leaf.copy()
         poisoned.reshape(-1)[-1] = value
         state = unflatten(flat | {name: poisoned}, trainable), opt_state, stats
-        *after, metrics = trainer._train_step(*map(trainer._place, state), trainer.frozen, placed, np.int32(0))
+        *after, metrics = trainer._train_step(*map(trainer._place, state), trainer.frozen, placed, _turn(trainer, 0))
         missed += [name] if bool(metrics["finite"]) else []
         same = jax.tree.map(lambda a, b: np.array_equal(a, b, equal_nan=True), tuple(after), state)
         changed += [] if jax.tree.all(same) else [name]
@@ -199,6 +205,22 @@ def test_a_bad_theta_is_named(trainer, tmp_path, monkeypatch):
         _fit(trainer, tmp_path, {}, monkeypatch, poison_state=poison)
 
 
+def _by_hand(trainer, count, without=()):
+    """The state behind so many steps, each with the batch and random numbers of its own, but for some left out."""
+    state, config = trainer._initial_state(), trainer.config
+    with real(
+        trainer.train_source, [task.label_spec for task in trainer.tasks], config.image_size, config.batch_size,
+        config.seed, trainers.build_augmentation(config),
+    ) as batches:  # fmt: skip
+        for number in range(count):
+            batch = next(batches)
+            batch["image"] = batch["image"].astype(np.float32)
+            if number + 1 not in without:
+                placed = place_batch({name: batch[name] for name in ("image", "labels", "valid")}, trainer.mesh)
+                *state, _ = trainer._train_step(*state, trainer.frozen, placed, _turn(trainer, number))
+    return tuple(state)
+
+
 def test_skipping_leaves_everything_as_it_was_and_counts(trainer, tmp_path, monkeypatch, capsys):
     """A run with a bad step in the middle ends like one whose optimiser never saw that step."""
     monkeypatch.setattr(trainer, "evaluate", lambda: type("Nothing", (), {"metrics": lambda self: {}})())
@@ -211,20 +233,7 @@ def test_skipping_leaves_everything_as_it_was_and_counts(trainer, tmp_path, monk
     assert "step left out, 2 so far" in capsys.readouterr().err
     ours = [np.asarray(leaf) for leaf in jax.tree.leaves(trainer.state)]
     assert trainer._skipped == 2
-    # By hand: the steps 1, 3, 5 and 6 with the batches and random numbers of their own.
-    state = trainer._initial_state()
-    specs = [task.label_spec for task in trainer.tasks]
-    config = trainer.config
-    with real(
-        trainer.train_source, specs, config.image_size, config.batch_size, config.seed,
-        trainers.build_augmentation(config),
-    ) as batches:  # fmt: skip
-        for number in range(6):
-            batch = next(batches)
-            batch["image"] = batch["image"].astype(np.float32)
-            if number + 1 not in bad:
-                placed = place_batch({name: batch[name] for name in ("image", "labels", "valid")}, trainer.mesh)
-                *state, _ = trainer._train_step(*state, trainer.frozen, placed, np.int32(number))
+    state = _by_hand(trainer, 6, bad)
     for a, b in zip(ours, jax.tree.leaves(tuple(state)), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -249,3 +258,39 @@ def test_a_full_disk_does_not_hide_what_went_wrong(trainer, tmp_path, monkeypatc
     monkeypatch.setattr(guards, "atomic_write", full)
     with pytest.raises(NonFiniteError, match=r"loss of depth is nan.*could not be written \(No space left on device\)"):
         _fit(trainer, tmp_path, {1: CASES["loss nan"][0]}, monkeypatch)
+
+
+@pytest.fixture
+def without_pauses(trainer, monkeypatch):
+    """No checkpoint and no evaluation on the way, so that a step is always under way behind the one looked at."""
+    monkeypatch.setattr(trainer, "config", trainer.config.copy_and_resolve_references())
+    with trainer.config.unlocked():
+        trainer.config.checkpoint_every_steps = None
+    taken = []
+    take = trainer._take
+    monkeypatch.setattr(trainer, "_take", lambda placed, turn: taken.append(int(turn.number)) or take(placed, turn))
+    return taken
+
+
+def test_a_step_under_way_behind_a_bad_one_changes_nothing(trainer, without_pauses, tmp_path, monkeypatch):
+    """The run ends with the state of the last good step, names the bad one and keeps its batch."""
+    with pytest.raises(NonFiniteError, match=r"step 3: not finite: the loss of depth is nan.*those of step 2"):
+        _fit(trainer, tmp_path, {3: CASES["loss nan"][0]}, monkeypatch)
+    assert without_pauses == [0, 1, 2, 3], "the fourth step was under way"
+    found = jax.tree.map(np.asarray, trainer.state)
+    assert [path.name for path in (tmp_path / "nonfinite").iterdir()] == ["step_000003.npz"]
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2]
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(_by_hand(trainer, 2)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_step_under_way_behind_one_left_out_is_taken_again(trainer, without_pauses, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "evaluate", lambda: type("Nothing", (), {"metrics": lambda self: {}})())
+    _fit(trainer, tmp_path, {2: CASES["loss nan"][0], 3: CASES["gradient inf"][0]}, monkeypatch, policy="skip")
+    assert without_pauses == [0, 1, 2, 2, 3, 3, 4, 5]
+    rows = read_metrics(tmp_path)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [row["train/skipped"] for row in rows] == [0, 1, 2, 2, 2, 2]
+    found = jax.tree.map(np.asarray, trainer.state)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(_by_hand(trainer, 6, (2, 3))), strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -15,7 +15,7 @@ from ditask_jax import cli
 from ditask_jax.errors import CheckpointError
 from ditask_jax.training import processes
 from ditask_jax.training.checkpoints import Checkpointer
-from ditask_jax.training.mesh import make_mesh, place_whole, replicated
+from ditask_jax.training.mesh import make_mesh, place_whole, replicated, spread_flag
 from ditask_jax.training.processes import StopSignal, add_up, agree, gather, locked_by_first, own_rows, wait_for_all
 from tests.training.process_cases import computed, rows_read, state
 
@@ -52,10 +52,11 @@ def look(folder: Path) -> dict:
     found |= {"computed": computed(mesh), "rows": rows_read()}
 
     with StopSignal() as stop:
-        before = stop.asked()
+        told = lambda: bool(jax.jit(jax.numpy.any)(spread_flag(stop.asked, mesh)))
+        before = told()
         if here == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        found["stop"] = [before, stop.asked()]
+        found["stop"] = [before, told()]
     return found
 
 
