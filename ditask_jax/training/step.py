@@ -133,12 +133,13 @@ def make_train_step(
         norm = optax.tree.norm(gradients)
         finite = all_finite((batch, losses, total, norm, new_trainable, new_stats))
         applies = finite if turn.halted is None else finite & ~turn.halted
-        keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(applies, a, b), new, old)
         metrics = {f"tasks/{name}/loss": value for name, value in losses.items()}
         metrics |= {"loss": total, "grad_norm": norm, "finite": finite} | extra
         metrics |= {} if turn.stop is None else {"stop": turn.stop.any()}
         metrics |= {} if turn.halted is None else {"halted": ~applies}
-        state = keep(new_trainable, trainable), keep(new_opt_state, opt_state), keep(new_stats, stats)
+        new, old = (new_trainable, new_opt_state, new_stats), (trainable, opt_state, stats)
+        # One conditional: a choice for each of hundreds of arrays takes several times as long to compile.
+        state = jax.lax.cond(applies, lambda new, old: new, lambda new, old: old, new, old)
         return *state, metrics
 
     whole, split = replicated(mesh), sharded(mesh)
