@@ -10,7 +10,6 @@ from PIL import Image
 
 from ditask_jax import cli, predict
 from ditask_jax.adapters.storage import save_adapter
-from ditask_jax.data.files import image_size
 from ditask_jax.prediction import Predictor
 from ditask_jax.tasks import tasks
 from ditask_jax.training.restoring import restore_run
@@ -39,6 +38,12 @@ def photos(tmp_path):
     image.save(folder / "turned.png", exif=exif)
     (folder / "broken.jpg").write_bytes((folder / "plain.jpg").read_bytes()[:200])
     return folder
+
+
+def size_of(path):
+    """Height and width of a written picture."""
+    with Image.open(path) as picture:
+        return picture.height, picture.width
 
 
 def files_below(folder):
@@ -193,8 +198,8 @@ def test_pictures_and_names_of_any_kind(without_a_model, tmp_path, capsys):
     description = json.loads((out / "predictions.json").read_text(encoding="utf-8"))
     assert [entry["id"] for entry in description["pictures"]] == sorted(f"{name}.png" for name in names)
     for entry in description["pictures"]:
-        assert image_size(out / "raw/sal" / f"{entry['id']}.png") == (entry["height"], entry["width"])
-        assert max(image_size(out / "panels" / f"{entry['id']}.png")) < 2500
+        assert size_of(out / "raw/sal" / f"{entry['id']}.png") == (entry["height"], entry["width"])
+        assert max(size_of(out / "panels" / f"{entry['id']}.png")) < 2500
 
 
 def test_long_names_and_names_alike_are_predicted_and_recorded(without_a_model, tmp_path, capsys):
@@ -211,9 +216,9 @@ def test_long_names_and_names_alike_are_predicted_and_recorded(without_a_model, 
     widths = {}
     for entry in description["pictures"]:
         outputs = entry["outputs"]
-        assert image_size(out / outputs["raw"]["sal"]) == image_size(out / outputs["pictures"]["sal"])
-        assert image_size(out / outputs["panels"])[1] < 2500
-        widths[entry["file"]] = image_size(out / outputs["raw"]["sal"])[1]
+        assert size_of(out / outputs["raw"]["sal"]) == size_of(out / outputs["pictures"]["sal"])
+        assert size_of(out / outputs["panels"])[1] < 2500
+        widths[entry["file"]] = size_of(out / outputs["raw"]["sal"])[1]
     assert widths == {str(folder / name): 5 + number for number, name in enumerate(names)}
     assert len(files_below(out)) == 3 * len(names) + 1
 
