@@ -43,6 +43,8 @@ def custom_vjp(
 
         def jvp(*arguments):
             *fixed, primals, tangents = arguments
+            # Plain numbers too may be what is differentiated.
+            primals, tangents = jax.tree.map(_as_array, (primals, tangents))
             rest = iter(primals)
             fixed_at = dict(zip(static, fixed, strict=True))
             count = len(fixed) + len(primals)
@@ -103,6 +105,10 @@ class _Rule:
         leaves = [moved[index] if index in moved else _nothing(*self.types[index]) for index in range(len(self.types))]
         tangents = jax.tree.unflatten(self.tangents_tree, leaves)
         return jax.tree.leaves(self.hand_push(*self.fixed, self._together(kept), tangents))
+
+
+def _as_array(leaf: Any) -> Any:
+    return jnp.asarray(leaf) if isinstance(leaf, float) else leaf
 
 
 def _is_array(leaf: Any) -> bool:
