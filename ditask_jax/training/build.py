@@ -183,22 +183,27 @@ class Experiment:
         return DTYPES[self.config.compute_dtype]
 
 
-def build_experiment(config: ConfigDict) -> Experiment:
-    """Creates, loads and wraps the model of a configuration, on JAX's default device."""
-    method = build_method(config)
-    for task in build_tasks(config):
-        check_task(task)
-    model = build_model(config)
-    method.check(model.task_names)
-    path = weights_path(config)
-    if path is not None:
-        load_backbone(model, path)
-    plan = wrap(model, method, examples=config.batch_size, seed=config.seed, cache_dir=default_cache_dir())
-    return Experiment(config, build_tasks(config), model, plan, split_state(model))
+def build_experiment(config: ConfigDict, host: bool = False) -> Experiment:
+    """Creates, loads and wraps the model of a configuration.
+
+    Args:
+      config: the configuration.
+      host: make it in the host's memory, where JAX has the CPU among its devices, not on the default device.
+    """
+    with _on_host() if host else contextlib.nullcontext():
+        method = build_method(config)
+        for task in build_tasks(config):
+            check_task(task)
+        model = build_model(config)
+        method.check(model.task_names)
+        path = weights_path(config)
+        if path is not None:
+            load_backbone(model, path)
+        plan = wrap(model, method, examples=config.batch_size, seed=config.seed, cache_dir=default_cache_dir())
+        return Experiment(config, build_tasks(config), model, plan, split_state(model))
 
 
-def on_host() -> contextlib.AbstractContextManager:
-    """While entered, arrays are made in the host's memory, where JAX has the CPU among its devices."""
+def _on_host() -> contextlib.AbstractContextManager:
     try:
         return jax.default_device(jax.local_devices(backend="cpu")[0])
     except RuntimeError:  # JAX_PLATFORMS names others only

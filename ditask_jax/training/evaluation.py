@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from ditask_jax.data import Augmentation, eval_batches
 from ditask_jax.data.pipeline import widen_labels
+from ditask_jax.errors import check_known
 from ditask_jax.labels import LabelSpec
 from ditask_jax.tasks import Task, delta_m_of
 from ditask_jax.tasks.base import check_sums
@@ -189,3 +190,14 @@ def predictions(predict: Callable, state: tuple, batch: Mapping, tasks: Sequence
     trainable, stats, frozen = state
     logits = predict(trainable, frozen, stats, batch["image"])
     return {task.name: np.asarray(task.decode(logits[task.name])) for task in tasks}
+
+
+def check_best_metric(name: str | None, evaluation: Evaluation) -> None:
+    """A name that no evaluation gives would keep no checkpoint, without a word."""
+    if name is None:
+        return
+    # Metrics of a task without a score, and delta_m with them, are unknown this time and may be there the next.
+    unscored = [task for task, scores in evaluation.scores.items() if None in scores.values()]
+    if unscored and (name == "val/delta_m" or name.startswith(tuple(f"val/tasks/{task}/" for task in unscored))):
+        return
+    check_known("config: checkpoint.best_metric", name, evaluation.metrics())

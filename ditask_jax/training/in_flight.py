@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -37,7 +37,7 @@ class Step:
     placed: Any
     counter: jax.Array
     read: float
-    begun: float
+    begun: float = 0.0
     metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -67,11 +67,8 @@ class InFlight:
         self._finished = 0.0
         self.stopping = False
 
-    def __len__(self) -> int:
-        return len(self._steps)
-
     @property
-    def has_room(self) -> bool:
+    def _has_room(self) -> bool:
         """Whether another step may begin now."""
         if not self._steps:
             return True
@@ -87,17 +84,38 @@ class InFlight:
         """Whether to stop now: somebody asked for it, and no step is under way any more."""
         return self._stops and not self._steps
 
-    def begin(self, step: Step) -> None:
-        """Hands a step to the devices."""
-        self._steps.append(step)
-        self._dispatch(step)
+    def steps(self, following: Callable[[int], tuple], start: int, total: int) -> Iterator[Step]:
+        """Takes steps, and gives them finished, one after another.
+
+        Args:
+          following: gives of every step the batch as read, and on the devices, and the step's number there. An error
+            that it raises waits until the steps before are done.
+          start, total: steps done before, and in all.
+        """
+        number, lost = start, None
+        while self._steps or number < total:
+            if self._has_room and number < total and lost is None:
+                begin = time.perf_counter()
+                try:
+                    found = following(number)
+                except Exception as error:
+                    lost = error
+                else:
+                    step = Step(number, *found, read=time.perf_counter() - begin)
+                    self._steps.append(step)
+                    self._dispatch(step)
+                    number += 1
+                    continue
+            if lost is not None and not self._steps:
+                raise lost
+            yield self._finish()
 
     def _dispatch(self, step: Step) -> None:
         step.begun = time.perf_counter()
         step.metrics = self._take(step.placed, Turn(step.counter, self._flags[self._stop.asked], self._halted))
         self._halted = step.metrics["halted"]
 
-    def finish(self) -> Step:
+    def _finish(self) -> Step:
         """Waits for the oldest step, and gives it with its metrics on the host."""
         step = self._steps.popleft()
         step.metrics = jax.device_get(step.metrics)

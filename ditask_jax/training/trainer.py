@@ -12,23 +12,15 @@ from ml_collections import ConfigDict
 
 from ditask_jax.config import to_json, validate
 from ditask_jax.data import eval_batches, train_batches
-from ditask_jax.errors import CheckpointError, ConfigError, check_known, optional
+from ditask_jax.errors import CheckpointError, ConfigError, optional
 from ditask_jax.files import atomic_write_json
 from ditask_jax.model import MultiTaskModel
 from ditask_jax.nn.filling import state_parts
 from ditask_jax.tasks import Task, load_references
 from ditask_jax.training.ahead import Ahead
-from ditask_jax.training.build import (
-    Experiment,
-    build_augmentation,
-    build_experiment,
-    build_source,
-    moved_to_host,
-    on_host,
-    training_length,
-)
+from ditask_jax.training.build import build_augmentation, build_experiment, build_source, moved_to_host, training_length
 from ditask_jax.training.checkpoints import Checkpointer
-from ditask_jax.training.evaluation import Evaluation, evaluate, predictions, score_table
+from ditask_jax.training.evaluation import Evaluation, check_best_metric, evaluate, predictions, score_table
 from ditask_jax.training.examples import write_examples
 from ditask_jax.training.figure import draw_predictions
 from ditask_jax.training.fingerprint import fingerprint
@@ -50,6 +42,7 @@ from ditask_jax.training.step import Turn, make_eval_step, make_gradients, make_
 from ditask_jax.training.watchdog import Watchdog
 
 FIGURE_EXAMPLES = 4
+_STATE = ("trainable", "opt_state", "stats")
 
 
 class Trainer:
@@ -91,7 +84,7 @@ class Trainer:
         # Data first: a missing file is found in a moment, a model takes seconds.
         self.train_source = build_source(config, "train")
         self.eval_source = build_source(config, "val")
-        self.experiment = given or self._build()
+        self.experiment = given or build_experiment(config, host=self.mesh.size > 1)
         if self.mesh.size > 1:
             # A device must hold no more than its share: the model waits on the host, and its arrays are placed once.
             self.experiment = moved_to_host(self.experiment)
@@ -113,10 +106,6 @@ class Trainer:
         self._scored: tuple[int, Evaluation] | None = None
         self._skipped = 0  # steps left out, over all starts of the run
 
-    def _build(self) -> Experiment:
-        with on_host() if self.mesh.size > 1 else contextlib.nullcontext():
-            return build_experiment(self.config)
-
     def _place(self, tree):
         return place_whole(tree, replicated(self.mesh))
 
@@ -136,8 +125,7 @@ class Trainer:
         Raises:
           CheckpointError: it was trained on other frozen weights.
         """
-        names = ("trainable", "opt_state", "stats")
-        found = checkpointer.restore_latest_verified(dict(zip(names, self.state, strict=True)), replicated(self.mesh))
+        found = checkpointer.restore_latest_verified(dict(zip(_STATE, self.state, strict=True)), replicated(self.mesh))
         if found is None:
             agree("checkpoint", "step 0", "every process must see the same --workdir, on a shared file system")
             return 0
@@ -147,7 +135,7 @@ class Trainer:
                 f"checkpoint: step {self.step} in '{checkpointer.directory}' was trained on other frozen weights; "
                 "put back the weight file it was started with"
             )
-        self.state = tuple(state[name] for name in names)
+        self.state = tuple(state[name] for name in _STATE)
         self._scored = None
         self._skipped = meta.get("skipped", 0)
         agree("checkpoint", f"step {self.step}", "every process must see the same --workdir, on a shared file system")
@@ -208,7 +196,7 @@ class Trainer:
                         with progress.pause():
                             evaluation = self.evaluate()
                             writer.write(step, evaluation.metrics())
-                            _check_best_metric(best, evaluation)
+                            check_best_metric(best, evaluation)
                             self._show(run, writer, step)
                     last = step == self.total_steps
                     self.stopped = flight.ends and not last
@@ -217,7 +205,8 @@ class Trainer:
                             writer.flush()
                             self._skipped = guard.skipped
                             counted = meta | {"skipped": guard.skipped}
-                            self._save(checkpointer, step, counted, evaluation.metrics() if due else {})
+                            state = dict(zip(_STATE, self.state, strict=True))
+                            checkpointer.save(step, state, counted, evaluation.metrics() if due else {})
                     if self.stopped:
                         progress.message(f"stopped at step {step} and saved; run the same command to go on")
                         break
@@ -243,33 +232,18 @@ class Trainer:
             trainable, _, stats = self.state
             log.spectra(step, jax.device_get(self._spectra(trainable, stats, self.frozen)))
 
-    def _save(self, checkpointer: Checkpointer, step: int, meta: Mapping, metrics: Mapping[str, float]) -> None:
-        state = dict(zip(("trainable", "opt_state", "stats"), self.state, strict=True))
-        checkpointer.save(step, state, meta, metrics)
-
     def _steps(self, start: int, progress: Progress, guard: Guard, flight: InFlight) -> Iterator[tuple[int, dict]]:
         """Takes the remaining steps; yields the number of steps done and the metrics of the last one."""
         if start >= self.total_steps:
             return
         watchdog = Watchdog(self.config.data.stall_seconds, self._stalled(progress))
         with self._batches(start) as batches, self._fetching(batches, start) as fetched, watchdog:
-            number, lost = start, None
-            while len(flight) or number < self.total_steps:
-                if flight.has_room and number < self.total_steps and lost is None:
-                    begin = time.perf_counter()
-                    try:
-                        with watchdog.waiting(f"batch {number} (step {number + 1})"):
-                            batch, placed, counter = next(fetched)
-                    except Exception as error:
-                        lost = error  # raised once the steps before are done
-                    else:
-                        now = time.perf_counter()
-                        flight.begin(Step(number, batch, placed, counter, now - begin, now))
-                        number += 1
-                        continue
-                if lost is not None and not len(flight):
-                    raise lost
-                step = flight.finish()
+
+            def following(number: int) -> tuple:
+                with watchdog.waiting(f"batch {number} (step {number + 1})"):
+                    return next(fetched)
+
+            for step in flight.steps(following, start, self.total_steps):
                 self.step = step.number + 1
                 yield self.step, self._values(step, progress, guard, flight)
 
@@ -472,14 +446,3 @@ class Trainer:
 
 def _text_size(size) -> str:
     return f"{size}x{size}" if isinstance(size, int) else f"{size[0]}x{size[1]}"
-
-
-def _check_best_metric(name: str | None, evaluation: Evaluation) -> None:
-    """A name that no evaluation gives would keep no checkpoint, without a word."""
-    if name is None:
-        return
-    # Metrics of a task without a score, and delta_m with them, are unknown this time and may be there the next.
-    unscored = [task for task, scores in evaluation.scores.items() if None in scores.values()]
-    if unscored and (name == "val/delta_m" or name.startswith(tuple(f"val/tasks/{task}/" for task in unscored))):
-        return
-    check_known("config: checkpoint.best_metric", name, evaluation.metrics())

@@ -17,9 +17,8 @@ from ditask_jax.reports.runs import read_run
 from ditask_jax.sweeps.states import has_unknown_scores, score_of
 from ditask_jax.tasks import delta_m, delta_m_of, load_references, tasks
 from ditask_jax.training.checkpoints import Checkpointer
-from ditask_jax.training.evaluation import evaluate, score_table
+from ditask_jax.training.evaluation import check_best_metric, evaluate, score_table
 from ditask_jax.training.mesh import make_mesh
-from ditask_jax.training.trainer import _check_best_metric
 from ditask_jax.training.writers import METRICS_NAME, MetricsWriter, read_metrics
 from tests.reports.folders import write_run
 
@@ -149,10 +148,10 @@ def test_the_best_checkpoint_is_one_that_has_the_score(tmp_path):
             strict((tmp_path / str(step) / "manifest.json").read_text())
     unknown = scored("semseg")
     for metric in (name, "val/tasks/semseg/loss", "val/delta_m", "val/tasks/depth/rmse"):
-        _check_best_metric(metric, unknown)
+        check_best_metric(metric, unknown)
     for metric in ("val/tasks/semsge/mIoU", "val/delta"):
         with pytest.raises(ConfigError, match="unknown name"):
-            _check_best_metric(metric, unknown)
+            check_best_metric(metric, unknown)
 
 
 @pytest.mark.parametrize("value", ["null", "NaN", "Infinity"])
