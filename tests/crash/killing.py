@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ditask_jax.errors import CheckpointError
 from ditask_jax.training.manifest import MANIFEST_NAME, read_manifest
@@ -23,10 +23,12 @@ class Command:
     Args:
       cache: folder of compiled programs.
       steps: length of the training.
+      options: further ones of the command.
     """
 
-    def __init__(self, cache: pathlib.Path, steps: int):
+    def __init__(self, cache: pathlib.Path, steps: int, options: Sequence[str] = ()):
         self.steps = steps
+        self._options = (*OPTIONS, *options)
         self._environment = dict(
             os.environ,
             JAX_PLATFORMS="cpu",
@@ -38,7 +40,14 @@ class Command:
     def start(self, folder: pathlib.Path, point: str | None = None, occurrence: int = 1) -> subprocess.Popen:
         """Starts it; with a point of a save, it kills itself when it gets there for the n-th time."""
         module = ["ditask_jax.train"] if point is None else ["tests.crash.suicide", point, str(occurrence)]
-        command = [sys.executable, "-m", *module, *OPTIONS, f"--config.total_steps={self.steps}", f"--workdir={folder}"]
+        command = [
+            sys.executable,
+            "-m",
+            *module,
+            *self._options,
+            f"--config.total_steps={self.steps}",
+            f"--workdir={folder}",
+        ]
         return subprocess.Popen(
             command, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
