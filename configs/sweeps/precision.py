@@ -1,4 +1,4 @@
-"""float32 against bfloat16 on scenes, two seeds each: do they differ by more than seeds do?
+"""float32 against bfloat16 on scenes, three seeds each: do they differ by more than seeds do?
 
 python -m ditask_jax.sweep configs/sweeps/precision.py --workdir=runs/precision
 python -m ditask_jax.compare runs/precision --out=runs/precision_compared
@@ -10,6 +10,6 @@ from ditask_jax.sweeps import Sweep, grid
 
 def get_sweep() -> Sweep:
     """The quickstart's method for 100 steps."""
-    values = {"compute_dtype": ["float32", "bfloat16"], "seed": [0, 1]}
+    values = {"compute_dtype": ["float32", "bfloat16"], "seed": [0, 1, 2]}
     values |= {"total_steps": [100], "log_every_steps": [10]}
     return Sweep(grid("configs/scenes.py", values))
