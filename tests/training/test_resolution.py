@@ -47,7 +47,9 @@ def logits_of(images, xp):
 
 @pytest.fixture
 def eval_step(monkeypatch):
-    monkeypatch.setattr(steps, "make_predict", lambda parts, dtype: lambda t, f, s, images: logits_of(images, jnp))
+    monkeypatch.setattr(
+        steps, "make_predict", lambda parts, dtype, mesh: lambda t, f, s, images: logits_of(images, jnp)
+    )
     return steps.make_eval_step(None, TASKS, make_mesh(1))
 
 
