@@ -121,8 +121,8 @@ def test_a_finished_run_is_scored_at_another_resolution_on_request(tmp_path, mon
         def evaluate(self):
             return None
 
-        def report(self, run, evaluation, file):
-            return f"scores: {file.name}"
+        def report(self, run, evaluation, file, say):
+            say(f"scores: {file.name}")
 
     monkeypatch.setattr(trainer, "Trainer", Stub)
     for more, resolution, file in (
