@@ -12,7 +12,7 @@ def main(argv: list[str]) -> int:
         [
             "swin_tiny_patch4_window7_224.pth swin_tiny.safetensors",
             "model.safetensors vit_base.safetensors --architecture=vit_base_patch16",
-            "checkpoint.pth.tar swin_ema.safetensors --state=state_dict_ema",
+            "swin_ema.pth.tar swin_ema.safetensors --state=state_dict_ema",
         ],
         config=None,
     )

@@ -41,9 +41,9 @@ def texts(tree):
 
 
 def options(tree):
-    """Names that a module declares with `add_option` or `add_argument`."""
+    """Names that a module declares with `add_option`, `add_path` or `add_argument`."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("add_option", "add_argument"):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("add_option", "add_path", "add_argument"):
             for argument in node.args:
                 if isinstance(argument, ast.Constant) and str(argument.value).startswith("--"):
                     yield argument.value.removeprefix("--")

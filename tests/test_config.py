@@ -241,6 +241,9 @@ def test_no_override_ends_in_a_traceback(name, text):
     assert line.startswith("config: ")
 
 
+PATHS = st.text(st.characters(exclude_characters="\0"), min_size=1).filter(str.strip)
+
+
 @given(
     changes=st.fixed_dictionaries(
         {},
@@ -251,7 +254,7 @@ def test_no_override_ends_in_a_traceback(name, text):
             "optimizer.learning_rate": st.floats(1e-300, 1e300),
             "optimizer.clip_norm": st.one_of(st.none(), st.floats(1e-9, 1e9)),
             "optimizer.milestones": st.sets(st.integers(1, 500), max_size=4).map(sorted).map(tuple),
-            "data.root": st.one_of(st.none(), st.text(min_size=1).filter(str.strip)),
+            "data.root": st.one_of(st.none(), PATHS),
         },
     )
 )

@@ -35,7 +35,7 @@ def test_shapes_of_taps(name):
 
 @pytest.mark.parametrize("name", [name for name in TESTS if "token" not in backbone_config(name).readouts])
 def test_no_class_token_to_read(name):
-    with pytest.raises(ConfigError, match=r"backbone\.readout.*no class token; use 'last'"):
+    with pytest.raises(ConfigError, match=r"create_backbone: readout: 'token': .* has no class token"):
         create_backbone(name, 64, readout="token")
 
 
@@ -89,4 +89,4 @@ def test_impossible_taps(name, taps, message):
 
 def test_widths_follow_the_taps():
     with pytest.raises(ConfigError, match=r"got 4 widths, expected one per stage \(2\)"):
-        create_model("vit_test", task_list("semseg"), 64, taps=(1, 4), abstract=True)
+        create_model("vit_test", task_list("semseg"), 64, widths=(18, 36, 72, 144), taps=(1, 4), abstract=True)

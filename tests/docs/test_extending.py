@@ -283,15 +283,15 @@ def check_predictions() -> None:
     Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save("picture.png")
     run("predict", "--workdir=run", "--input=picture.png", "--out=npy")
     run("predict", "--workdir=run", "--input=picture.png", "--out=png", "--raw=png", "--no-panels")
-    found = np.load("npy/raw/distance/picture.npy")
+    found = np.load("npy/raw/distance/picture.png.npy")
     assert (found.shape, found.dtype) == ((40, 50), np.float32)
-    levels = np.asarray(Image.open("png/raw/distance/picture.png"))
+    levels = np.asarray(Image.open("png/raw/distance/picture.png.png"))
     np.testing.assert_array_equal(levels, np.round(found).clip(0, 65535))
     assert json.loads(pathlib.Path("npy/predictions.json").read_text())["tasks"]["distance"]["unit"] == "mm"
     assert json.loads(pathlib.Path("png/predictions.json").read_text())["tasks"]["distance"]["holds"].startswith(
         "16-bit"
     )
-    assert {path.name for path in pathlib.Path("npy").rglob("*.png")} == {"picture.png"}
+    assert {path.name for path in pathlib.Path("npy").rglob("*.png")} == {"picture.png.png"}
 
 
 def check_exports(capsys) -> None:
