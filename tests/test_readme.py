@@ -47,6 +47,7 @@ def rows(text: str, header: str) -> list[list[str]]:
     return table
 
 
+@pytest.mark.slow  # .ci/run does not leave it out
 def test_the_sample_runs(tmp_path, monkeypatch, capsys):
     sample = python_sample()
     assert sum(1 for line in sample.splitlines() if line.strip()) <= MAX_SAMPLE_LINES

@@ -18,6 +18,7 @@ from tests.adapters.cases import IMAGES, SIZE, Wrapped, compiled_logits, largest
 SMALL = DiTASK(shared_cells=8, task_cells=5, dropout=0.0)
 
 
+@pytest.mark.slow  # the laws of methods compare the ways on a smaller model
 def test_execution_modes_agree():
     outputs, gradients = {}, {}
     for execution in ("materialised", "factored", "auto"):
@@ -35,6 +36,7 @@ def test_execution_modes_agree():
         assert largest_difference(gradients["materialised"], gradients[execution]) < 1e-5
 
 
+@pytest.mark.slow  # so do they this
 def test_adding_a_task_changes_nothing_for_the_others():
     """Values and random numbers of the old streams stay: dropout, drop path and weights are functions of names."""
     method = dataclasses.replace(SMALL, dropout=0.2)

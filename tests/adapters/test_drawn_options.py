@@ -2,6 +2,7 @@
 
 import functools
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -81,10 +82,20 @@ def with_edge(overrides):
     return {name: add(value) for name, value in overrides.items()}
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=3, deadline=None, derandomize=True)
 @given(choice=chosen())
 def test_start_and_counts_of_real_adapters(choice):
-    overrides, tasks = choice
+    check_real_adapters(*choice)
+
+
+@pytest.mark.slow
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(choice=chosen())
+def test_start_and_counts_of_more_real_adapters(choice):
+    check_real_adapters(*choice)
+
+
+def check_real_adapters(overrides, tasks):
     for name, value in overrides.items():
         if isinstance(value, tuple) and value and isinstance(value[0], int):
             overrides[name] = value[:2]

@@ -19,6 +19,7 @@ def measured(tmp_path, monkeypatch, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_a_step_is_timed_beside_its_floor(measured):
     # One task and few adapted layers, for the compiler's sake.
     found, text = measured("--config.tasks=depth", "--config.method.shared_layers=('fc1',)")

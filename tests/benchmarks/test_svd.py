@@ -2,9 +2,12 @@
 
 import json
 
+import pytest
+
 from benchmarks import svd
 
 
+@pytest.mark.slow
 def test_decompositions_are_timed(tmp_path, capsys):
     file = tmp_path / "found.json"
     assert svd.main(["--models=swin_test", f"--json={file}"]) == 0

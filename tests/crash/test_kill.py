@@ -27,6 +27,7 @@ def straight(tmp_path_factory):
     return command, folder
 
 
+@pytest.mark.slow
 def test_killed_and_run_again(straight, tmp_path):
     command, expected = straight
     for rows in (1, 7):

@@ -135,6 +135,7 @@ def check_task_laws(task, logits, label, valid) -> None:
     assert picture.shape == (*label.shape[1:], 3)
 
 
+@pytest.mark.slow  # every law; by default it trains and is exported with the others
 def test_a_method(tmp_path):
     with plugged_in(tmp_path, "scaling.py"):
         method = method_class("scaling")()

@@ -4,6 +4,8 @@ import json
 import os
 import signal
 
+import pytest
+
 from ditask_jax import cli, train
 from ditask_jax.training.trainer import Trainer
 from ditask_jax.training.writers import read_metrics
@@ -26,10 +28,13 @@ SMALL = {
 }
 
 
-def test_an_epoch_trains_stops_resumes_and_is_scored_with_the_train_command(tmp_path, monkeypatch, capsys):
+# The files and the scores are all the same for every method, and biases compile in a third of the time.
+@pytest.mark.parametrize("method", ["bitfit", pytest.param("ditask", marks=pytest.mark.slow)])
+def test_an_epoch_trains_stops_resumes_and_is_scored_with_the_train_command(method, tmp_path, monkeypatch, capsys):
     write_pascal(tmp_path / "PASCAL_MT", train=10, val=3, size=(44, 60), seed=3)
     arguments = ["--config=configs/pascal_swin_tiny.py", f"--workdir={tmp_path / 'run'}"]
-    arguments += [f"--config.{name}={value}" for name, value in {**SMALL, "data.root": tmp_path}.items()]
+    fields = {**SMALL, "method.name": method, "data.root": tmp_path}
+    arguments += [f"--config.{name}={value}" for name, value in fields.items()]
     steps = Trainer._steps
 
     def interrupted(self, *given):

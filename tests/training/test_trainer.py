@@ -304,6 +304,7 @@ def test_the_best_is_kept_by_a_name_that_exists(straight, tmp_path, monkeypatch)
         _afresh(trainer).fit(tmp_path / "bad")
 
 
+@pytest.mark.slow  # test_parallel.py has a smaller model on one and eight devices
 def test_eight_devices_train_like_one(straight):
     """The loss and its gradient over eight devices equal those on one, to float32 rounding."""
     trainer = straight[0]
@@ -344,7 +345,11 @@ def _bytes(arrays) -> list[int]:
     return list(found.values())
 
 
-@pytest.mark.parametrize(("given", "spread"), [(False, (1, 2, 8)), (True, (1, 8))], ids=["configured", "model given"])
+@pytest.mark.parametrize(
+    ("given", "spread"),
+    [(False, (1, 2, 8)), pytest.param(True, (1, 8), marks=pytest.mark.slow)],
+    ids=["configured", "model given"],
+)
 def test_no_device_holds_more_than_its_share(given, spread):
     """With the model built from a configuration, or handed over: it is placed once, and leaves nothing behind."""
     held = {}
