@@ -71,7 +71,8 @@ def main(argv: list[str]) -> int:
         def broken(file, reason: str) -> None:
             if args.on_bad_file == "stop":
                 raise DataError(reason)
-            print(f"skipped: {reason}", file=sys.stderr, flush=True)
+            line = reason.replace("\n", "\\n")  # which a file's name may hold
+            print(f"skipped: {line}", file=sys.stderr, flush=True)
             results.skip(file, reason)
 
         with progress_bar("predicting") as update:

@@ -85,7 +85,8 @@ def decode_image(content: bytes, name: Path | str) -> tuple[np.ndarray, int, boo
             raise
         raise DataError(_range_text(unusual, name)) from None
     image = opened.image
-    if image.mode in ("F", "I") and image.format not in ("PNG", "PPM"):  # in these two "I" has 16 bits
+    # In PNG and PPM, "I" has 16 bits; "F" is PFM.
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
         raise DataError(_range_text(np.asarray(image), name))
     if image.format == "TIFF" and image.mode == "L" and image.tag_v2.get(_SAMPLES, (1,))[0] == 2:
         raise DataError(_range_text(np.asarray(image).view(np.int8), name))

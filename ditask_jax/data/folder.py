@@ -88,6 +88,13 @@ class FolderSource:
         object.__setattr__(self, "root", user_path(self.root, "folder: root"))
         object.__setattr__(self, "tasks", tuple(self.tasks))
         object.__setattr__(self, "num_classes", dict(self.num_classes))
+        for task, count in self.num_classes.items():
+            if not 1 <= count <= IGNORE:
+                raise ConfigError(
+                    f"folder: num_classes of {task} (--config.data.{task}_classes; doctor, show: "
+                    f"--{task.replace('_', '-')}-classes): got {count}, expected 1 to {IGNORE}, for ids take 8 bits "
+                    f"and {IGNORE} means ignore"
+                )
         object.__setattr__(self, "_entries", self._find())
 
     def __len__(self) -> int:
@@ -208,7 +215,16 @@ def _read_classes(path: Path, source: FolderSource, task: str) -> np.ndarray:
     count = source.num_classes.get(task, IGNORE)
     if count == 2 and source.mask_ignore is False:
         return _read_mask(path, source, task)
-    return files.check_classes(files.read_indices(path), count, path)
+    ids = files.read_indices(path)
+    try:
+        return files.check_classes(ids, count, path)
+    except DataError as error:
+        if count == 2 and source.mask_ignore is None and len(np.unique(ids[ids != 0])) == 1:
+            raise DataError(
+                f"{error}; if it is the second class, set --config.data.mask_ignore=false (doctor, show: --mask-ignore "
+                "false)"
+            ) from error
+        raise
 
 
 def _read_mask(path: Path, source: FolderSource, _: str) -> np.ndarray:

@@ -47,6 +47,8 @@ _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _ORIENTATION, _COMPRESSION = 0x0112, 259  # tags of TIFF
 _EXACT = ("PNG", "TIFF", "BMP", "DIB", "GIF", "PPM")
 _EXACT_TIFF = (1, 2, 3, 4, 5, 8, 32773, 32946, 50000)  # compressions that lose nothing
+_XMP_PREFIX = rb"""xmlns:([\w.-]+)\s*=\s*["']http://ns\.adobe\.com/tiff/1\.0/["']"""
+_XMP_VALUE = rb"""):Orientation(?:\s*=\s*["']|(?:\s[^<>]*)?>(?:\s*<rdf:value>)?)\s*([1-8])\b"""
 _PROFILES = (b"raw profile", b"xml:com.adobe.xmp", b"exif", b"xmp")
 
 
@@ -162,9 +164,12 @@ def _exif_orientation(block: bytes | None) -> int:
 
 
 def _xmp_orientation(text: str | bytes | None) -> int:
-    """`tiff:Orientation` of an XMP packet, as attribute or element; 0 where there is none."""
-    content = text.encode("utf-8", "replace") if isinstance(text, str) else text
-    found = re.search(rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*([1-8])\b""", content or b"")
+    """`tiff:Orientation` of an XMP packet, as attribute or element, by any prefix; 0 where there is none."""
+    content = text.encode("utf-8", "replace") if isinstance(text, str) else text or b""
+    if b":Orientation" not in content:
+        return 0
+    prefixes = rb"|".join(map(re.escape, {b"tiff", *re.findall(_XMP_PREFIX, content)}))
+    found = re.search(rb"\b(?:" + prefixes + _XMP_VALUE, content)
     return int(found[1]) if found else 0
 
 
@@ -196,6 +201,7 @@ def open_picture(content: bytes, name: Path | str) -> Opened:
             raise DataError(f"data: {name} has {image.width}x{image.height} pixels, expected 1 to {MAX_PIXELS} of them")
         # Read before it is decoded, for then Pillow turns a TIFF and forgets what it said.
         before = image.getexif().get(_ORIENTATION, 1) if image.format == "TIFF" else 1
+        tag = image.tag_v2.get(_ORIENTATION) if image.format == "TIFF" else None
         is_exact = _is_exact(image, content)
         image.load()  # decode now: Pillow opens lazily and would report a truncated file only later
     except UnidentifiedImageError as error:
@@ -205,7 +211,10 @@ def open_picture(content: bytes, name: Path | str) -> Opened:
     except Exception as error:  # a damaged file makes Pillow's many readers raise whatever the bytes lead them to
         raise DataError(f"data: {name} cannot be decoded: {first_line(error)}") from error
     is_turned = before in range(2, 9) and _ORIENTATION not in image.getexif()
-    orientation = before if is_turned else find_orientation(image.info, content, image.format)
+    if is_turned or tag in range(1, 9):  # the tag comes before XMP, as EXIF does
+        orientation = before if is_turned else tag
+    else:
+        orientation = find_orientation(image.info, content, image.format)
     return Opened(image, orientation, is_turned, is_exact)
 
 

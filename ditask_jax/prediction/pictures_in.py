@@ -59,7 +59,7 @@ def find_pictures(source: str | Path, results: str | Path | None = None) -> list
         raise DataError(f"predict: no file or folder '{source}'")
     banned = set() if results is None else _of_results(user_path(results).resolve(), source.resolve())
     paths = sorted(path for path in _files(source) if path.suffix.lower() in ENDINGS)
-    paths = [path for path in paths if banned.isdisjoint(path.resolve().parents)]
+    paths = [path for path in paths if banned.isdisjoint(Path(os.path.realpath(path)).parents)]
     if not paths:
         raise DataError(f"predict: no pictures in '{source}'; known endings: {' '.join(ENDINGS)}")
     inner = [PurePosixPath(path.relative_to(source).as_posix()) for path in paths]
@@ -146,7 +146,8 @@ def _key(path: PurePosixPath) -> str:
 
 def _files(folder: Path) -> Iterator[Path]:
     for path in folder.rglob("*"):
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+        # A link to nothing or a pipe is called a picture too: reading it says what it is.
+        if not os.path.isdir(path) and not any(part.startswith(".") for part in path.relative_to(folder).parts):
             yield path
 
 

@@ -394,6 +394,16 @@ def test_pictures_in_folders_below_are_asked_about(tmp_path, capsys):
     assert "--subfolders: got 'maybe', expected true or false" in err
 
 
+def test_a_name_of_two_lines_takes_one(tmp_path, capsys):
+    doctor = own_folder(tmp_path, "sal", [HALF, HALF])
+    for name in ("images", "sal"):
+        (tmp_path / "train" / name / "0.png").rename(tmp_path / "train" / name / "a\nb.png")
+    (tmp_path / "train/images/a\nb.png").write_bytes(b"")
+    code, out, _ = run(capsys, *doctor)
+    assert code == 1
+    assert "images/a\\nb.png is not an image file" in out
+
+
 def test_files_that_cannot_be_read_are_named_by_doctor_too(tmp_path, capsys):
     doctor = own_folder(tmp_path, "depth", [np.ones((16, 24)) / 3] * 6, "npy")
     depth, images = tmp_path / "train/depth", tmp_path / "train/images"

@@ -11,7 +11,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from ditask_jax.data import files, headers
 from ditask_jax.data.folder import FolderSource
@@ -19,7 +19,7 @@ from ditask_jax.data.skipping import SkippingSource
 from ditask_jax.data.trees import open_tree
 from ditask_jax.data.trees.nyud import NyudTree
 from ditask_jax.data.trees.pascal import read_saliency
-from ditask_jax.errors import DataError
+from ditask_jax.errors import ConfigError, DataError
 from ditask_jax.prediction.pictures_in import read_picture
 from tests.data import miniature
 
@@ -201,6 +201,44 @@ def test_exif_comes_before_xmp():
     assert headers.find_orientation({"exif": exif(0), "xmp": xmp(8)}, b"", "PNG") == 8
 
 
+@pytest.mark.parametrize(
+    ("packet", "orientation"),
+    [
+        ("<x tiff:Orientation = '6'/>", 6),
+        ("<tiff:Orientation>\n 6 </tiff:Orientation>", 6),
+        ('<tiff:Orientation rdf:datatype="int">6</tiff:Orientation>', 6),
+        ("<tiff:Orientation><rdf:value>6</rdf:value></tiff:Orientation>", 6),
+        ('<x xmlns:t="http://ns.adobe.com/tiff/1.0/" t:Orientation="6"/>', 6),
+        ('<x xmlns:t = \'http://ns.adobe.com/tiff/1.0/\'><t:Orientation>6</t:Orientation></x>', 6),
+        ('<x t:Orientation="6" tiff:Orientation="3"/>', 3),  # "t" is some other space of names
+        ('<x tiff:Orientation="1"/>', 1),
+        ('<x tiff:Orientation="0"/>', 1),
+        ('<x tiff:Orientation="9"/>', 1),
+        ('<x tiff:Orientation="60"/>', 1),
+        ("<tiff:Orientation/>", 1),
+    ],
+)  # fmt: skip
+def test_xmp_says_it_in_many_ways(packet, orientation):
+    text = chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + packet.encode())
+    assert files.decode_image(png(COLOURS, 8, RGB, before=text), "x")[1] == orientation
+
+
+@pytest.mark.parametrize(
+    ("tag", "packet", "orientation"),
+    [(None, 6, 6), (1, 6, 1), (6, 1, 6), (3, 6, 3), (9, 6, 6), (0, 6, 6), (8, None, 8)],
+)
+def test_the_tag_of_a_tiff_comes_before_xmp(tag, packet, orientation):
+    directory = TiffImagePlugin.ImageFileDirectory_v2()
+    if tag is not None:
+        directory[274] = tag
+    if packet is not None:
+        directory[700] = xmp(packet)
+        directory.tagtype[700] = 1
+    pixels, found, _ = files.decode_image(saved(COLOURS, "TIFF", tiffinfo=directory), "x")
+    assert found == orientation
+    np.testing.assert_array_equal(pixels, COLOURS)
+
+
 def test_ordinary_text_is_left_to_the_fast_reader():
     text = chunk(b"tEXt", b"Software\0x") + chunk(b"pHYs", b"\0" * 9) + chunk(b"tIME", b"\x07\xe8\1\1\0\0\0")
     np.testing.assert_array_equal(headers.decode_plain(png(COLOURS, 8, RGB, before=text, after=LONG_TEXT)), COLOURS)
@@ -366,6 +404,7 @@ DARK = {
     "float 0..1": (saved(RAMP.astype(np.float32), "TIFF"), r"decimal numbers, from 0 to 1;"),
     "float 0..255": (saved((RAMP * 255).astype(np.float32), "TIFF"), r"from 0 to 255;"),
     "float 0..65535": (saved((RAMP * 65535).astype(np.float32), "TIFF"), r"from 0 to 65535;"),
+    "pfm": (b"Pf\n10 6\n-1.0\n" + RAMP.astype("<f4").tobytes(), r"decimal numbers, from 0 to 1;"),
     "negative": (saved((RAMP * 2 - 1).astype(np.float32), "TIFF"), r"from -1 to 1;"),
     "nan": (saved(np.where(RAMP > 0.5, np.nan, RAMP).astype(np.float32), "TIFF"), r"and some that are not finite"),
     "all nan": (saved(np.full((6, 10), np.nan, np.float32), "TIFF"), r"none of them finite"),
@@ -619,6 +658,26 @@ def test_what_white_means_in_maps_of_two_classes(white, mask_ignore, tmp_path):
         example["semseg"], np.where(yes, 255 if ignored and mask_ignore is not False else 1, 0)
     )
     np.testing.assert_array_equal(example["sal"], np.where(yes, 255 if ignored and mask_ignore else 1, 0))
+
+
+@pytest.mark.parametrize(("stored", "bits"), [(128, 8), (65535, 16), (3, 2), (15, 4)])
+def test_another_number_than_1_in_maps_of_two_classes_names_the_option(stored, bits, tmp_path):
+    yes = np.arange(60).reshape(6, 10) % 3 == 0
+    write_folder(tmp_path, semseg=png(np.where(yes, stored, 0), bits))
+    open_it = lambda **options: FolderSource(tmp_path, "train", ("semseg",), {"semseg": 2}, **options)[0]["semseg"]
+    with pytest.raises(DataError, match=rf"holds class id {stored}; allowed .* set --config\.data\.mask_ignore=false"):
+        open_it()
+    np.testing.assert_array_equal(open_it(mask_ignore=False), yes)
+
+
+@pytest.mark.parametrize("task", ["semseg", "human_parts"])
+def test_ids_that_do_not_fit_8_bits_are_never_wrapped(task, tmp_path):
+    """511 would become 255, "ignore", and 300 class 44."""
+    write_folder(tmp_path, **{task: png(np.full((6, 10), 511), 16)})
+    with pytest.raises(ConfigError, match=rf"--config\.data\.{task}_classes.*got 600, expected 1 to 255"):
+        FolderSource(tmp_path, "train", (task,), {task: 600})
+    with pytest.raises(DataError, match=r"holds class id 511; allowed are 0\.\.254 and 255"):
+        FolderSource(tmp_path, "train", (task,), {task: 255})[0]
 
 
 def test_pictures_in_folders_below_are_asked_about(tmp_path):

@@ -81,6 +81,21 @@ def test_good_files_come_in_order_past_broken_ones(tmp_path):
     assert all(name in reason for name, reason in reasons.items())
 
 
+def test_what_is_called_like_a_picture_and_is_none_is_named(tmp_path):
+    (tmp_path / "gone.jpg").symlink_to("nowhere")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "notes.txt").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    saved(tmp_path / "whole.png", Image.fromarray(COLOURS))
+    (tmp_path / "folder.png").mkdir()
+    reasons = {}
+    files = find_pictures(tmp_path, results=tmp_path / "out")
+    [(file, _)] = readable(files, lambda file, reason: reasons.update({file.id: reason}))
+    assert file.id == "whole.png"
+    assert sorted(reasons) == ["gone.jpg", "loop.png", "pipe.jpg"]
+    assert "gone.jpg is a link to a file that is not there" in reasons["gone.jpg"]
+
+
 def test_a_folder_with_folders(tmp_path):
     for name in ("b/x.JPG", "a.png", "b/y.tif", ".hidden/z.png", "notes.txt", "out/panels/a.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -154,6 +154,7 @@ def problem_lines(problems, every_file: bool = False) -> list[str]:
 def _first(entries: list[str], every_file: bool) -> list[str]:
     shown = entries if every_file else entries[:_SHOWN]
     rest = len(entries) - len(shown)
+    shown = [entry.replace("\n", "\\n") for entry in shown]  # which a file's name may hold
     return [f"  {entry}" for entry in shown] + ([f"  ... and {rest} more; --all names each"] if rest else [])
 
 
