@@ -71,8 +71,8 @@ def result_names(paths: Sequence[PurePosixPath], longest: int = LONGEST_NAME) ->
     """Names for the results of pictures, no two alike on any file system: a result is such a name and an ending.
 
     A name is the whole path of the picture below its folder. One that is too long for a file name is cut and gets a
-    hash of the path, and so does every one of several that differ in upper and lower case or in how their accents are
-    coded alone, or whose results would stand where the folder of others must.
+    hash of the path, and so does every one of several that differ in upper and lower case, in how their accents are
+    coded or in dots and spaces that end a folder alone, or whose results would stand where the folder of others must.
 
     Args:
       paths: below the folder of the input, each once.
@@ -87,7 +87,7 @@ def result_names(paths: Sequence[PurePosixPath], longest: int = LONGEST_NAME) ->
     # Those that got a hash are compared again: nothing keeps a file from having been called so.
     for _ in range(len(paths) + 1):
         common = Counter(_key(name) for name in names)
-        folders = {_key(folder) for name in names for folder in name.parents}
+        folders = {_key(folder).rstrip(". ") for name in names for folder in name.parents}
         alike = [
             common[_key(name)] > 1 or any(_key(name) + ending in folders for ending in RESULT_ENDINGS) for name in names
         ]
@@ -140,8 +140,12 @@ def _of_results(results: Path, source: Path) -> set[Path]:
 
 
 def _key(path: PurePosixPath) -> str:
-    """Equal for names that some file system takes for one: of another case, or with accents coded otherwise."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path.as_posix()).casefold())
+    """Equal for names that some file system takes for one.
+
+    Of another case, with accents coded otherwise, or of folders with dots and spaces at their ends.
+    """
+    text = "/".join((*(part.rstrip(". ") for part in path.parts[:-1]), path.name))
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -134,6 +134,8 @@ def test_results_are_called_by_the_whole_name_of_a_file():
         ("stra\N{LATIN SMALL LETTER SHARP S}e.png", "STRASSE.png"),
         ("\N{LATIN SMALL LETTER E WITH ACUTE}.png", "e\N{COMBINING ACUTE ACCENT}.png"),
         ("\N{LATIN CAPITAL LETTER E WITH ACUTE}/x.png", "e\N{COMBINING ACUTE ACCENT}/x.png"),
+        ("sub/x.png", "sub./x.png"),
+        ("Sub/deep . /x.png", "sub /deep/x.png"),
     ],
 )
 def test_names_that_a_file_system_may_take_for_one_get_hashes(alike):
