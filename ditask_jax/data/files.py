@@ -97,11 +97,16 @@ def decode_image(content: bytes, name: Path | str) -> tuple[np.ndarray, int, boo
         return np.repeat(grey[..., None], 3, axis=2), opened.orientation, False
     deep = _is_deep(image, content)
     plain = image.mode == "RGB" and image.format in ("JPEG", "PNG") and "transparency" not in image.info and not deep
-    if "transparency" in image.info:  # Pillow warns unless such palettes pass through RGBA
-        image = image.convert("RGBA")
-    pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    try:
+        if "transparency" in image.info:  # Pillow warns unless such palettes pass through RGBA
+            image = image.convert("RGBA")
+        pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    except ValueError as error:  # LAB, for one, in some versions of Pillow
+        raise DataError(
+            f"data: {name} has colours of mode {image.mode}, expected RGB: {headers.first_line(error)}"
+        ) from error
     if deep and pixels.max() < _LEAST >> 8:
-        found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        found = headers.decode_with_opencv(content)
         _check_range(
             pixels.astype(np.int64) << 8 if found is None else found.reshape(*found.shape[:2], -1)[..., :3], name
         )
@@ -125,10 +130,7 @@ def _other_numbers(content: bytes) -> np.ndarray | None:
     """The numbers of a whole TIFF that Pillow does not read, such as floats in three channels; None for other files."""
     if content[:4] not in (b"II*\0", b"MM\0*"):
         return None
-    try:
-        found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        return None
+    found = headers.decode_with_opencv(content)
     return None if found is None or found.dtype in (np.uint8, np.uint16) else found
 
 

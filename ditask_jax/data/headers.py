@@ -66,7 +66,15 @@ def decode_plain(content: bytes) -> np.ndarray | None:
         flags = _jpeg_flags(content)
     else:
         return None
-    return None if flags is None else cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    return None if flags is None else decode_with_opencv(content, flags)
+
+
+def decode_with_opencv(content: bytes, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray | None:
+    """What OpenCV reads from a file; None if it cannot, be it for want of memory."""
+    try:
+        return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    except cv2.error:
+        return None
 
 
 def _png_flags(content: bytes) -> int | None:

@@ -587,6 +587,25 @@ def test_pictures_of_no_size_are_refused(content):
             decode(content, "x")
 
 
+def test_what_the_libraries_cannot_do_is_one_line(monkeypatch):
+    def refuse(error):
+        def raising(*_, **__):
+            raise error
+
+        return raising
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cv2.imdecode", refuse(cv2.error("Insufficient memory")))
+        np.testing.assert_array_equal(files.decode_image(png(COLOURS, 8, RGB), "x")[0], COLOURS)  # by Pillow
+        with pytest.raises(DataError, match=r"x holds values from 0 to "):
+            files.decode_image(png(COLOURS.astype(int) * 16, 16, RGB), "x")
+    buffer = io.BytesIO()
+    Image.fromarray(COLOURS).convert("CMYK").save(buffer, "TIFF")
+    monkeypatch.setattr("PIL.Image.Image.convert", refuse(ValueError("conversion not supported")))
+    with pytest.raises(DataError, match="x has colours of mode CMYK, expected RGB: conversion not supported"):
+        files.decode_image(buffer.getvalue(), "x")
+
+
 def test_what_is_no_file_is_named(tmp_path):
     write_folder(tmp_path, count=5, semseg=png(ids(1)[:6, :10], 1))
     images = tmp_path / "train/images"
