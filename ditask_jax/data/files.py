@@ -17,6 +17,7 @@ from ditask_jax.labels import IGNORE
 
 _PHOTOMETRIC, _BITS, _SAMPLES = 262, 258, 339  # tags of TIFF
 _FULL = 1 << 16
+_OF_ANY_DEPTH = ("PPM", "JPEG2000")  # of which Pillow does not tell the bits
 _LEAST = 1 << 14  # of pictures of 10, 12 and 14 bits no value gets there
 
 
@@ -105,11 +106,12 @@ def decode_image(content: bytes, name: Path | str) -> tuple[np.ndarray, int, boo
         raise DataError(
             f"data: {name} has colours of mode {image.mode}, expected RGB: {headers.first_line(error)}"
         ) from error
-    if deep and pixels.max() < _LEAST >> 8:
+    if (deep or image.format in _OF_ANY_DEPTH) and pixels.max() < _LEAST >> 8:
         found = headers.decode_with_opencv(content)
-        _check_range(
-            pixels.astype(np.int64) << 8 if found is None else found.reshape(*found.shape[:2], -1)[..., :3], name
-        )
+        if found is not None and found.dtype != np.uint8:
+            _check_range(found.reshape(*found.shape[:2], -1)[..., :3], name)
+        elif deep:
+            _check_range(pixels.astype(np.int64) << 8, name)
     return _stored(opened, pixels), opened.orientation, plain
 
 

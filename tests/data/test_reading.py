@@ -423,6 +423,14 @@ DARK = {
     "12 bits rgb": (png(np.round(RAMP[..., None] * [4095, 5, 9]), 16, RGB), r"from 0 to 4095 "),
     "8 bits in 16 rgb": (png(np.round(RAMP[..., None] * [255, 5, 9]), 16, RGB), r"from 0 to 255 "),
     "12 bits rgba": (png(np.round(RAMP[..., None] * [4095, 5, 9, 0] + [0, 0, 0, 65535]), 16, 6), r"from 0 to 4095 "),
+    "12 bits rgb ppm": (
+        b"P6 10 6 65535\n" + np.round(RAMP[..., None] * [4095, 5, 9]).astype(">u2").tobytes(),
+        r"from 0 to 4095 ",
+    ),
+    "12 bits rgb jpeg 2000": (
+        cv2.imencode(".jp2", np.full((32, 32, 3), 4095, np.uint16))[1].tobytes(),
+        r"from 4095 to 4095 ",
+    ),
     "12 bits rgb tiff": (tiff(np.round(RAMP[..., None] * [4095, 5, 9]).astype(np.uint16), 16, 2), r"from 0 to 4095 "),
 }  # fmt: skip
 
@@ -458,6 +466,8 @@ def test_sixteen_bits_over_their_whole_range_lose_their_lower_half(tmp_path):
         pixels, _, plain = files.decode_image(content, "x")
         np.testing.assert_array_equal(pixels, colours >> 8)
         assert not plain
+    for content in (b"P6 1 1 255\n\5\5\5", cv2.imencode(".jp2", np.full((32, 32, 3), 5, np.uint8))[1].tobytes()):
+        assert (files.decode_image(content, "x")[0] == 5).all()  # dark, of 8 bits
     black = np.zeros((6, 10), np.uint16)  # black by any scale
     assert not files.decode_image(png(black, 16), "x")[0].any()
 
