@@ -11,6 +11,7 @@ from ditask_jax.data.augmentation import PRESETS, sample
 from ditask_jax.data.commands import picture, show
 from ditask_jax.data.scenes import ScenesSource
 from ditask_jax.data.transforms import transform
+from ditask_jax.tasks import tasks
 
 main = importlib.import_module("ditask_jax.data.__main__").main
 SCENES = ["show", "scenes", "--size=64", "--index=3", "--draws=2"]
@@ -25,13 +26,13 @@ def test_an_example_is_drawn_as_stored_as_evaluated_and_as_augmented(tmp_path, m
     assert f"wrote {file}" in capsys.readouterr().out
     with Image.open(file) as image:
         assert min(image.size) > 500
-    ((_, rows, tasks, title),) = drawn
-    assert [task.name for task in tasks] == ["semseg", "normals", "depth", "sal"]
+    ((_, rows, drawn_tasks, title),) = drawn
+    assert [task.name for task in drawn_tasks] == ["semseg", "normals", "depth", "sal"]
     assert title == "scenes, train 3 of 2000: train-000003"
     example = ScenesSource("train", 64)[3]
     np.testing.assert_array_equal(rows[0][1], example["image"])
     np.testing.assert_array_equal(rows[0][2]["depth"], example["depth"])
-    specs = [task.label_spec for task in tasks]
+    specs = [task.label_spec for task in drawn_tasks]
     for number, (words, image, labels) in enumerate(rows[2:]):
         chosen = sample(PRESETS["scenes"], np.random.default_rng((0, 3, number)))
         want = transform(example, specs, (64, 64), chosen, PRESETS["scenes"])
@@ -39,6 +40,17 @@ def test_an_example_is_drawn_as_stored_as_evaluated_and_as_augmented(tmp_path, m
         np.testing.assert_array_equal(labels["normals"], want["labels"]["normals"])
         assert f"{chosen.angle:+.1f}°, x{chosen.scale:.2f}" in words
         assert ("not flipped" in words) != chosen.flip
+
+
+@pytest.mark.parametrize("name", ["a$_{$b", "\udcff", "\N{CJK UNIFIED IDEOGRAPH-65E5}", "a\nb"])
+def test_any_name_of_a_picture_can_be_its_title(name, tmp_path):
+    label = {"sal": np.zeros((8, 8), np.uint8)}
+    rows = [("as stored", np.zeros((8, 8, 3), np.uint8), label)]
+    file = picture.draw_example(
+        tmp_path / "a.png", rows, tasks("sal", dataset="folder"), f"folder, train 0 of 1: {name}"
+    )
+    with Image.open(file) as image:
+        assert min(image.size) > 100
 
 
 def test_own_files_and_classes_are_drawn(tmp_path):

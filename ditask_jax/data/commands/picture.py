@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ditask_jax.files import atomic_write_bytes
-from ditask_jax.pictures.sheet import settings
+from ditask_jax.pictures.sheet import drawable, settings
 from ditask_jax.tasks import Task
 
 _CELL = 2.3
@@ -16,7 +16,7 @@ _MOST_CLASSES = 14
 _LINE = 34
 
 
-@settings()
+@settings(**{"text.parse_math": False})  # a dollar in the name of a file is a dollar
 def draw_example(path: Path, rows: Sequence[tuple[str, np.ndarray, dict]], tasks: Sequence[Task], title: str) -> Path:
     """Writes the PNG.
 
@@ -49,7 +49,7 @@ def draw_example(path: Path, rows: Sequence[tuple[str, np.ndarray, dict]], tasks
     axes[-1][0].set_axis_off()
     for axis, task, names in zip(axes[-1][1:], tasks, legends, strict=True):
         _explain(axis, task, names, rows[0][2][task.name])
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(drawable(title), fontsize=11)
     buffer = io.BytesIO()
     canvas = FigureCanvasAgg(figure)
     figure.set_dpi(110)
