@@ -52,6 +52,8 @@ def default_cache_dir() -> pathlib.Path | None:
     if base := os.environ.get("XDG_CACHE_HOME"):
         return user_path(base, "environment: XDG_CACHE_HOME") / "ditask_jax"
     try:
+        if os.environ.get("HOME") == "":
+            raise RuntimeError("HOME is empty")  # it would be the root of the file system
         return pathlib.Path.home() / ".cache" / "ditask_jax"
     except RuntimeError as error:  # no HOME, and a user whom the machine does not know
         _log.warning("cache: %s; working without a cache, or set DITASK_CACHE_DIR", error)

@@ -27,6 +27,7 @@ except ImportError:  # not on Windows, which has no such locks
 _log = logging.getLogger(__name__)
 LOCK_NAME = ".lock"
 _POLL_SECONDS = 0.2
+_MOST_LOST = 20
 _URL = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*)://")
 # What `pathlib` leaves of a URL has one slash; so written, only these names are taken for storage and not for a folder.
 _STORES = (
@@ -74,7 +75,9 @@ def user_path(path: str | os.PathLike, what: str = "path") -> pathlib.Path:
         # `./~/x` is a folder of that name. As `~/x` it would be expanded where the path comes by again.
         return pathlib.Path(os.path.abspath(text)) if found.parts and found.parts[0].startswith("~") else found
     expanded = os.path.expanduser(text)
-    if found.parts[0] == "~" and (expanded.startswith("~") or os.environ.get("HOME") == ""):
+    # A command without a home has been given one below the null device, see `shell.settle_environment`.
+    none = os.environ.get("HOME") == "" or expanded.startswith(os.devnull + os.sep)
+    if found.parts[0] == "~" and (none or expanded.startswith("~")):
         raise ConfigError(f"{what}: '{text}': there is no home folder here; set HOME, or write the whole path")
     return pathlib.Path(expanded)
 
@@ -271,20 +274,18 @@ def locked(
         time.sleep(_POLL_SECONDS)
     made: list[pathlib.Path] = []
     try:
-        made = _make_folders(path.parent)
-        descriptor = _take(path, field, what, remedy, error, deadline)
+        descriptor = _take(path, field, what, remedy, error, deadline, made)
         try:
             yield
         finally:
-            if descriptor is not None and os.getpid() == _holders[key][0]:
-                if _is_file(path, descriptor):
-                    path.unlink(missing_ok=True)
-                os.close(descriptor)
+            # One that was forked off leaves the file to its parent.
+            if descriptor is not None and _holders.get(key, (None,))[0] == os.getpid():
+                _let_go(path, descriptor)
     finally:
         with _guard:
-            if _holders[key][0] == os.getpid():
+            if _holders.get(key, (None,))[0] == os.getpid():
                 del _holders[key]
-                for folder in made:
+                for folder in reversed(made):
                     with contextlib.suppress(OSError):
                         folder.rmdir()  # only one that is still empty
 
@@ -296,23 +297,38 @@ _holders: dict[str, tuple[int, int, str]] = {}
 
 
 def _take(
-    path: pathlib.Path, field: str, what: str, remedy: str, error: type[DitaskError], deadline: float
+    path: pathlib.Path,
+    field: str,
+    what: str,
+    remedy: str,
+    error: type[DitaskError],
+    deadline: float,
+    made: list[pathlib.Path],
 ) -> int | None:
-    """The descriptor of the locked file; None where the file system has no locks."""
+    """The descriptor of the locked file; None where the file system has no locks. Folders made for it join `made`."""
+    lost = 0
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        _make_folders(path.parent, made)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:
+            # The one before has made the folder, and has removed it meanwhile. What never appears is another matter.
+            lost += 1
+            if lost > _MOST_LOST:
+                raise
+            continue
         try:
             if fcntl is None:
                 raise OSError(errno.ENOSYS, "no locks on this system")
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            holder = _holder(descriptor)
-            os.close(descriptor)
-            if time.monotonic() >= deadline:
-                raise error(_in_use(path, field, *holder, remedy)) from None
-            time.sleep(_POLL_SECONDS)
-            continue
         except OSError as problem:
+            if problem.errno in (errno.EAGAIN, errno.EACCES):  # the two that stand for "another one holds it"
+                holder = _holder(descriptor)
+                os.close(descriptor)
+                if time.monotonic() >= deadline:
+                    raise error(_in_use(path, field, *holder, remedy)) from None
+                time.sleep(_POLL_SECONDS)
+                continue
             if not os.fstat(descriptor).st_size:
                 path.unlink(missing_ok=True)  # made here
             os.close(descriptor)
@@ -328,25 +344,41 @@ def _take(
             _log.warning(note, path.parent, reason, what)
         record = {"what": what, "host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
         record["command"] = shlex.join(sys.orig_argv)[:1000]
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json_text(record, ascii=True).encode(), 0)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json_text(record, ascii=True).encode(), 0)
+        except OSError as problem:  # a full disk: nothing is left behind
+            _let_go(path, descriptor)
+            problem.filename = str(path)
+            raise
         return descriptor
 
 
-def _make_folders(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Makes a folder; returns those that were not there, the innermost first."""
-    missing = [entry for entry in (folder, *folder.parents) if not entry.exists()]
+def _let_go(path: pathlib.Path, descriptor: int) -> None:
+    """Removes and unlocks a file; one that cannot be removed any more locks nobody out."""
+    try:
+        if _is_file(path, descriptor):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+def _make_folders(folder: pathlib.Path, made: list[pathlib.Path]) -> None:
+    """Makes a folder; those that were not there join a list, the outermost first."""
+    for entry in reversed([entry for entry in (folder, *folder.parents) if not entry.exists()]):
+        with contextlib.suppress(FileExistsError):
+            entry.mkdir()
+            made.append(entry)
     folder.mkdir(parents=True, exist_ok=True)
-    return missing
 
 
 def _is_file(path: pathlib.Path, descriptor: int) -> bool:
     """Whether a name still stands for the file that is open."""
     try:
-        named = os.stat(path)
-    except FileNotFoundError:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except OSError:  # its folder is gone, or may not be looked into any more
         return False
-    return os.path.samestat(named, os.fstat(descriptor))
 
 
 def _holder(descriptor: int) -> tuple[str, str]:
@@ -357,7 +389,7 @@ def _holder(descriptor: int) -> tuple[str, str]:
             since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record["since"]))
             who = f"host {record['host']}, pid {record['pid']}, since {since}, by {record['command']}"
             return str(record["what"]), who
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, OverflowError):
             time.sleep(0.05)
     return "process", "it has not said yet who it is"
 
@@ -403,6 +435,10 @@ def local_locks(mounts: str, folder: str) -> str | None:
     local = {"nolock", "local_lock=all", "local_lock=posix"} if kind.startswith("nfs") else set()
     if kind == "lustre":
         local = {"localflock"}
+    if kind in ("cifs", "smb3"):
+        local = {"nobrl"}
+    if kind in ("gfs2", "ocfs2"):
+        local = {"localflocks"}
     if named := sorted(local & set(options)):
         return f"{kind}, {named[0]}"
     remote = ("sshfs", "s3fs", "gcsfuse", "rclone", "goofys", "mountpoint-s3", "blobfuse", "blobfuse2", "s3backer")

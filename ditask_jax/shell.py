@@ -4,6 +4,7 @@ import codecs
 import functools
 import io
 import os
+import re
 import select
 import subprocess
 import sys
@@ -195,26 +196,40 @@ def explain(error: BaseException, environment: Mapping[str, str] | None = None) 
             "name; rename the folder, or give a link to it that has a plain name"
         )
     places = {place for link in chain for place in _places(link)}
-    known = {name: value for name, value in environment.items() if name.startswith(_VARIABLES) and value}
+    given = {name: value for name, value in environment.items() if name.startswith(_VARIABLES)}
+    known = {name: value for name, value in given.items() if value}
     importing = ("jax", "<module>") in places
     if not importing and "jax._src.xla_bridge" not in {module for module, _ in places}:
         return _explain_strict(" ".join(str(error).split()), known)
     reason = next((" ".join(str(link).split()) for link in reversed(chain) if str(link).strip()), "no device")
-    named = [name for name in known if name in reason]
-    held = [name for name, value in known.items() if name.startswith("JAX_") and value.lower() in reason.lower()]
-    usual = [name for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME") if name in known and not importing]
-    # JAX advises to set JAX_PLATFORMS in every such message; that names no culprit unless it is set.
-    suspects = held or usual or named
+    # An empty text is no truth value and no number either.
+    suspects = _suspects(reason, given if importing else known, importing)
     if suspects:
-        given = ", ".join(f"{name}: got {known[name]!r}" for name in suspects)
+        shown = ", ".join(f"{name}: got {given[name]!r}" for name in suspects)
         what = "JAX cannot be loaded with it" if importing else "JAX cannot start that here"
-        misspelt = suspects[0] == "JAX_PLATFORMS" and known[suspects[0]] not in _PLATFORMS
-        near = f"{did_you_mean(known[suspects[0]], _PLATFORMS)}; " if misspelt else ""
+        misspelt = suspects[0] == "JAX_PLATFORMS" and given[suspects[0]] not in _PLATFORMS
+        near = f"{did_you_mean(given[suspects[0]], _PLATFORMS)}; " if misspelt else ""
         rest = "" if importing else ", or set JAX_PLATFORMS=cpu"
-        return ConfigError(f"environment: {given}; {what} ({reason[:200]}). {near}mend or unset it{rest}")
+        return ConfigError(f"environment: {shown}; {what} ({reason[:200]}). {near}mend or unset it{rest}")
     if importing:
         return None
     return no_device(reason)
+
+
+def _suspects(reason: str, known: Mapping[str, str], importing: bool) -> list[str]:
+    """The variables that a message of JAX is about: by name, by what it quotes, by words in it; the surest alone."""
+    text = re.sub(r"\bjax\.", "jax_", reason.lower())
+    word = lambda part: re.search(rf"(?<!\w){re.escape(part)}(?!\w)", text) is not None
+    own = {name: value.lower() for name, value in known.items() if name.startswith("JAX_")}
+    named = [name for name in known if word(name.lower())]
+    quoted = [name for name, value in own.items() if f"'{value}'" in text or f'"{value}"' in text]
+    held = [name for name, value in own.items() if value and word(value)]
+    if importing:
+        return named or quoted or held
+    # JAX advises to set JAX_PLATFORMS in every such message; that names no culprit unless it is set. What else has a
+    # value such as 1 or no, which stands in many a message, is asked last.
+    usual = [name for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME") if name in known]
+    return quoted or [name for name in usual if name in held] or usual or held or named
 
 
 def no_device(reason: str) -> ConfigError:

@@ -7,6 +7,7 @@ import os
 import pathlib
 import pwd
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -272,6 +273,82 @@ def test_a_lock_file_that_is_deleted_locks_no_more(tmp_path):
     assert path.read_text() == "another's"
 
 
+def test_a_lock_outlives_no_folder_and_no_error(tmp_path):
+    """What becomes of the folder meanwhile is no reason for an error at the end of an hour's work."""
+    path = tmp_path / "run/.lock"
+    with locked(path, "workdir", "training", "wait"):
+        shutil.rmtree(path.parent)
+    with locked(path, "workdir", "training", "wait"):
+        shutil.rmtree(path.parent)
+        path.parent.write_text("a file by now")
+    path.parent.unlink()
+    with pytest.MonkeyPatch.context() as patch, locked(path, "workdir", "training", "wait"):
+        patch.setattr(pathlib.Path, "unlink", lambda *_, **__: _refuse(errno.EROFS))
+    assert path.exists()
+    with locked(path, "workdir", "training", "wait"):
+        pass
+    assert not path.exists()
+
+
+def _refuse(code):
+    raise OSError(code, os.strerror(code))
+
+
+def test_a_folder_that_is_removed_by_the_one_before_is_made_again(tmp_path, monkeypatch):
+    path, gone, real = tmp_path / "new/run/.lock", [], os.open
+
+    def open_late(name, *arguments, **options):
+        if len(gone) < 3 and str(name) == str(path):
+            shutil.rmtree(tmp_path / "new")
+            gone.append(name)
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", open_late)
+    with locked(path, "workdir", "training", "wait"):
+        assert path.is_file()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_or_a_name_that_cannot_be_made_leaves_nothing_behind(tmp_path, monkeypatch):
+    path = tmp_path / "new/run/.lock"
+    with pytest.raises(OSError, match="too long"), locked(tmp_path / "a" / ("x" * 300) / ".lock", "w", "t", "wait"):
+        pass
+    monkeypatch.setattr(os, "pwrite", lambda *_: _refuse(errno.ENOSPC))
+    with pytest.raises(OSError, match="No space left") as caught, locked(path, "workdir", "training", "wait"):
+        pass
+    assert caught.value.filename == str(path)
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []
+    with locked(path, "workdir", "training", "wait"):
+        assert subprocess.run([sys.executable, "-c", ENTERS, str(path)], check=False, stderr=-3).returncode == 1
+
+
+FORKED = """
+import os, sys
+from ditask_jax.errors import ConfigError
+from ditask_jax.files import locked
+with locked(sys.argv[1], "workdir", "training", "wait"):
+    child = os.fork()
+    if not child:
+        try:
+            with locked(sys.argv[1], "workdir", "training", "wait"):
+                os._exit(3)
+        except ConfigError as error:
+            assert f"pid {os.getppid()}" in str(error)
+    else:
+        assert os.waitpid(child, 0)[1] == 0
+        assert os.path.exists(sys.argv[1])
+"""
+
+
+def test_a_process_that_was_forked_off_is_refused_like_others(tmp_path):
+    """It leaves both blocks then, and the file to its parent."""
+    command = [sys.executable, "-c", FORKED, str(tmp_path / ".lock")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(tmp_path.iterdir()) == []
+
+
 ENTERS = """
 import sys
 from ditask_jax.files import locked
@@ -292,6 +369,9 @@ with locked(sys.argv[1], "workdir", "training", "wait"):
         ("a:/x /data fuse.sshfs rw 0 0", "fuse.sshfs"),
         ("bucket /data fuse.gcsfuse rw 0 0", "fuse.gcsfuse"),
         ("none /data ext4 rw 0 0", None),
+        ("//server/x /data cifs rw,vers=3.1.1,nobrl 0 0", "cifs, nobrl"),
+        ("//server/x /data smb3 rw,vers=3.1.1 0 0", None),
+        ("/dev/dm-1 /data gfs2 rw,localflocks 0 0", "gfs2, localflocks"),
         ("a:/x /dat nfs rw,nolock 0 0", None),
         ("a:/x /data/runs\\040b nfs rw,nolock 0 0", None),
     ],

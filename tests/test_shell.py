@@ -16,7 +16,7 @@ import ditask_jax
 from ditask_jax import cli, shell
 from ditask_jax.config import from_json, to_json
 from ditask_jax.errors import ConfigError, OutputWarning, optional
-from ditask_jax.files import atomic_write_json, atomic_write_text
+from ditask_jax.files import atomic_write_json, atomic_write_text, user_path
 from ditask_jax.pictures import sheet
 
 CHECKOUT = pathlib.Path(__file__).parents[1]
@@ -211,6 +211,20 @@ def test_no_home_and_no_temporary_folder(monkeypatch, tmp_path):
     assert not pathlib.Path(os.environ["HOME"]).exists()
 
 
+@pytest.mark.parametrize("home", ["", os.path.join(os.devnull, "home")])
+def test_a_path_at_home_is_named_where_there_is_none(home, monkeypatch):
+    """The second is what `settle_environment` gives to libraries that insist on one."""
+    from ditask_jax.factor_cache import default_cache_dir
+
+    monkeypatch.setenv("HOME", home)
+    with pytest.raises(ConfigError, match=r"^command line: --workdir: '~/x': there is no home folder here; set HOME"):
+        user_path("~/x", "command line: --workdir")
+    for name in ("XDG_CACHE_HOME", "DITASK_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    if not home:
+        assert default_cache_dir() is None  # not in the root of the file system
+
+
 def test_factors_are_not_cached_without_a_home(monkeypatch):
     from ditask_jax import factor_cache
 
@@ -275,6 +289,17 @@ def raised_in(module, function, error):
          {"JAX_DEBUG_NANS": "maybe"}, "environment: JAX_DEBUG_NANS: got 'maybe'; JAX cannot be loaded with it"),
         ("jax", "<module>", ValueError("invalid literal for int() with base 10: 'abc'"),
          {"JAX_SOME_NUMBER": "abc"}, "environment: JAX_SOME_NUMBER: got 'abc'; JAX cannot be loaded with it"),
+        ("jax", "<module>", ValueError("invalid truth value '' for environment 'JAX_ENABLE_X64'"),
+         {"JAX_ENABLE_X64": "", "JAX_PLATFORMS": "cpu"}, "environment: JAX_ENABLE_X64: got ''; JAX cannot be loaded"),
+        ("jax", "<module>", ValueError("invalid truth value 'abc' for environment 'JAX_ENABLE_X64'"),
+         {"JAX_NUM_PROCESSES": "4", "JAX_ENABLE_X64": "abc"}, "environment: JAX_ENABLE_X64: got 'abc'; JAX cannot"),
+        ("jax", "<module>", ValueError("invalid literal for int() with base 10: ''"),
+         {"JAX_SOME_NUMBER": "", "JAX_DEBUG_NANS": "1"}, "environment: JAX_SOME_NUMBER: got ''; JAX cannot be loaded"),
+        ("jax", "<module>", ValueError('Invalid value "foo" for JAX flag jax_cpu_collectives_implementation'),
+         {"JAX_PLATFORMS": "cpu", "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "foo"},
+         "environment: JAX_CPU_COLLECTIVES_IMPLEMENTATION: got 'foo'; JAX cannot be loaded"),
+        ("jax._src.xla_bridge", "backends", AssertionError(),
+         {"JAX_DEBUG_NANS": "no", "JAX_PLATFORMS": "cuda"}, "environment: JAX_PLATFORMS: got 'cuda'; JAX cannot start"),
         ("jax._src.xla_bridge", "backends", AssertionError(),
          {"JAX_PLATFORMS": "cuda"}, "environment: JAX_PLATFORMS: got 'cuda'; JAX cannot start that here (no device)."),
         ("jax._src.xla_bridge", "backends", RuntimeError("Unable to initialize backend 'cpuu'"),
