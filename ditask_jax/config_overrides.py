@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ditask_jax.config_rules import NONE_IS_A_NAME
+from ditask_jax.config_rules import NONE_IS_A_NAME, PATHS
 from ditask_jax.errors import ConfigError, did_you_mean
 
 _TRUE = ("true", "yes", "on", "1")
@@ -77,9 +77,11 @@ def _names(config: ConfigDict, prefix: str = "") -> list[str]:
 
 
 def _read(name: str, text: str, field_type: type, current: Any) -> Any:
-    text = text.strip()
+    written, text = text, text.strip()
     if text.lower() in ("none", "null"):
         return "none" if name in NONE_IS_A_NAME else None
+    if name in PATHS:
+        return written  # a folder's name may begin or end with a blank
     if field_type is bool:
         return _read_bool(name, text)
     if field_type is int:

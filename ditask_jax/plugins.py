@@ -42,7 +42,7 @@ def load_plugins(names: str | None = None) -> list[types.ModuleType]:
     """
     text = os.environ.get(VARIABLE, "") if names is None else names
     # Before the text is cut at its colons.
-    for name in re.findall(r"[A-Za-z][A-Za-z0-9+.-]*://[^:]*", text):
+    for name in re.findall(r"(?:[A-Za-z][A-Za-z0-9+.-]*://|(?<![\w.])(?i:file):/)[^:]*", text):
         user_path(name, f"plugins ({VARIABLE})")
     return [_load(name.strip()) for name in text.split(os.pathsep) if name.strip()]
 

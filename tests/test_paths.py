@@ -136,6 +136,21 @@ def test_every_path_field_of_a_configuration(name, tmp_path, monkeypatch, capsys
     assert flatten(config)[name] == "~/x"
 
 
+@pytest.mark.parametrize("name", PATHS)
+def test_a_path_field_keeps_its_blanks(name):
+    assert flatten(load_config(CONFIG, [f"{name}=  a b "]))[name] == "  a b "
+    assert flatten(load_config(CONFIG, [f"{name}= none "]))[name] is None
+
+
+def test_a_list_of_plugins_is_cut_behind_its_urls(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given in ("json:file:/x/y.py", "FILE:/x/y.py:json", "~/a.py:hf://x/y.py"):
+        with pytest.raises(ConfigError, match=r"^plugins \(DITASK_PLUGINS\): '.*' is a URL"):
+            load_plugins(given)
+    (tmp_path / "behind_a_module.py").write_text("VALUE = 4\n")
+    assert load_plugins(f"json:{tmp_path}/behind_a_module.py")[1].VALUE == 4
+
+
 def test_no_path_field_is_forgotten():
     fields = flatten(base.get_config())
     named = {n for n in fields if re.search(r"(root|weights|dir|path|folder|file)$", n)} - {"data.on_bad_file"}

@@ -88,27 +88,40 @@ def _explicit(environment: Mapping[str, str]) -> Cluster | None:
     if count == 1:
         return None
     index = _number(environment, _INDEX if _INDEX in environment else "JOB_COMPLETION_INDEX", missing=_INDEX)
+    _check_index(_INDEX, index, _COUNT, count)
+    return Cluster(_address(environment.get(_ADDRESS, ""), count), count, index)
+
+
+def _check_index(name: str, index: int, counted: str, count: int) -> None:
     if index >= count:
-        raise ConfigError(f"cluster: {_INDEX}: got {index}, expected 0 to {count - 1} ({_COUNT} is {count})")
-    address = environment.get(_ADDRESS, "")
-    if not re.fullmatch(r".+:\d+", address):
+        raise ConfigError(f"cluster: {name}: got {index}, expected 0 to {count - 1} ({counted} is {count})")
+
+
+def _address(text: str, count: int) -> str:
+    if not re.fullmatch(r".+:\d+", text):
         raise ConfigError(
-            f"cluster: {_ADDRESS}: got {address!r}, expected HOST:PORT of process 0, the same in all {count} processes"
+            f"cluster: {_ADDRESS}: got {text!r}, expected HOST:PORT of process 0, the same in all {count} processes"
         )
-    return Cluster(address, count, index)
+    return text
 
 
 def _slurm(environment: Mapping[str, str]) -> Cluster | None:
     count = _number(environment, "SLURM_STEP_NUM_TASKS", least=1)
     if count == 1:
         return None
-    address = environment.get(_ADDRESS)
-    if address is None:
+    if _ADDRESS in environment:
+        address = _address(environment[_ADDRESS], count)
+    else:
         # Job and step in the port: the steps of a job, and jobs that share a node, do not meet.
         job, step = _number(environment, "SLURM_JOB_ID"), _step_number(environment)
         host = first_host(_text(environment, "SLURM_STEP_NODELIST"))
+        if not host:
+            raise ConfigError(
+                f"cluster: SLURM_STEP_NODELIST: got {environment['SLURM_STEP_NODELIST']!r}, expected hosts"
+            )
         address = f"{host}:{_FIRST_PORT + (job * 7 + step) % _PORTS}"
     index, node = _number(environment, "SLURM_PROCID"), _number(environment, "SLURM_NODEID")
+    _check_index("SLURM_PROCID", index, "SLURM_STEP_NUM_TASKS", count)
     per_node = tasks_per_node(_text(environment, "SLURM_STEP_TASKS_PER_NODE"))
     if node >= len(per_node) or sum(per_node) != count:
         raise ConfigError(

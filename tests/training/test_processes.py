@@ -214,6 +214,13 @@ def test_slurm_variables_that_contradict_each_other():
         find_cluster(slurm(4, SLURM_STEP_TASKS_PER_NODE="2"))
     with pytest.raises(ConfigError, match="expected counts such as"):
         tasks_per_node("2,x")
+    with pytest.raises(ConfigError, match=r"SLURM_PROCID: got 4, expected 0 to 3 \(SLURM_STEP_NUM_TASKS is 4\)"):
+        find_cluster(slurm(4, SLURM_PROCID="4"))
+    for address in ("", "host", "host:x"):
+        with pytest.raises(ConfigError, match=f"JAX_COORDINATOR_ADDRESS: got '{address}', expected HOST:PORT"):
+            find_cluster(slurm(4, JAX_COORDINATOR_ADDRESS=address))
+    with pytest.raises(ConfigError, match="SLURM_STEP_NODELIST: got '', expected hosts"):
+        find_cluster(slurm(4, SLURM_STEP_NODELIST=""))
     incomplete = slurm(4)
     del incomplete["SLURM_STEP_NODELIST"]
     with pytest.raises(ConfigError, match="SLURM_STEP_NODELIST is not set"):
