@@ -262,8 +262,12 @@ class Checkpointer:
         return self._manager
 
     def _nameable(self) -> pathlib.Path:
-        """The folder by a name that is UTF-8, which is all that Orbax's storage library takes: a link where needed."""
-        if os.fsencode(self.directory).decode("utf-8", "replace") == str(self.directory):
+        """The folder by a name that Orbax and its storage library take as it stands: a link where needed.
+
+        They take UTF-8 alone, look for files by a pattern of which the folder is part, and turn a backslash into "/".
+        """
+        name = str(self.directory)
+        if os.fsencode(name).decode("utf-8", "replace") == name and not set("*?[\\") & set(name):
             return self.directory
         self._links = tempfile.TemporaryDirectory(prefix="ditask-")
         link = pathlib.Path(self._links.name) / "checkpoints"

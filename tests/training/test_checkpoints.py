@@ -344,9 +344,9 @@ def test_killed_at_any_point_the_newest_complete_one_restores(tmp_path, point):
     assert {path.name for path in tmp_path.iterdir()} <= {str(step + 1), str(step + 2)}
 
 
-@pytest.mark.parametrize("name", ["caf\udce9", "cafe\u0301", "two\nlines", "100 % {x} $y"])
+@pytest.mark.parametrize("name", ["caf\udce9", "cafe\u0301", "two\nlines", "100 % {x} $y", "a[1]", "a\\b", "a*"])
 def test_a_folder_of_any_name(tmp_path, name):
-    """The first is no UTF-8, all that Orbax's storage library takes: whole checkpoints were called not whole."""
+    """The first is no UTF-8, the last ones are patterns for Orbax: whole checkpoints were called not whole."""
     _saved(tmp_path / name, 1, 2)
     with Checkpointer(tmp_path / name, read_only=True) as checkpointer:
         step, state, _ = checkpointer.restore_latest_verified(_state(0))
