@@ -1,6 +1,7 @@
 """What a shell leaves to a command: standard streams, the encoding of names, variables that JAX and XLA read."""
 
 import codecs
+import contextlib
 import functools
 import io
 import os
@@ -18,6 +19,7 @@ _VARIABLES = ("JAX_", "XLA_", "LIBTPU_", "CUDA_", "NVIDIA_", "ROCR_", "HIP_", "T
 _PLATFORMS = ("cpu", "cuda", "rocm", "tpu", "gpu")
 # Asking for the defaults makes XLA read XLA_FLAGS, which ends a process whose flags it does not know.
 _XLA_PROBE = "from jaxlib import _jax; _jax.CompileOptions().executable_build_options.debug_options; print('taken')"
+_REFUSED_NAME = r"""'[^']*\\udc[89a-f][0-9a-f][^']*'|"[^"]*\\udc[89a-f][0-9a-f][^"]*\""""
 # Variables that make JAX refuse ordinary programs, and what it says then.
 _STRICT = {
     "JAX_NUMPY_DTYPE_PROMOTION": "implicit dtype promotion",
@@ -133,9 +135,14 @@ def settle_environment() -> None:
         # No home and no such user: libraries that ask for it raise. One that cannot be made turns their caches off.
         os.environ["HOME"] = os.path.join(os.devnull, "home")
     chosen = [name for name in ("TMPDIR", "TEMP", "TMP") if os.environ.get(name)]
-    if chosen and not os.path.isdir(os.environ[chosen[0]]):
+    if chosen and not _usable(os.environ[chosen[0]]):
         # Python looks elsewhere by itself; compilers and readers written in C++ do not.
-        os.environ[chosen[0]] = tempfile.gettempdir()
+        with contextlib.suppress(FileNotFoundError):  # nor is there another: most commands need none
+            os.environ[chosen[0]] = tempfile.gettempdir()
+
+
+def _usable(folder: str) -> bool:
+    return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
 
 
 def check_environment(environment: Mapping[str, str] | None = None) -> None:
@@ -190,9 +197,9 @@ def explain(error: BaseException, environment: Mapping[str, str] | None = None) 
     """
     environment = os.environ if environment is None else environment
     chain = list(_chain(error))
-    if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
+    if name := _no_utf8(error):
         return ConfigError(
-            f"file system: {str(error.object)[:300]!r} is no UTF-8, and a library that is needed for it takes no other "
+            f"file system: {name} is no UTF-8, and a library that is needed for it takes no other "
             "name; rename the folder, or give a link to it that has a plain name"
         )
     places = {place for link in chain for place in _places(link)}
@@ -214,6 +221,17 @@ def explain(error: BaseException, environment: Mapping[str, str] | None = None) 
     if importing:
         return None
     return no_device(reason)
+
+
+def _no_utf8(error: BaseException) -> str:
+    """The name that a library has refused because it is no UTF-8, as `repr` has it; empty for another error."""
+    if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
+        return repr(str(error.object)[:300])
+    # Readers and writers in C++ say only what they were called with.
+    if isinstance(error, TypeError) and "incompatible" in str(error):
+        found = re.search(_REFUSED_NAME, str(error))
+        return found[0] if found else ""
+    return ""
 
 
 def _suspects(reason: str, known: Mapping[str, str], importing: bool) -> list[str]:

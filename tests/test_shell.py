@@ -211,6 +211,24 @@ def test_no_home_and_no_temporary_folder(monkeypatch, tmp_path):
     assert not pathlib.Path(os.environ["HOME"]).exists()
 
 
+def test_a_temporary_folder_that_cannot_be_written(monkeypatch, tmp_path):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    shell.settle_environment()
+    assert os.environ["TMPDIR"] == str(tmp_path)
+    monkeypatch.setattr(shell.os, "access", lambda folder, mode: False)
+    monkeypatch.setattr(shell.tempfile, "gettempdir", lambda: "/elsewhere")
+    shell.settle_environment()
+    assert os.environ["TMPDIR"] == "/elsewhere"
+
+    def nowhere():
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(shell.tempfile, "gettempdir", nowhere)
+    shell.settle_environment()
+    assert os.environ["TMPDIR"] == "/elsewhere"
+
+
 @pytest.mark.parametrize("home", ["", os.path.join(os.devnull, "home")])
 def test_a_path_at_home_is_named_where_there_is_none(home, monkeypatch):
     """The second is what `settle_environment` gives to libraries that insist on one."""
@@ -310,6 +328,9 @@ def raised_in(module, function, error):
          {"JAX_TRANSFER_GUARD_DEVICE_TO_HOST": "disallow"}, "environment: JAX_TRANSFER_GUARD_DEVICE_TO_HOST: got"),
         ("some", "f", UnicodeEncodeError("utf-8", f"/runs/{NO_UTF8}", 9, 10, "surrogates not allowed"),
          {}, "file system: '/runs/caf\\udce9' is no UTF-8"),
+        ("some", "f", TypeError("__init__(): incompatible constructor arguments. The following argument types are "
+         "supported:\n 1. Reader(path: str, options: str = '')\n\nInvoked with: '/d/caf\\udce9/x'; kwargs: n=1"),
+         {}, "file system: '/d/caf\\udce9/x' is no UTF-8"),
     ],
 )  # fmt: skip
 def test_errors_of_jax_are_laid_to_the_variable(module, function, error, variables, line):
@@ -325,6 +346,7 @@ def test_bugs_are_no_fault_of_the_shell():
     variables = {"JAX_PLATFORMS": "cpu", "JAX_TRANSFER_GUARD": "disallow"}
     assert shell.explain(raised_in("ditask_jax.training.trainer", "f", ValueError("cpu")), variables) is None
     assert shell.explain(raised_in("jax", "<module>", ImportError("no module named jaxlib")), {}) is None
+    assert shell.explain(TypeError("incompatible function arguments. Invoked with: 'x', 'y'"), variables) is None
 
 
 def test_an_error_of_jax_is_code_2_and_one_line(capsys, monkeypatch):
