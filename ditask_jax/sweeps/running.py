@@ -58,6 +58,8 @@ class Runner:
         self.shares = list(shares)
         self.stopping = False
         self._environment = dict(os.environ if environment is None else environment)
+        # Each training is a process on its own. Without a terminal it would take itself for a task of the sweep's step.
+        self._environment.pop("SLURM_STEP_NUM_TASKS", None)
         self._command = command
         self._running: list[_Running] = []
 

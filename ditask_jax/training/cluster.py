@@ -74,13 +74,21 @@ def find_cluster(environment: Mapping[str, str], by_hand: bool = False) -> Clust
 
 
 def started_by_hand() -> bool:
-    """Whether the input is a terminal and the parent is not the one of SLURM that starts tasks."""
+    """Whether there is a terminal, whatever the input is (`nohup`), and the parent is not SLURM's that starts tasks."""
     try:
-        if not os.isatty(0):
+        if not os.isatty(0) and not _has_terminal():
             return False
         return Path(f"/proc/{os.getppid()}/comm").read_text(encoding="utf-8").strip() != "slurmstepd"
     except OSError:
         return True
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _explicit(environment: Mapping[str, str]) -> Cluster | None:

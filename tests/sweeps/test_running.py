@@ -50,6 +50,15 @@ def test_a_cache_that_is_set_is_kept(tmp_path):
     assert "/somewhere/else" in (job.workdir / LOG_NAME).read_text()
 
 
+def test_a_training_is_no_task_of_the_step_that_the_sweep_is_in(tmp_path):
+    """In the shell of `srun --ntasks=8 --pty` it would wait for seven others."""
+    (job,) = _jobs(tmp_path, 1)
+    command = [sys.executable, "-c", "import os; print('tasks', os.environ.get('SLURM_STEP_NUM_TASKS'))"]
+    environment = {**os.environ, "SLURM_STEP_NUM_TASKS": "8"}
+    list(Runner([Share()], environment, lambda job: command).run([job]))
+    assert "tasks None" in (job.workdir / LOG_NAME).read_text().splitlines()
+
+
 def test_failures_do_not_stop_the_others(tmp_path):
     jobs = _jobs(tmp_path, 4)
     actions = {"seed0": "fail", "seed1": "die", "seed2": "idle"}

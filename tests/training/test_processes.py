@@ -16,7 +16,7 @@ import pytest
 from ditask_jax import cli
 from ditask_jax.errors import ConfigError
 from ditask_jax.files import locked
-from ditask_jax.training import processes
+from ditask_jax.training import cluster, processes
 from ditask_jax.training.cluster import Cluster, find_cluster, meet, tasks_per_node
 from ditask_jax.training.mesh import make_mesh
 from ditask_jax.training.processes import start
@@ -297,6 +297,23 @@ def test_a_person_in_the_shell_of_an_interactive_step_is_alone():
     assert find_cluster(slurm(4), by_hand=False).count == 4
     assert find_cluster(EXPLICIT, by_hand=True).count == 4  # said by the person
     assert find_cluster(slurm(4, SLURM_STEP_TASKS_PER_NODE="4", SLURM_NODEID="0")).patience <= 30
+
+
+@pytest.mark.parametrize(
+    ("input_is_one", "terminal", "parent", "expected"),
+    [
+        (True, True, "bash", True),
+        (False, True, "bash", True),  # `nohup`, or the input from a file
+        (False, False, "bash", False),  # a task of srun, by way of a script
+        (True, True, "slurmstepd", False),  # the one task of `srun --pty` that has it
+    ],
+)
+def test_who_is_started_by_hand(input_is_one, terminal, parent, expected, monkeypatch, tmp_path):
+    (tmp_path / "comm").write_text(f"{parent}\n")
+    monkeypatch.setattr(cluster, "Path", lambda name: tmp_path / "comm")
+    monkeypatch.setattr(cluster, "_has_terminal", lambda: terminal)
+    monkeypatch.setattr(os, "isatty", lambda descriptor: input_is_one)
+    assert cluster.started_by_hand() is expected
 
 
 class Left(Exception):
