@@ -186,7 +186,8 @@ def plain_names(
         short = {name: name for name in names}  # they tell tensors apart
     parts = _parts(short)
     if asked is not None:
-        fitting = {prefix: part for prefix, part in parts.items() if f".{prefix}.".find(f".{asked}.") >= 0}
+        wanted = _without_wrappers(asked) or asked
+        fitting = {prefix: part for prefix, part in parts.items() if f".{prefix}.".find(f".{wanted}.") >= 0}
         if not fitting:
             known = " ".join(name for name in dict.fromkeys((*others, *parts)) if name) or "one set, without a name"
             raise WeightsError(f"{where} has no set of weights '{asked}'. Known: {known}")

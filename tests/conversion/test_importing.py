@@ -98,6 +98,8 @@ def test_one_of_several_sets_is_the_usual_one_or_the_one_asked_for(tmp_path, cap
     assert np.array_equal(plain.arrays[name], TINY["patch_embed.proj.bias"])
     assert np.array_equal(average.arrays[name], TINY["patch_embed.proj.bias"] + 1)
     assert "another set of weights (--state=net_ema takes it)" in plain.summary()
+    # As the names of the file have it, too.
+    assert np.array_equal(convert_weights(source, state="net_ema.module").arrays[name], average.arrays[name])
     out = tmp_path / "out.safetensors"
     assert cli.execute(convert.main, [str(source), str(out), "--state=net_ema"]) == cli.OK
     assert np.array_equal(read_weights(out)[0][name], average.arrays[name])
