@@ -22,8 +22,12 @@ _CONTAINERS = (
     *("model", "state_dict", "model_state_dict", "module", "net", "network", "params", "weights"),
     *("backbone", "encoder", "image_encoder", "visual", "teacher", "student", "head"),
 )
-_AVERAGE = re.compile(r"(?:^|[^a-z])(?:ema|swa|shadow|averaged?|polyak|momentum)(?:[^a-z]|$)|EMA|SWA")
-_TRAINING_STATE = re.compile(r"optim|sched|scaler|^amp$|rng|^loss|^hyper_parameters$|callbacks", re.IGNORECASE)
+_AVERAGE = re.compile(
+    r"(?:^|[^a-z])(?:ema|swa|avg|shadow|averaged?|polyak|momentum)(?:[^a-z]|$)|EMA|SWA|(?:Ema|Swa|Avg)(?![a-z])"
+)
+_TRAINING_STATE = re.compile(
+    r"optim(?!al|i[sz]ed)|sched|scaler|^amp$|rng|^loss|^hyper_parameters$|callbacks", re.IGNORECASE
+)
 _DEEPEST = 6  # containers inside containers
 # How often a number of a file may be used.
 _MOST_SHARING = 8
