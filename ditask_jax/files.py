@@ -308,8 +308,8 @@ def _take(
     """The descriptor of the locked file; None where the file system has no locks. Folders made for it join `made`."""
     lost = 0
     while True:
-        _make_folders(path.parent, made)
         try:
+            _make_folders(path.parent, made)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except FileNotFoundError:
             # The one before has made the folder, and has removed it meanwhile. What never appears is another matter.
