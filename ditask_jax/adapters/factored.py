@@ -28,7 +28,7 @@ def _backward(kept, gradient):
     coordinates, left, values, change, right, rows = kept
     streams, tokens, _ = coordinates[0].shape
     leaving, width = gradient.shape[0], right.shape[-1]
-    gradient = gradient.reshape(leaving, tokens, -1)
+    gradient = gradient.reshape(leaving, tokens, -1).astype(coordinates[0].dtype)
     scale = values[None] + change
     towards_change, towards_x = [], 0
     for p, inner in enumerate(coordinates):
@@ -53,7 +53,8 @@ def factored_product(
     """`((x @ left) * (values + change)) @ right` for every stream; a single input or change serves all streams.
 
     Differentiable in `x` and `change`. The factors and the values are constants: no gradient reaches them. Values and
-    change are float32 or wider, whatever the dtype of the rest.
+    change are float32 or wider, whatever the dtype of the rest, and so is the result, which the layer's bias is added
+    to before it is rounded.
 
     Shapes: x `[S, ..., in]`; left `[P, in, R]`; values `[P, R]`; change `[S', P, R]`; right `[P, R, out/P]`; to
     `[max(S, S'), ..., out]`.
@@ -66,13 +67,13 @@ def factored_product(
 
 
 def _moved_product(x: jax.Array, values: jax.Array, change: jax.Array, factor: jax.Array) -> jax.Array:
-    """`(x * (values + change)) @ factor`: `[S, N, R]`, `[R]`, `[S', R]`, `[R, out]` to `[max(S, S'), N, out]`."""
+    """`(x * (values + change)) @ factor`: `[S, N, R]`, `[R]`, `[S', R]`, `[R, out]` to `[max(S, S'), N, out]`, wide."""
     if widened(x).dtype == x.dtype:
         return _scaled_product(x, values[None] + change, factor)
-    # The unmoved part keeps float32's digits until the change is there, and that sum is rounded once. Rounded before,
-    # it would lie on the narrow dtype's grid, where any change of less than half a step is lost.
+    # The unmoved part keeps float32's digits until the change is there, and the layer rounds that sum once. Rounded
+    # before, it would lie on the narrow dtype's grid, where any change of less than half a step is lost.
     still = _scaled_product(x, values[None], factor, values.dtype)
-    return (still + _scaled_product(x, change, factor)).astype(x.dtype)
+    return still + _scaled_product(x, change, factor)
 
 
 def _scaled_product(x: jax.Array, scale: jax.Array, factor: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:

@@ -61,7 +61,7 @@ class SpectralAdapter(Adapter):
         x = drop_shared(x, self.dropout_rate, context, self.path, streams)
         change = context.prepared[self.path]
         if self.execution == "materialised":
-            return apply_kernel(x, self.merged_kernel(linear, change).astype(context.dtype))
+            return apply_kernel(x, self.merged_kernel(linear, change).astype(context.dtype), context.wide)
         left, right = self.left[...].astype(context.dtype), self.right[...].astype(context.dtype)
         return factored_product(x, left, self.singular_values[...], change, right)
 

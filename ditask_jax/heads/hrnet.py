@@ -25,8 +25,12 @@ class Pointwise(nnx.Module):
             self.bias = nnx.Param(scope.uniform("bias", (outputs,), inputs**-0.5))
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        y = product(x.astype(context.dtype), self.kernel[...].astype(context.dtype))
-        return self._with_bias(y, context)
+        return self.wide(x, context).astype(context.dtype)
+
+    def wide(self, x: jax.Array, context: Context) -> jax.Array:
+        """The same in float32 or wider: the sum is not rounded."""
+        y = product(x.astype(context.dtype), self.kernel[...].astype(context.dtype), context.wide)
+        return self._with_bias(y)
 
     def of_enlarged(self, maps: Sequence[jax.Array], size: tuple[int, int], context: Context) -> jax.Array:
         """The convolution of maps resized to one size and joined: `[B, h_i, w_i, inputs_i]` to `[B, *size, outputs]`.
@@ -45,14 +49,12 @@ class Pointwise(nnx.Module):
             found, kernels = zip(*pairs, strict=True)
             term = product(jnp.concatenate(found, axis=-1), jnp.concatenate(kernels))
             # Resizing keeps constants, so the bias goes where adding it is the least work: into the smallest map.
-            term = self._with_bias(term, context) if place == min(joined) else term
+            term = self._with_bias(widened(term)).astype(context.dtype) if place == min(joined) else term
             terms.append(resize_bilinear(term, size))
         return functools.reduce(jnp.add, terms)
 
-    def _with_bias(self, y: jax.Array, context: Context) -> jax.Array:
-        if hasattr(self, "bias"):
-            y = y + self.bias[...].astype(context.dtype).reshape(1, 1, 1, -1)
-        return y
+    def _with_bias(self, y: jax.Array) -> jax.Array:
+        return y + self.bias[...].reshape(1, 1, 1, -1) if hasattr(self, "bias") else y
 
 
 def convolves_first(shape: tuple[int, int, int], size: tuple[int, int]) -> bool:
@@ -98,4 +100,4 @@ class HrnetHead(nnx.Module):
     def __call__(self, maps: Sequence[jax.Array], context: Context) -> jax.Array:
         hidden = self.widen.of_enlarged(maps, maps[0].shape[1:3], context)
         hidden = jax.nn.relu(self.norm(hidden, context))
-        return widened(self.classify(hidden, context))
+        return self.classify.wide(hidden, context)

@@ -33,14 +33,19 @@ class Conv(nnx.Module):
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         x, kernel = x.astype(context.dtype), self.kernel[...].astype(context.dtype)
         if self.stride == self.size and not self.padding:
-            out = product(_patches(x, self.size), rearrange(kernel, "i j c o -> (i j c) o"))
+            out = product(_patches(x, self.size), rearrange(kernel, "i j c o -> (i j c) o"), context.wide)
         else:
             maps = x.reshape((-1, *x.shape[-3:]))
             edges = ((self.padding, self.padding),) * 2
             strides = (self.stride, self.stride)
-            out = lax.conv_general_dilated(maps, kernel, strides, edges, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+            axes = ("NHWC", "HWIO", "NHWC")
+            out = lax.conv_general_dilated(
+                maps, kernel, strides, edges, dimension_numbers=axes, preferred_element_type=context.wide
+            )
             out = out.reshape((*x.shape[:-3], *out.shape[1:]))
-        return out + self.bias[...].astype(context.dtype).reshape((1,) * (out.ndim - 1) + (-1,))
+        # Rounded behind the sum: what training does to a bias may be less than a step of a narrow dtype.
+        out = out + self.bias[...].astype(context.wide).reshape((1,) * (out.ndim - 1) + (-1,))
+        return out.astype(context.dtype)
 
 
 def _patches(x: jax.Array, size: int) -> jax.Array:

@@ -125,7 +125,7 @@ class Linear(nnx.Module):
             y = self.adapter(self, x, streams, context)
         else:
             own = pick_streams(x, streams, self.merged_streams) if hasattr(self, "shared_kernel") else x
-            y = apply_kernel(own, self.kernel[...].astype(context.dtype))
+            y = apply_kernel(own, self.kernel[...].astype(context.dtype), context.wide)
             if hasattr(self, "shared_kernel"):
                 y = y + apply_kernel(x[:1], self.shared_kernel[...].astype(context.dtype), context.wide)
         return self._with_bias(y, context)
@@ -138,7 +138,8 @@ class Linear(nnx.Module):
 
     def of_stream(self, x: jax.Array, row: int, context: Context) -> jax.Array:
         """One stream `[1, ..., in]` of a merged layer, by its place among `merged_streams`."""
-        return self._with_bias(product(x.astype(context.dtype), self.kernel[...][row].astype(context.dtype)), context)
+        kernel = self.kernel[...][row].astype(context.dtype)
+        return self._with_bias(product(x.astype(context.dtype), kernel, context.wide), context)
 
     def _with_bias(self, y: jax.Array, context: Context) -> jax.Array:
         if hasattr(self, "bias"):

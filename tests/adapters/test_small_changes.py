@@ -10,14 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from ditask_jax.adapters.dora import DoRA
 from ditask_jax.adapters.lora import LoRA
 from ditask_jax.adapters.mtlora import MTLoRA
 from ditask_jax.adapters.site import Site
 from ditask_jax.adapters.svf import SVF
+from ditask_jax.heads.hrnet import Pointwise
 from ditask_jax.linalg import Factors, factorize
 from ditask_jax.nn import Context, Frozen, LayerInfo, Linear, Scope, flatten, prepare_adapters, split_state, unflatten
+from ditask_jax.nn.conv import Conv
 
 IN, OUT, TASKS, DRAWS = 96, 384, ("a", "b"), 16
 
@@ -183,3 +186,64 @@ def test_small_changes_of_other_methods_reach_the_output_in_bfloat16(method, nam
     moves = np.sum(exact**2, axis=(1, 2)) > 0
     share, _ = share_and_noise(found[moves], exact[moves])
     assert np.all((share > 0.95) & (share < 1.05))
+
+
+def _layer_with_adapter(execution: str) -> nnx.Module:
+    made = layer("wide", execution)
+    linear = Linear(IN, OUT, Scope(), made.site.info)
+    linear.adapter = made.method.attach(linear, made.plan, made.factors, 0)
+    return linear
+
+
+def _layer_of_streams() -> nnx.Module:
+    linear = Linear(IN, OUT, Scope(), LAYERS["wide"][0].info)
+    linear.kernel = Frozen(jnp.stack([linear.kernel[...]] * 2))
+    linear.merged_streams = TASKS
+    return linear
+
+
+def _dense(linear, x, context):
+    return linear(x[None], ("shared",), prepare_adapters(linear, context))[0]
+
+
+# How a layer is made, and how it is called on `[tokens, IN]`.
+WITH_BIAS = {
+    "plain": (lambda: Linear(IN, OUT, Scope(), LAYERS["wide"][0].info), _dense),
+    "factored": (lambda: _layer_with_adapter("factored"), _dense),
+    "materialised": (lambda: _layer_with_adapter("materialised"), _dense),
+    "merged": (_layer_of_streams, _dense),
+    "one merged stream": (_layer_of_streams, lambda linear, x, context: linear.of_stream(x[None], 1, context)[0]),
+    "patches": (
+        lambda: Conv(IN // 4, OUT, 2, 2, 0, Scope()),
+        lambda conv, x, context: conv(x.reshape(-1, 2, 2, IN // 4), context),
+    ),
+    "windows that overlap": (
+        lambda: Conv(IN // 4, OUT, 3, 2, 1, Scope()),
+        lambda conv, x, context: conv(x.reshape(-1, 2, 2, IN // 4), context),
+    ),
+    "head": (
+        lambda: Pointwise(IN, OUT, Scope()),
+        lambda head, x, context: head(x[None, None], context),
+    ),
+    "logits": (
+        lambda: Pointwise(IN, OUT, Scope()),
+        lambda head, x, context: head.wide(x[None, None], context),
+    ),
+}
+
+
+@pytest.mark.parametrize("start", [0.0, 0.75])
+@pytest.mark.parametrize("name", WITH_BIAS)
+def test_small_changes_of_a_bias_reach_the_output_in_bfloat16(name, start):
+    """The layer's sum is rounded once, with its bias: neither alone lies on the narrow dtype's grid before."""
+    make, call = WITH_BIAS[name]
+    parts = split_state(make())
+    x = np.random.default_rng(0).standard_normal((512, IN)).astype(jnp.bfloat16)
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def run(bias, dtype):
+        trainable = parts.trainable | {"bias": jnp.full(OUT, bias, jnp.float32)}
+        return call(parts.merge(trainable, parts.frozen, {}), jnp.asarray(x), Context(train=False, dtype=dtype))
+
+    found, exact = (difference(run(start + 1e-3, t), run(start, t)) for t in (jnp.bfloat16, jnp.float32))
+    assert 0.95 < np.sum(found * exact) / np.sum(exact**2) < 1.05
