@@ -276,7 +276,12 @@ class Task(abc.ABC):
         """
         if total is None:
             return {}
-        found = {name: float(value) for name, value in self._scores(self._complete(total)).items()}
+        try:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                scores = self._scores(self._complete(total))
+        except ZeroDivisionError:  # a mean over nothing, as Python's own numbers say it
+            return {}
+        found = {name: float(value) for name, value in scores.items() if value is not None}
         return {name: value for name, value in found.items() if math.isfinite(value)}
 
     def details(self, total: Mapping[str, np.ndarray] | None) -> dict[str, Any]:

@@ -138,6 +138,26 @@ def test_totals_of_zero_have_neither_scores_nor_details(task):
     assert task.details(some) or type(task).__name__ in ("SurfaceNormals", "Depth")
 
 
+@pytest.mark.parametrize(
+    "score",
+    [
+        lambda total: int(total["squared_error"]) / int(total["pixels"]),
+        lambda total: total["squared_error"] / total["pixels"],
+        lambda total: None,
+    ],
+    ids=["Python's numbers", "NumPy's", "None"],
+)
+def test_a_plug_in_may_divide_by_nothing(score):
+    class Unguarded(type(next(task for task in TASKS if task.name == "depth"))):
+        def _scores(self, total):
+            return {"rmse": score(total)}
+
+    task = Unguarded()
+    total = {name: np.zeros(shape, np.int64) for name, shape in task.sum_shapes.items()}
+    assert task.finalize(total) == {}
+    assert task.details(total) == {}
+
+
 def test_the_best_checkpoint_is_one_that_has_the_score(tmp_path):
     name = "val/tasks/semseg/mIoU"
     with Checkpointer(tmp_path, 9, name) as checkpointer:
