@@ -24,8 +24,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = No
 
 
 def _forward(q, k, v, bias):
-    scale = jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
-    logits = widened(jnp.einsum("sbnqd,sbnkd->sbnqk", q * scale, k))
+    logits = widened(jnp.einsum("sbnqd,sbnkd->sbnqk", _scaled(q), k))
     if bias is not None:
         logits = logits + bias
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
@@ -34,16 +33,20 @@ def _forward(q, k, v, bias):
 
 def _backward(kept, gradient):
     q, k, v, bias, weights = kept
-    scale = jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
     towards_v = jnp.einsum("sbnqk,sbnqd->sbnkd", weights, gradient)
     towards_weights = widened(jnp.einsum("sbnqd,sbnkd->sbnqk", gradient, v))
     wide = widened(weights)
     towards_logits = wide * (towards_weights - jnp.sum(wide * towards_weights, axis=-1, keepdims=True))
     towards_bias = None if bias is None else _summed_like(towards_logits, bias)
     narrow = towards_logits.astype(q.dtype)
-    towards_q = jnp.einsum("sbnqk,sbnkd->sbnqd", narrow, k) * scale
-    towards_k = jnp.einsum("sbnqk,sbnqd->sbnkd", narrow, q * scale)
+    towards_q = _scaled(jnp.einsum("sbnqk,sbnkd->sbnqd", narrow, k))
+    towards_k = jnp.einsum("sbnqk,sbnqd->sbnkd", narrow, _scaled(q))
     return towards_q, towards_k, towards_v, towards_bias
+
+
+def _scaled(x):
+    """By `1 / sqrt(D)`, before it is rounded: that factor itself need not be a number of a narrow dtype."""
+    return (widened(x) * x.shape[-1] ** -0.5).astype(x.dtype)
 
 
 @custom_vjp(_forward, _backward)

@@ -11,6 +11,7 @@ from jax import lax
 
 from ditask_jax.nn.context import Context
 from ditask_jax.nn.custom_vjp import custom_vjp
+from ditask_jax.precision import widened
 
 
 def _mix(x: jax.Array) -> jax.Array:
@@ -63,7 +64,8 @@ def dropout(x: jax.Array, rate: float, context: Context, purpose: str, stream: s
 
 
 def _thin(x: jax.Array, keep: jax.Array, rate: float) -> jax.Array:
-    return jnp.where(keep, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros_like(x))
+    # Scaled before it is rounded: 1 - rate itself need not be a number of a narrow dtype.
+    return jnp.where(keep, (widened(x) / (1 - rate)).astype(x.dtype), jnp.zeros_like(x))
 
 
 def drop_shared(
@@ -112,4 +114,5 @@ def drop_path(x: jax.Array, rate: float, context: Context, purpose: str, streams
     examples = x.shape[1]
     keep = jnp.stack([_kept(context, f"{purpose}/drop_path", stream, rate, (examples,), 0) for stream in streams])
     keep = keep.reshape((len(streams), examples) + (1,) * (x.ndim - 2))
-    return x * (keep.astype(x.dtype) / jnp.asarray(1 - rate, x.dtype))
+    wide = widened(x)
+    return (wide * (keep.astype(wide.dtype) / (1 - rate))).astype(x.dtype)
