@@ -196,7 +196,6 @@ class Trainer:
                         with progress.pause():
                             evaluation = self.evaluate()
                             writer.write(step, evaluation.metrics())
-                            check_best_metric(best, evaluation)
                             self._show(run, writer, step)
                     last = step == self.total_steps
                     self.stopped = flight.ends and not last
@@ -207,6 +206,8 @@ class Trainer:
                             counted = meta | {"skipped": guard.skipped}
                             state = dict(zip(_STATE, self.state, strict=True))
                             checkpointer.save(step, state, counted, evaluation.metrics() if due else {})
+                    if due:  # what was trained is saved by now
+                        check_best_metric(best, evaluation)
                     if self.stopped:
                         progress.message(f"stopped at step {step} and saved; run the same command to go on")
                         break
