@@ -39,7 +39,7 @@ from ditask_jax.tasks import registry as task_registry
 from ditask_jax.tasks.base import RawForm, check_task
 from ditask_jax.tensors import read_tensors
 from ditask_jax.training.build import build_method
-from ditask_jax.training.evaluation import Evaluation, score_table
+from ditask_jax.training.evaluation import Evaluation, _host_sums, score_table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,6 +181,9 @@ METHODS_OF_TASKS = {
                     "metric_sums returned pixels, but sum_shapes names squared_error"),
     "label_spec": (property(lambda self: LabelSpec("other")), "label_spec is LabelSpec.*expected LabelSpec.name="),
     "on_host": (True, "there is no host_sums"),
+    "unit": (None, 'unit: got None, expected a text, "" for no unit'),
+    "num_outputs": (0, "num_outputs: got 0, expected a whole number from 1 on"),
+    "_scores": (lambda self, total: {"mae": 1.0}, "_scores returned mae, but primary_metric is rmse"),
 }  # fmt: skip
 
 
@@ -188,10 +191,38 @@ METHODS_OF_TASKS = {
 def test_a_task_that_does_not_fit_itself_is_refused_by_name(name):
     method, message = METHODS_OF_TASKS[name]
     task = type("Bad", (Depth,), {name: method})()
-    if name == "on_host":
-        task = Depth(on_host=True)
+    if name in ("on_host", "unit", "num_outputs"):
+        task = Depth(**{name: method})
     with pytest.raises(ConfigError, match=f"task 'depth' .*{message}"):
         check_task(task)
+
+
+def test_scores_are_tried_before_anything_trains():
+    """A mistake in them must not wait for the end of a training; what only other totals allow is no mistake."""
+    scored = lambda scores: type("Own", (Flow,), {"_scores": scores})()
+    for scores, message in (
+        (lambda self, total: [1.0], "_scores returned a list, expected scores by name"),
+        (lambda self, total: {"hits": None}, "_scores: 'hits' is None, expected one number"),
+        (lambda self, total: {"hits": np.ones(3)}, r"_scores: 'hits' is array.*expected one number"),
+    ):
+        with pytest.raises(ConfigError, match=f"task 'flow' .*{message}"):
+            check_task(scored(scores))
+    with pytest.raises(KeyError, match="hit"):
+        check_task(scored(lambda self, total: {"hits": total["hit"]}))
+    for scores in (
+        lambda self, total: {},
+        lambda self, total: {"hits": int(total["hits"]) / int(total["pixels"] - 1)},
+        lambda self, total: {"hits": np.float64(np.nan), "more": 1},
+        lambda self, total: {"hits": np.log(total["hits"] - 1), "all": len(range(total["pixels"]))},
+    ):
+        check_task(scored(scores))
+
+
+def test_sums_on_the_host_are_checked_at_the_pictures_own_size():
+    task = type("Own", (Flow,), {"host_sums": lambda self, prediction, label, valid=None: {"hits": np.zeros(1)}})()
+    batch = {"labels": {"flow": np.zeros((1, 8, 8, 2), np.float32)}, "valid": np.ones(1, bool), "size": [(4, 4)]}
+    with pytest.raises(ConfigError, match="host_sums returned hits, but sum_shapes names hits pixels"):
+        list(_host_sums(task, np.zeros((1, 8, 8, 2)), batch))
 
 
 def test_sums_without_images_are_refused():
@@ -271,6 +302,15 @@ def test_only_a_wrong_signature_is_called_one(registered):
         sources.OPENERS["own"] = opener
         with pytest.raises(ConfigError, match=f"data set 'own' .*test_plugins.py.*{message}"):
             open_source("own", "train", ["depth"])
+
+
+def test_a_source_without_examples_is_told(registered):
+    sources.OPENERS["own"] = lambda request: []
+    with pytest.raises(DataError, match=r"data set 'own' .*there are no examples of the split 'val'"):
+        open_source("own", "val", ["depth"])
+    sources.OPENERS["own"] = dict  # its signature cannot be asked for
+    with pytest.raises(TypeError, match="not iterable"):
+        open_source("own", "val", ["depth"])
 
 
 @pytest.mark.parametrize("name", ["scenes", "folder", "pascal", "vtab"])

@@ -140,12 +140,17 @@ def open_source(
             f"data set '{name}' ({defined_in(opener)}): opener returned a {type(source).__name__}, expected a source: "
             "len(source) and source[k]"
         )
+    if not len(source):
+        raise DataError(f"data set '{name}' ({defined_in(opener)}): there are no examples of the split '{split}'")
     return with_derived_labels(source, tasks)
 
 
 def _check_call(where: str, function: Callable, *arguments) -> None:
     """Raises ConfigError where a function cannot be called so; what goes wrong inside it is another matter."""
-    signature = inspect.signature(function)
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # some functions written in C do not tell theirs
+        return
     try:
         signature.bind(*arguments)
     except TypeError:

@@ -10,6 +10,7 @@ import abc
 import dataclasses
 import functools
 import math
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -351,6 +352,15 @@ def _checked_loss(task: Task, logits: jax.Array, label: jax.Array, valid: jax.Ar
     return loss
 
 
+_FIELDS = (
+    ("num_outputs", numbers.Integral, "a whole number from 1 on"),
+    ("loss_weight", numbers.Real, "a number"),
+    ("primary_metric", str, "the name of a score"),
+    ("higher_is_better", bool | np.bool_, "True or False"),
+    ("unit", str, 'a text, "" for no unit'),
+)
+
+
 def check_task(task: Task) -> None:
     """Checks, before anything is trained, that the methods of a task fit each other; from shapes alone.
 
@@ -360,6 +370,9 @@ def check_task(task: Task) -> None:
     >>> from ditask_jax.tasks import Depth
     >>> check_task(Depth())
     """
+    for field, kind, words in _FIELDS:
+        if not isinstance(value := getattr(task, field), kind) or (field == "num_outputs" and value < 1):
+            raise _wrong(task, f"{field}: got {value!r}, expected {words}")
     spec, images, size = task.label_spec, 2, (8, 8)
     if not isinstance(spec, LabelSpec) or spec.name != task.name:
         raise _wrong(task, f"label_spec is {spec!r}, expected LabelSpec(name='{task.name}', ...)")
@@ -372,8 +385,28 @@ def check_task(task: Task) -> None:
     if task.on_host:
         if type(task).host_sums is Task.host_sums:
             raise _wrong(task, "on_host is True, but there is no host_sums(prediction, label, valid)")
+        _check_scores(task, {})
         return
-    check_sums(task, jax.eval_shape(task.metric_sums, logits, label, valid), images)
+    sums = jax.eval_shape(task.metric_sums, logits, label, valid)
+    check_sums(task, sums, images)
+    _check_scores(task, {name: np.float64 for name in task.sum_shapes if sums[name].dtype.kind not in "iub"})
+
+
+def _check_scores(task: Task, types: Mapping[str, type]) -> None:
+    """Tries the scores of totals that are 1 throughout; whole numbers where `types` names no other type."""
+    total = {name: np.ones(shape, types.get(name, np.int64)) for name, shape in task.sum_shapes.items()}
+    try:
+        with np.errstate(all="ignore"):
+            scores = task._scores(total)
+    except (ArithmeticError, ValueError, IndexError):
+        return  # of totals that no picture has, perhaps
+    if not isinstance(scores, Mapping):
+        raise _wrong(task, f"_scores returned a {type(scores).__name__}, expected scores by name")
+    if scores and task.primary_metric not in scores:
+        raise _wrong(task, f"_scores returned {' '.join(scores)}, but primary_metric is {task.primary_metric}")
+    for name, score in scores.items():
+        if np.size(score) != 1 or not isinstance(score, numbers.Real | np.ndarray | jax.Array):
+            raise _wrong(task, f"_scores: '{name}' is {score!r}, expected one number")
 
 
 def check_decoded(task: Task, shape: tuple[int, ...]) -> Any:

@@ -6,13 +6,14 @@ moment a process dies at, the newest folder with an intact manifest is whole.
 """
 
 import concurrent.futures
+import contextlib
 import errno
 import logging
 import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -27,6 +28,23 @@ _log = logging.getLogger(__name__)
 
 _NO_SPACE = os.strerror(errno.ENOSPC)
 _BESIDE_ARRAY = 2048  # bytes that its name, description and hashes take
+
+
+@contextlib.contextmanager
+def saved_if_it_fails(save: Callable[[], None]) -> Iterator[None]:
+    """Saves what was trained before an error goes on: scores that cannot be taken must not cost the training.
+
+    >>> with saved_if_it_fails(lambda: print("saved")):
+    ...     raise KeyError("a task's mistake")
+    Traceback (most recent call last):
+    ...
+    KeyError: "a task's mistake"
+    """
+    try:
+        yield
+    except Exception:
+        save()
+        raise
 
 
 class Checkpointer:

@@ -147,7 +147,9 @@ def _host_sums(task: Task, predicted: np.ndarray, batch: Mapping) -> Iterator[Ma
         return
     for k, (height, width) in enumerate(batch["size"]):
         one = slice(k, k + 1)
-        yield task.host_sums(predicted[one, :height, :width], label[one, :height, :width], valid[one])
+        sums = task.host_sums(predicted[one, :height, :width], label[one, :height, :width], valid[one])
+        check_sums(task, sums, 1)
+        yield sums
 
 
 _ON_DEVICE = ("image", "labels", "valid", "size")

@@ -13,6 +13,7 @@ from ditask_jax.errors import ConfigError
 from ditask_jax.model import MultiTaskModel, create_model
 from ditask_jax.nn.state import split_state
 from ditask_jax.tasks import Task
+from ditask_jax.tasks.base import check_task
 from ditask_jax.training.build import Experiment, build_tasks
 
 
@@ -31,6 +32,8 @@ def experiment_from(model: MultiTaskModel, tasks: Sequence[Task], config: Config
         raise ConfigError("trainer: the model is not wrapped; take one from create_model and wrap(model, method) first")
     config = _describe(model, config)
     _check_tasks(model, tasks, config)
+    for task in tasks:
+        check_task(task)
     if model.pretrained is None and model.recipe.seed != config.seed:
         raise ConfigError(
             f"trainer: the model started from random weights of seed {model.recipe.seed}, but config.seed is "

@@ -19,7 +19,7 @@ from ditask_jax.nn.filling import state_parts
 from ditask_jax.tasks import Task, load_references
 from ditask_jax.training.ahead import Ahead
 from ditask_jax.training.build import build_augmentation, build_experiment, build_source, moved_to_host, training_length
-from ditask_jax.training.checkpoints import Checkpointer
+from ditask_jax.training.checkpoints import Checkpointer, saved_if_it_fails
 from ditask_jax.training.evaluation import Evaluation, check_best_metric, evaluate, predictions, score_table
 from ditask_jax.training.examples import write_examples
 from ditask_jax.training.figure import draw_predictions
@@ -188,12 +188,18 @@ class Trainer:
             if main:
                 steps = traced(steps, profile, start, run.profile, progress.message)
             with contextlib.closing(steps), self._log(run, start) as writer, stop:
+
+                def save(step: int, metrics: Mapping) -> None:
+                    writer.flush()
+                    self._skipped, state = guard.skipped, dict(zip(_STATE, self.state, strict=True))
+                    checkpointer.save(step, state, meta | {"skipped": guard.skipped}, metrics)
+
                 for step, metrics in steps:
                     checkpointer.poll()
                     due = self._evaluation_due(step)
                     writer.write(step, metrics)
                     if due:
-                        with progress.pause():
+                        with progress.pause(), saved_if_it_fails(lambda step=step: save(step, {})):
                             evaluation = self.evaluate()
                             writer.write(step, evaluation.metrics())
                             self._show(run, writer, step)
@@ -201,11 +207,7 @@ class Trainer:
                     self.stopped = flight.ends and not last
                     if last or self.stopped or self._checkpoint_due(step) or (due and best):
                         with progress.pause():
-                            writer.flush()
-                            self._skipped = guard.skipped
-                            counted = meta | {"skipped": guard.skipped}
-                            state = dict(zip(_STATE, self.state, strict=True))
-                            checkpointer.save(step, state, counted, evaluation.metrics() if due else {})
+                            save(step, evaluation.metrics() if due else {})
                     if due:  # what was trained is saved by now
                         check_best_metric(best, evaluation)
                     if self.stopped:

@@ -27,7 +27,7 @@ def _examples() -> list:
     return [
         pytest.param(example, id=f"{path.stem}-{k}")
         for path in find("metrics")
-        for k, example in enumerate(Golden(path).meta["scores"].get("delta_m", []))
+        for k, example in enumerate(Golden(path).meta.get("scores", {}).get("delta_m", []))
     ]
 
 

@@ -20,16 +20,18 @@ def _cases():
 def _optimizer(meta, case):
     """`config.optimizer` for a case; its name says the schedule and, for cosine, how it treats the warm-up."""
     config = base.get_config().optimizer
-    kind, _, option = case.partition("_")
+    kind, *options = case.split("_")
     config.schedule = kind
     config.learning_rate = meta["BASE_LR"]
     config.warmup_learning_rate = meta["WARMUP_LR"]
     config.min_learning_rate = meta["MIN_LR"]
-    config.warmup_epochs = 0.0 if option == "nowarmup" else float(meta["WARMUP_EPOCHS"])
-    config.warmup_prefix = option != "noprefix"
-    config.decay_epochs = float(meta["DECAY_EPOCHS"])
-    config.decay_rate = meta["GAMMA"] if kind == "multistep" else meta["DECAY_RATE"]
-    config.milestones = tuple(meta["MULTISTEPS"])
+    config.warmup_epochs = 0.0 if "nowarmup" in options else float(meta["WARMUP_EPOCHS"])
+    config.warmup_prefix = "noprefix" not in options
+    # A file of some schedules need not say what others go by.
+    if kind == "step":
+        config.decay_epochs, config.decay_rate = float(meta["DECAY_EPOCHS"]), meta["DECAY_RATE"]
+    if kind == "multistep":
+        config.milestones, config.decay_rate = tuple(meta["MULTISTEPS"]), meta["GAMMA"]
     return config
 
 
