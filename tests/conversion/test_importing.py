@@ -328,7 +328,8 @@ def _square(folder):
 def test_recorded_checkpoints_are_recognised(path, tmp_path, monkeypatch):
     golden = Golden(path)
     meta = golden.meta
-    config = SwinConfig(meta["embed_dim"], tuple(meta["depths"]), tuple(meta["heads"]), window=meta["window"])
+    sizes = meta["embed_dim"], tuple(meta["depths"]), tuple(meta["heads"])
+    config = SwinConfig(*sizes, window=meta["window"], mlp_ratio=int(meta.get("mlp_ratio", 4)))
     monkeypatch.setitem(REGISTRY, "recorded", BackboneEntry(config))
     tensors = {name: np.ascontiguousarray(array) for name, array in golden.under("param/").items()}
     conversion = convert_weights(write(tmp_path / "x.safetensors", tensors), "recorded")
@@ -345,7 +346,8 @@ def test_training_checkpoints(path, tmp_path, monkeypatch):
     """Recorded models of the originals: converted and loaded, ours gives what theirs gave."""
     golden = Golden(path)
     meta = golden.meta
-    config = SwinConfig(meta["embed_dim"], tuple(meta["depths"]), tuple(meta["heads"]), window=meta["window"])
+    sizes = meta["embed_dim"], tuple(meta["depths"]), tuple(meta["heads"])
+    config = SwinConfig(*sizes, window=meta["window"], mlp_ratio=int(meta.get("mlp_ratio", 4)))
     monkeypatch.setitem(REGISTRY, "recorded", BackboneEntry(config, (0, 0, 0), (1 / 255, 1 / 255, 1 / 255)))
     tensors = {name: np.ascontiguousarray(array) for name, array in golden.under("param/").items()}
     conversion = convert_weights(write(tmp_path / "x.safetensors", tensors), "recorded")

@@ -12,7 +12,7 @@ import pytest
 from ditask_jax.nn import flatten, split_state
 from tests.backbones.test_fitting import cubic, interpolated, linear
 from tests.parity import test_pvt, test_vit
-from tests.parity.golden import GOLDEN_DIR, KINDS, OWN, find, kinds_in
+from tests.parity.golden import GOLDEN_DIR, KINDS, OWN, Golden, find, kinds_in, size
 
 
 def test_the_folder_holds_golden_files():
@@ -47,7 +47,10 @@ def _other_sizes():
 def test_a_model_made_for_one_size_is_read_at_another(path, module, kernel, tmp_path):
     """Weights are loaded before a program is traced, with position tables resized as an independent formula has it."""
     file = dict(np.load(path))
-    height, width = (int(length * factor) for length, factor in zip(file["in/x"].shape[-2:], (1.5, 2), strict=True))
+    # Whole patches of every stage, whatever size the file is for.
+    made_for = size(Golden(path).meta["img" if module is test_vit else "img_model"])
+    step = Golden(path).meta["patch"] if module is test_vit else 32
+    height, width = (step * round(length * factor / step) for length, factor in zip(made_for, (1.5, 2), strict=True))
     file["in/x"] = np.random.default_rng(0).standard_normal((1, 3, height, width)).astype(np.float16)
     np.savez(tmp_path / path.name, **file)
     case = module.Case(tmp_path / path.name)
@@ -57,7 +60,8 @@ def test_a_model_made_for_one_size_is_read_at_another(path, module, kernel, tmp_
         values = flatten(parts.trainable) | flatten(parts.frozen)
         for name, here in model.grid_rows().items():
             theirs, ours = case.arrays[f"backbone/{name}"].astype(float), np.asarray(values[name])
-            side = round((len(theirs) - here.leading) ** 0.5)
-            expected = interpolated(theirs[here.leading :], (side, side), here.grid, kernel)
+            rows = round(((len(theirs) - here.leading) * made_for[0] / made_for[1]) ** 0.5)
+            grid = (rows, (len(theirs) - here.leading) // rows)
+            expected = interpolated(theirs[here.leading :], grid, here.grid, kernel)
             np.testing.assert_allclose(ours[here.leading :], expected, atol=1e-5)
             np.testing.assert_array_equal(ours[: here.leading], theirs[: here.leading])

@@ -60,7 +60,9 @@ def test_schedule_equals_the_original(path, case):
 
     compiled = jax.jit(used)(jnp.asarray(steps))
     assert compiled.dtype == jnp.float32
-    np.testing.assert_allclose(compiled, golden[f"{case}/used_at_step"], rtol=2e-5, atol=1e-12)
+    # A rate that falls to nothing is as exact as the largest one, of which the float32 cosine is a share.
+    rounding = 1e-7 * golden[f"{case}/used_at_step"].max()
+    np.testing.assert_allclose(compiled, golden[f"{case}/used_at_step"], rtol=2e-5, atol=rounding)
     with jax.enable_x64(True):
         compiled = jax.jit(used)(jnp.asarray(steps))
     np.testing.assert_allclose(compiled, golden[f"{case}/used_at_step"], rtol=0, atol=1e-9)

@@ -20,7 +20,7 @@ FILES = find("swin_plain")
 
 def _build(golden: Golden) -> Classifier:
     meta = golden.meta
-    options = {"window": meta["window"], "mlp_ratio": meta.get("mlp_ratio", 4)}
+    options = {"window": meta["window"], "mlp_ratio": int(meta.get("mlp_ratio", 4))}
     config = SwinConfig(meta["embed_dim"], tuple(meta["depths"]), tuple(meta["heads"]), **options)
     model = Classifier(Swin(config, size(meta["img"]), 0.0), meta["num_classes"])
     arrays, unknown = translate_all(golden.under("param/"))
