@@ -478,6 +478,25 @@ def test_a_method_that_does_not_fit_itself_is_refused_by_file(members, message):
         dj.wrap(small_model(), make_method(**members)())
 
 
+@pytest.mark.parametrize("wrong", [lambda kernel: kernel.T, lambda kernel: kernel[None], lambda kernel: None])
+def test_a_kernel_that_does_not_fit_its_layer_is_refused(wrong, monkeypatch):
+    """Not behind a training, by an error of a matrix product, nor by a file of arrays the other way round."""
+
+    class Turned(Gains):
+        def merged_kernel(self, linear, prepared):
+            return wrong(super().merged_kernel(linear, prepared))
+
+    method = make_method(attach=lambda self, linear, plan, factors, seed: Turned(plan.shape[1]))()
+    message = r"Turned of 'test_plugins.py': merged_kernel gives 'backbone.*, expected \[\d+, \d+\]"
+    with pytest.raises(ConfigError, match=message):
+        dj.wrap(small_model(), method)
+    model = small_model()
+    dj.wrap(model, make_method()())
+    monkeypatch.setattr(Gains, "merged_kernel", lambda self, linear, prepared: wrong(linear.kernel[...]))
+    with pytest.raises(ConfigError, match=r"Gains of 'test_plugins.py': merged_kernel gives"):
+        dj.merge(model)
+
+
 def test_a_method_s_name_is_taken_once(registered):
     body = {"name": "ditask"}
     with pytest.raises(ConfigError, match=r"method 'ditask' is registered already, DiTASK of 'ditask\.py'"):

@@ -4,10 +4,11 @@ from typing import Any
 
 import jax
 
+from ditask_jax.errors import ConfigError, defined_in
 from ditask_jax.model import MultiTaskModel
 from ditask_jax.nn.context import Context
 from ditask_jax.nn.filling import filled
-from ditask_jax.nn.linear import linears, prepare_adapters
+from ditask_jax.nn.linear import Adapter, Linear, linears, prepare_adapters
 from ditask_jax.nn.state import split_state
 from ditask_jax.nn.variables import Frozen
 
@@ -52,7 +53,8 @@ def _fold(merged: MultiTaskModel) -> MultiTaskModel:
         if adapter is None or not adapter.mergeable:
             continue
         prepared = context.prepared[linear.info.path]
-        kernel, shared_kernel = adapter.merged_kernel(linear, prepared), adapter.merged_shared_kernel(linear, prepared)
+        kernel = checked_kernel(linear, adapter, prepared)
+        shared_kernel = adapter.merged_shared_kernel(linear, prepared)
         linear.merged_streams = adapter.streams_out(())
         del linear.adapter
         linear.kernel = Frozen(kernel)
@@ -60,6 +62,24 @@ def _fold(merged: MultiTaskModel) -> MultiTaskModel:
             linear.shared_kernel = Frozen(shared_kernel)
         merged.adapted = None
     return merged
+
+
+def checked_kernel(linear: Linear, adapter: Adapter, prepared: Any) -> jax.Array:
+    """The kernel that stands for an adapter in its layer.
+
+    Raises:
+      ConfigError: it is not `[in, out]`, nor `[S, in, out]` for the streams that leave.
+    """
+    kernel = adapter.merged_kernel(linear, prepared)
+    shape, wanted = getattr(kernel, "shape", None), (linear.inputs, linear.outputs)
+    if shape == wanted or shape == (len(adapter.streams_out(())), *wanted):
+        return kernel
+    found = f"a {type(kernel).__name__}" if shape is None else list(shape)
+    streams = len(adapter.streams_out(()))
+    raise ConfigError(
+        f"{defined_in(adapter)}: merged_kernel gives '{linear.info.path}' {found}, expected {list(wanted)}"
+        + (f" or {[streams, *wanted]}" if streams else "")
+    )
 
 
 def detach(model: MultiTaskModel) -> MultiTaskModel:

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import jax
 import numpy as np
 from flax import nnx
 
+from ditask_jax.adapters.merging import checked_kernel
 from ditask_jax.adapters.plan import GROUPS, LayerPlan, Plan, parameter_group
 from ditask_jax.adapters.record import Adapted, backbone_weights, method_options
 from ditask_jax.adapters.registry import Method
@@ -143,6 +145,9 @@ def _attach(layers, plan: LayerPlan, method: Method, factors, seed: int) -> None
             f"method '{method.name}' ({defined_in(method)}): plan_layer says that {_shapes(plan.parameters)} train in "
             f"'{plan.info.path}', the adapter of attach has {_shapes(found)}"
         )
+    if adapter.mergeable and not type(adapter).__module__.startswith("ditask_jax."):
+        # A user's mistake must not wait for the evaluation behind a training; ours are tested, and take a while.
+        jax.eval_shape(lambda: checked_kernel(linear, adapter, type(adapter).prepare([adapter])[0]))
     linear.adapter = adapter
     if plan.execution == "factored":
         # The factors hold the weight already; keeping the kernel too would be a third copy of the frozen model.
