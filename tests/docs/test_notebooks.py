@@ -115,4 +115,4 @@ def test_a_notebook_runs(path, tmp_path):
         assert (tmp_path / "adapter" / "adapter.json").is_file()
         assert (tmp_path / "panels.png").stat().st_size > 10_000
     else:
-        assert (tmp_path / "predictions" / "panels" / "000.png").stat().st_size > 10_000
+        assert (tmp_path / "predictions" / "panels" / "000.jpg.png").stat().st_size > 10_000
