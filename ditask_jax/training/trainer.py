@@ -203,9 +203,8 @@ class Trainer:
                             evaluation = self.evaluate()
                             writer.write(step, evaluation.metrics())
                             self._show(run, writer, step)
-                    last = step == self.total_steps
-                    self.stopped = flight.ends and not last
-                    if last or self.stopped or self._checkpoint_due(step) or (due and best):
+                    self.stopped = flight.ends and step < self.total_steps
+                    if step == self.total_steps or self.stopped or self._checkpoint_due(step) or (due and best):
                         with progress.pause():
                             save(step, evaluation.metrics() if due else {})
                     if due:  # what was trained is saved by now
