@@ -79,7 +79,7 @@ def _names(config: ConfigDict, prefix: str = "") -> list[str]:
 def _read(name: str, text: str, field_type: type, current: Any) -> Any:
     written, text = text, text.strip()
     if text.lower() in ("none", "null"):
-        return text if name in NONE_IS_A_NAME else None
+        return "none" if name in NONE_IS_A_NAME else None
     if name in PATHS:
         return written  # a folder's name may begin or end with a blank
     if field_type is bool:

@@ -115,7 +115,9 @@ def _wrong_name(dice: random.Random) -> Case:
     name, known = dice.choice(sorted((config_rules._NAMES | config_rules._OPTIONAL_NAMES).items()))
     right = dice.choice(known)
     values = [right[:-1], right + "x", right.upper(), "".join(dice.choices(_LETTERS, k=6)), "1", "1.5", "a,b"]
-    return _set(name, dice.choice([value for value in values if value not in known]))
+    # `None` is read like `none`, whatever its case.
+    wrong = [value for value in values if value not in known and not (value == "NONE" and "none" in known)]
+    return _set(name, dice.choice(wrong))
 
 
 def _wrong_type(dice: random.Random) -> Case:
