@@ -219,6 +219,7 @@ def test_pointwise(path, cells, zero_boundary):
             assert np.abs(values[row] - golden[f"out_{key}_p{size}"]).max() <= 1e-6 * spectrum[0], key
 
 
+@pytest.mark.slow  # .ci/run and the full tests, with the compiler's defaults
 @pytest.mark.parametrize("path", find_core("ditask_linear"), ids=lambda path: path.parent.name)
 def test_authors_linear_layer(path):
     """Shared and task streams of the authors' layer, those of one theta size in one call."""

@@ -146,6 +146,7 @@ def test_a_training_run_and_its_settings_come_together(path):
 
 
 # Some files hold no training run; the forward and gradient tests above cover them.
+@pytest.mark.slow  # .ci/run and the full tests, with the compiler's defaults
 @pytest.mark.parametrize("path", [path for path in FILES if Golden(path).has("train/")], ids=lambda p: p.stem)
 def test_training_steps(path):
     golden = Golden(path)
