@@ -14,7 +14,8 @@ import numpy as np
 
 from ditask_jax.backbones import backbone_entry
 from ditask_jax.backbones.swin import SwinConfig
-from ditask_jax.conversion import multitask, pyramid, vit_layouts
+from ditask_jax.conversion import pyramid, vit_layouts
+from ditask_jax.conversion.multitask import DITASK
 from ditask_jax.conversion.multitask_names import DECODERS
 from ditask_jax.conversion.names import CONVOLUTION, SAME, TRANSPOSE, Table
 from ditask_jax.conversion.swin_buffers import swin_buffers
@@ -26,7 +27,7 @@ from ditask_jax.nn.state import flatten, split_state
 
 FORMAT = "ditask_jax/export/1"
 # Families whose code bases have names of their own; any other backbone keeps ours, joined by dots.
-_LAYOUTS = (multitask.DITASK, pyramid.PVT_OFFICIAL, pyramid.PVT_V2_OFFICIAL, vit_layouts.TIMM)
+_LAYOUTS = (DITASK, pyramid.PVT_OFFICIAL, pyramid.PVT_V2_OFFICIAL, vit_layouts.TIMM)
 _OURS = Table([])
 _DECODERS = Table(DECODERS)
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "variance": "running_var"}

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import ditask_jax
-from ditask_jax.data import prepared, staging
+from ditask_jax.data import prepared
+from ditask_jax.data.staging import FORMAT, Staging, digest, hash_text
 from ditask_jax.data.trees import SPLITS, Tree, missing_text, open_tree
 from ditask_jax.errors import ConfigError, DataError
 from ditask_jax.files import atomic_write_json, locked, user_path
@@ -123,13 +124,13 @@ def _build(
 
     description = _description(tree, tasks)
     made_of = {
-        "program": f"{staging.FORMAT}, {ditask_jax.__version__}",
+        "program": f"{FORMAT}, {ditask_jax.__version__}",
         **description,
-        "examples": staging.hash_text("\n".join(f"{split} {name}" for split in SPLITS for name in tree.ids(split))),
+        "examples": hash_text("\n".join(f"{split} {name}" for split in SPLITS for name in tree.ids(split))),
         "skip_bad": wish.skip_bad,
         "examples_per_shard": wish.examples_per_shard,
     }
-    stage = staging.Staging(working, made_of, say)
+    stage = Staging(working, made_of, say)
     if stage.num_kept:
         say(f"going on with {stage.num_kept} shards that an interrupted preparation finished")
     splits, infos = {}, []
@@ -165,7 +166,7 @@ def _parts(wish: Wish, tree: Tree, split: str) -> Iterator[tuple[str, str, Seque
 
 
 def _shard(
-    wish: Wish, tree: Tree, tasks, builder, stage: staging.Staging, file: str, split: str, names, on_example
+    wish: Wish, tree: Tree, tasks, builder, stage: Staging, file: str, split: str, names, on_example
 ) -> dict[str, Any]:
     """The journal's entry of one shard, which is written unless it is there."""
     from ditask_jax.data.builders.multitask import read_features, serialize
@@ -174,7 +175,7 @@ def _shard(
     whats = ("image", *tasks)
     paths = [entry.path for name in names for what in whats for entry in tree.files(split, name, what)]
     # Before they are read, so that a file which changes on the way is noticed by the next preparation.
-    sources = staging.digest(tree.root, paths)
+    sources = digest(tree.root, paths)
     entry = stage.keep(file, sources)
     if entry is not None:
         for name in names if on_example is not None else ():
