@@ -63,7 +63,7 @@ def picture_side(model: str) -> int:
 def spectra(model: str, cells: int, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
     """Thetas `[S, K]` and spectra `[P, R]` of every layer that DiTASK adapts."""
     from ditask_jax import tasks
-    from ditask_jax.adapters.ditask import DiTASK
+    from ditask_jax.adapters.methods.ditask import DiTASK
     from ditask_jax.adapters.wrap import make_plan
     from ditask_jax.model import create_model
 

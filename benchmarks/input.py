@@ -55,7 +55,7 @@ def main() -> None:
 def build(folder: pathlib.Path, examples: int) -> float:
     """Writes the tree and prepares it; returns the mean size of a JPEG."""
     from benchmarks.pascal_tree import write_tree
-    from ditask_jax.data.prepare import Wish, prepare
+    from ditask_jax.data.prepared.preparing import Wish, prepare
 
     size = write_tree(folder / "tree", examples)
     prepare(Wish("pascal", TASKS), folder / "tree", folder / "prepared", say=lambda line: None)
@@ -68,9 +68,8 @@ def measure(folder: pathlib.Path, rounds: int) -> dict:
     import numpy as np
 
     from ditask_jax.data import open_source, train_batches
-    from ditask_jax.data.augmentation import PRESETS, preset, sample
-    from ditask_jax.data.memory import keep_freed_memory
-    from ditask_jax.data.transforms import transform
+    from ditask_jax.data.augment import PRESETS, preset, sample, transform
+    from ditask_jax.data.pipeline import keep_freed_memory
     from ditask_jax.labels import LabelSpec
 
     # What the pipeline sets up in every process that reads.

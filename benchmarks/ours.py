@@ -15,17 +15,15 @@ from ditask_jax.adapters.merging import merge
 from ditask_jax.adapters.plan import Plan
 from ditask_jax.adapters.wrap import wrap
 from ditask_jax.backbones.geometry import as_size
-from ditask_jax.factor_cache import default_cache_dir
+from ditask_jax.factors import default_cache_dir
 from ditask_jax.nn.context import Context
 from ditask_jax.nn.linear import linears, prepare_adapters
-from ditask_jax.nn.state import ModelState, split_state
-from ditask_jax.nn.variables import Frozen
-from ditask_jax.training.build import DTYPES, build_method, build_model, build_tasks
-from ditask_jax.training.compiled import program_memory, program_work
-from ditask_jax.training.forward import make_forward, passage_of
-from ditask_jax.training.mesh import make_mesh
+from ditask_jax.nn.state import FrozenParam, ModelState, split_state
+from ditask_jax.training.experiment import DTYPES, build_method, build_model, build_tasks
 from ditask_jax.training.optimizer import make_optimizer
-from ditask_jax.training.step import make_predict, make_train_step
+from ditask_jax.training.profiling import program_memory, program_work
+from ditask_jax.training.sharding import make_mesh
+from ditask_jax.training.step import make_forward, make_predict, make_train_step, passage_of
 
 
 def random_batch(config: ConfigDict, tasks, seed: int = 0) -> dict[str, Any]:
@@ -100,7 +98,7 @@ class Ours:
         self.wrap_seconds = time.perf_counter() - begin
         for layer in linears(self.model.backbone) if unfrozen else ():
             for name in ("kernel", "bias"):
-                if isinstance(getattr(layer, name, None), Frozen):
+                if isinstance(getattr(layer, name, None), FrozenParam):
                     setattr(layer, name, nnx.Param(getattr(layer, name)[...]))
         self.parts: ModelState = split_state(self.model)
         self.batch = jax.device_put(random_batch(config, self.tasks))

@@ -4,10 +4,10 @@ python benchmarks/overlap.py --config=configs/pascal_swin_tiny.py --batch=1,4
 python benchmarks/overlap.py --config=configs/scenes.py
 
 In turns, several steps each: steps on one batch that is on the device already, steps on batches that come as in
-training (`train_batches`, fetched ahead by `ditask_jax.training.ahead`), and the loader alone as fast as it can, once
-the batches that it held ready are taken. Each row runs twice, and the second time counts, so that the fed steps are in
-full swing. `waited` is what a fed step waits for its batch. PASCAL-Context's pictures are generated ones of the same
-size in the same files, prepared by `python -m ditask_jax.data build`.
+training (`train_batches`, fetched ahead by `ditask_jax.training.prefetch`), and the loader alone as fast as it can,
+once the batches that it held ready are taken. Each row runs twice, and the second time counts, so that the fed steps
+are in full swing. `waited` is what a fed step waits for its batch. PASCAL-Context's pictures are generated ones of the
+same size in the same files, prepared by `python -m ditask_jax.data build`.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def measure(config, steps: int, rounds: int) -> dict[str, float]:
     import jax
 
     from benchmarks.ours import Ours
-    from ditask_jax.training.ahead import Ahead
+    from ditask_jax.training.prefetch import Ahead
 
     ours = Ours(config)
     step, _ = ours.train_step()
@@ -118,7 +118,7 @@ def measure(config, steps: int, rounds: int) -> dict[str, float]:
 @contextlib.contextmanager
 def _batches(ours) -> Iterator[Iterator[dict]]:
     from ditask_jax.data import train_batches
-    from ditask_jax.training.build import build_augmentation, build_source
+    from ditask_jax.training.experiment import build_augmentation, build_source
 
     config, specs = ours.config, [task.label_spec for task in ours.tasks]
     with train_batches(

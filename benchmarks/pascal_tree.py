@@ -7,7 +7,7 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from ditask_jax.data.scenes import ScenesSource
+from ditask_jax.scenes import ScenesSource
 
 SIZE = (375, 500)
 PARTS = ("head", "torso", "ruarm", "rlarm", "luleg", "llleg")

@@ -88,7 +88,7 @@ def measure_steps(config, args: argparse.Namespace) -> dict:
     from benchmarks.ours import Ours, runner
     from ditask_jax.backbones.geometry import as_size
     from ditask_jax.backbones.swin import Swin
-    from ditask_jax.training.build import build_method, build_model
+    from ditask_jax.training.experiment import build_method, build_model
 
     ours = {"ours": Ours(config)}
     if args.peers:

@@ -60,7 +60,7 @@ def measure(model: str) -> dict[str, float]:
 def attach(model: str, folder: pathlib.Path) -> tuple[float, float]:
     """Seconds by the clock and of the processor of one attachment in this process."""
     from ditask_jax import tasks
-    from ditask_jax.adapters.ditask import DiTASK
+    from ditask_jax.adapters.methods.ditask import DiTASK
     from ditask_jax.adapters.wrap import wrap
     from ditask_jax.model import create_model
 

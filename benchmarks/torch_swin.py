@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from benchmarks.torch_cpab import Spectra
 from ditask_jax.adapters.execution import choose_execution
 from ditask_jax.backbones.swin import SwinConfig
-from ditask_jax.nn.windows import relative_position_index, shift_mask
+from ditask_jax.nn.attention import relative_position_index, shift_mask
 
 Streams = list[torch.Tensor]
 

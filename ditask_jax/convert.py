@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse(argv)
 
     from ditask_jax.conversion.importing import convert_weights
-    from ditask_jax.conversion.options import channels, image_size, output_path, printable
+    from ditask_jax.conversion.weight_sources import channels, image_size, output_path, printable
 
     out = output_path(args.out, "convert", source=args.source)
     conversion = convert_weights(

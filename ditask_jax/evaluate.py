@@ -16,13 +16,13 @@ def main(argv: list[str]) -> int:
     parser.add_option("--resolution", choices=["network", "original"], metavar="WHICH", help=note)
     args = parser.parse(argv)
 
-    from ditask_jax.training import processes
+    from ditask_jax.training import distributed
 
-    processes.start()
+    distributed.start()
     from ditask_jax.errors import CheckpointError, optional
     from ditask_jax.reports.model_card import write_model_card
     from ditask_jax.training.checkpoints import Checkpointer
-    from ditask_jax.training.rundir import RunDir
+    from ditask_jax.training.run_folder import RunDir
     from ditask_jax.training.trainer import Trainer
 
     run = RunDir(args.workdir)
@@ -36,17 +36,17 @@ def main(argv: list[str]) -> int:
         trainer = Trainer(config)
         with Checkpointer(run.checkpoints, read_only=True) as checkpointer:
             step = trainer.restore(checkpointer)
-            for rejected, reason in checkpointer.rejected if processes.is_first() else ():
+            for rejected, reason in checkpointer.rejected if distributed.is_first() else ():
                 print(f"passed over the checkpoint of step {rejected}: {reason}")
         if not step:
             raise CheckpointError(f"workdir: '{run.path}' holds no checkpoint yet; train first")
-        if processes.is_first():
+        if distributed.is_first():
             print(f"step {step} of {trainer.total_steps}")
         trainer.report(run, trainer.evaluate(), file, say=print)
-        if processes.is_first() and file == run.evaluation:
+        if distributed.is_first() and file == run.evaluation:
             with optional(f"model card of {run.path}"):
                 print(f"model card: {write_model_card(run.path)}")
-        processes.wait_for_all()
+        distributed.wait_for_all()
     return cli.OK
 
 

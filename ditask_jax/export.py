@@ -23,18 +23,17 @@ def main(argv: list[str]) -> int:
     parser.add_path("--weights", metavar="FILE", help="the weight file the run started from, where it has moved")
     args = parser.parse(argv)
 
-    from ditask_jax.conversion.options import output_path, printable
+    from ditask_jax.conversion.weight_sources import output_path, printable
     from ditask_jax.errors import ConfigError, optional
 
     if (args.layout is None) != args.program:
         raise ConfigError("export: give either --layout NAME or --program")
     out = output_path(args.out, "export", ".stablehlo" if args.program else ".safetensors")
 
-    from ditask_jax.conversion.exporting import EXPORTS, export_weights
-    from ditask_jax.conversion.program import export_program
+    from ditask_jax.conversion.exporting import EXPORTS, export_program, export_weights
     from ditask_jax.errors import check_known
     from ditask_jax.reports.model_card import write_model_card
-    from ditask_jax.training.restoring import restore_run
+    from ditask_jax.training.restore import restore_run
 
     if args.layout is not None:
         check_known("export: --layout", args.layout, EXPORTS)

@@ -33,9 +33,9 @@ def main(argv: list[str]) -> int:
     if not args.runs:
         raise ConfigError(f"command line: RUN: missing; name at least one run folder. See {parser.prog} --help")
 
-    from ditask_jax.inspection.drawing import KINDS, draw_runs
-    from ditask_jax.pictures.sheet import FORMATS
+    from ditask_jax.plots.sheet import FORMATS
     from ditask_jax.reports import find_runs
+    from ditask_jax.reports.drawing import KINDS, draw_runs
 
     wanted = _words(args.kinds, "--kinds", KINDS) if args.kinds is not None else None
     formats = _words(args.formats, "--formats", FORMATS)

@@ -1,10 +1,11 @@
-"""A multi-task model: one backbone, and per task a head, behind a neck where the head asks for one."""
+"""Models: a backbone with necks and heads for several tasks, or with one classifier."""
 
 import dataclasses
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from ditask_jax.backbones import backbone_config, backbone_entry, build_backbone
@@ -12,11 +13,13 @@ from ditask_jax.backbones.blocks import Backbone, Taps
 from ditask_jax.errors import ConfigError, defined_in
 from ditask_jax.heads import HEADS, head_class
 from ditask_jax.heads.hrnet import Neck
-from ditask_jax.nn.context import Context
-from ditask_jax.nn.images import normalise_images
-from ditask_jax.nn.linear import prepare_adapters
-from ditask_jax.nn.resize import resize_bilinear
-from ditask_jax.nn.scope import Scope
+from ditask_jax.nn.context import Context, Scope
+from ditask_jax.nn.linear import Dense, prepare_adapters
+from ditask_jax.nn.norm import LayerNorm
+from ditask_jax.nn.resize import normalise_images, resize_bilinear
+
+# A multi-task model: one backbone, and per task a head, behind a neck where the head asks for one.
+
 
 DEFAULT_WIDTHS = (18, 36, 72, 144)
 
@@ -201,3 +204,33 @@ def _check_head(head: str, tasks: Sequence[TaskLike]) -> None:
             raise ConfigError(
                 f"config: head.name: '{head}' gives {kind}, but '{task.name}' needs {other}; use {fitting}"
             )
+
+
+# An image classifier on a backbone: final norm, mean over positions, one dense layer.
+
+
+class Classifier(nnx.Module):
+    """Normalised images `[B, H, W, 3]` to class logits `[B, classes]`, as the pre-trained checkpoints are scored."""
+
+    def __init__(self, backbone, classes: int, scope: Scope | None = None):
+        scope = scope or Scope()
+        self.backbone = backbone
+        channels = backbone.config.feature_channels[-1]
+        self.norm = LayerNorm(channels, scope / "norm")
+        self.head = Dense(channels, classes, scope / "head")
+
+    def pooled(self, images: jax.Array, context: Context) -> jax.Array:
+        """The mean of the normalised last features of the first stream, `[B, C]`, float32."""
+        features, _ = self.backbone(images, context)[-1]
+        return self.norm(features[0]).astype(jnp.float32).mean((1, 2))
+
+    def __call__(self, images: jax.Array, context: Context) -> jax.Array:
+        return self.head(self.pooled(images, context))
+
+
+class RegionClassifier(Classifier):
+    """The same without the mean: class logits `[B, h, w, classes]` for every position of the last stage."""
+
+    def __call__(self, images: jax.Array, context: Context) -> jax.Array:
+        features, _ = self.backbone(images, context)[-1]
+        return self.head(self.norm(features[0]).astype(jnp.float32))

@@ -42,8 +42,8 @@ def main(argv: list[str]) -> int:
 
     from ditask_jax.errors import ConfigError, DataError
     from ditask_jax.files import LOCK_NAME, locked
-    from ditask_jax.prediction.pictures_in import find_pictures
-    from ditask_jax.prediction.raw import check_format
+    from ditask_jax.prediction.image_inputs import find_pictures
+    from ditask_jax.prediction.outputs import check_format
     from ditask_jax.prediction.tiling import check_overlap
 
     if (args.workdir is None) == (args.adapter is None):
@@ -54,10 +54,10 @@ def main(argv: list[str]) -> int:
     check_overlap(args.overlap)
     files = find_pictures(args.input, results=args.out)
 
-    from ditask_jax.data.commands.bar import progress_bar
+    from ditask_jax.data.commands.build import progress_bar
     from ditask_jax.prediction import Predictor
-    from ditask_jax.prediction.reading import one_picture, predicted, readable
-    from ditask_jax.prediction.results import ResultFolder, check_folder
+    from ditask_jax.prediction.image_inputs import one_picture, predicted, readable
+    from ditask_jax.prediction.outputs import ResultFolder, check_folder
 
     check_folder(args.out)
     options = {"batch_size": args.batch_size, "tile": args.tile, "overlap": args.overlap}

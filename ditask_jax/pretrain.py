@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
     # Imported late, so that --help needs no JAX.
     import numpy as np
 
-    from ditask_jax.training.pretraining import PretrainSettings, pretrain
+    from ditask_jax.scenes.pretraining import PretrainSettings, pretrain
     from ditask_jax.weights import write_weights
 
     chosen = {name: getattr(args, name) for name in ("backbone", "steps", "batch_size", "seed")}

@@ -20,8 +20,8 @@ def main(argv: list[str]) -> int:
     from ditask_jax.config import load_config
     from ditask_jax.errors import CheckpointError
     from ditask_jax.files import atomic_write_json, parse_json
-    from ditask_jax.training.build import build_tasks
-    from ditask_jax.training.rundir import RunDir
+    from ditask_jax.training.experiment import build_tasks
+    from ditask_jax.training.run_folder import RunDir
     from ditask_jax.training.trainer import Trainer
 
     scores, steps = {}, None

@@ -9,13 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from ditask_jax.data.derived import LABELS, DerivedLabel
-from ditask_jax.data.interface import Source
 from ditask_jax.data.sources import OPENERS, Request
+from ditask_jax.data.wrappers import LABELS, DerivedLabel, Source
 from ditask_jax.errors import ConfigError, check_known
 from ditask_jax.tasks.base import Task
-from ditask_jax.tasks.datasets import DATASETS, DatasetInfo
-from ditask_jax.tasks.registry import add_task, known_tasks
+from ditask_jax.tasks.task_registry import DATASETS, DatasetInfo, add_task, known_tasks
 
 
 def register_task(

@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
 
     from ditask_jax.files import atomic_write_text
     from ditask_jax.reports import find_runs
-    from ditask_jax.reports.html_page import report_page
+    from ditask_jax.reports.report_html import report_page
 
     page = report_page(find_runs(args.runs, evaluated=False), args.title, int(args.pictures))
     written = atomic_write_text(out, page)

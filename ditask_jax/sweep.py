@@ -12,10 +12,10 @@ def main(argv: list[str]) -> int:
     """Checks every configuration, then trains the points that are not finished."""
     args = _parser().parse(argv)
 
-    from ditask_jax.sweeps import report
+    from ditask_jax.sweeps import sweep_results
     from ditask_jax.sweeps.loading import choose, load_sweep, make_jobs
-    from ditask_jax.sweeps.space import make_space
-    from ditask_jax.sweeps.states import FINISHED, state_of
+    from ditask_jax.sweeps.running import FINISHED, state_of
+    from ditask_jax.sweeps.searching import make_space
 
     sweep, workdir = load_sweep(args.sweep), Path(args.workdir)
     if args.pick:
@@ -27,11 +27,11 @@ def main(argv: list[str]) -> int:
         return _write_wandb(sweep, make_space(jobs), same, Path(args.wandb))
     states = {job.name: state_of(job) for job in jobs}
     if args.list:
-        print(report.listing(jobs, states))
+        print(sweep_results.listing(jobs, states))
         return cli.OK
     waiting = [job for job in jobs if states[job.name] != FINISHED]
     # Imported where it is needed: JAX and the model code come with it.
-    from ditask_jax.sweeps.checking import check_folders, check_jobs
+    from ditask_jax.sweeps.loading import check_folders, check_jobs
 
     check_folders(jobs)
     check_jobs(waiting, data=args.slurm is None)
@@ -75,7 +75,7 @@ def _parser() -> cli.Parser:
 def _picked(sweep, workdir: Path, overrides: tuple[str, ...]):
     """The one point that overrides of swept fields name; other overrides change it as ever."""
     from ditask_jax.sweeps.loading import make_jobs
-    from ditask_jax.sweeps.space import make_space
+    from ditask_jax.sweeps.searching import make_space
 
     axes = make_space(make_jobs(sweep, workdir)).values
     chosen = dict(override.split("=", 1) for override in overrides if override.split("=", 1)[0] in axes)
@@ -85,14 +85,14 @@ def _picked(sweep, workdir: Path, overrides: tuple[str, ...]):
 
 def _write_wandb(sweep, space, same: list[str], file: Path) -> int:
     from ditask_jax.files import atomic_write_text
-    from ditask_jax.sweeps.wandb_file import wandb_file
+    from ditask_jax.sweeps.searching import wandb_file
 
     print(f"wrote {atomic_write_text(file, wandb_file(sweep, space, same))}; next: wandb sweep {file}")
     return cli.OK
 
 
 def _submit(waiting: list, workdir: Path, same: list[str], args: argparse.Namespace) -> int:
-    from ditask_jax.sweeps.slurm import submit, write_script
+    from ditask_jax.sweeps.slurm_array import submit, write_script
 
     if not waiting:
         print("every point is finished")
@@ -107,20 +107,26 @@ def _submit(waiting: list, workdir: Path, same: list[str], args: argparse.Namesp
 def _train(sweep, jobs: list, states: dict[str, str], workdir: Path, args: argparse.Namespace, again: str) -> int:
     import os
 
-    from ditask_jax.sweeps import report
-    from ditask_jax.sweeps.machine import find_cores, find_devices, make_shares
-    from ditask_jax.sweeps.results import FOLDER, write_results
-    from ditask_jax.sweeps.running import BUSY, FAILED, Runner
-    from ditask_jax.sweeps.searching import Search
-    from ditask_jax.sweeps.space import make_space
-    from ditask_jax.sweeps.states import FINISHED, state_of
+    from ditask_jax.sweeps import sweep_results
+    from ditask_jax.sweeps.running import (
+        BUSY,
+        FAILED,
+        FINISHED,
+        Runner,
+        find_cores,
+        find_devices,
+        make_shares,
+        state_of,
+    )
+    from ditask_jax.sweeps.searching import Search, make_space
+    from ditask_jax.sweeps.sweep_results import FOLDER, write_results
 
     shares = make_shares(args.jobs, find_devices(os.environ), find_cores())
     waiting = [job for job in jobs if states[job.name] != FINISHED]
     search = None if args.optuna is None else Search(sweep, make_space(jobs), workdir, args.optuna)
-    print(report.plan_line(states, shares), flush=True)
+    print(sweep_results.plan_line(states, shares), flush=True)
     count = len(waiting) if search is None else min(args.optuna, len(waiting))
-    tally = report.Tally(len(jobs), len(jobs) - len(waiting), count, len(shares), sweep.metric)
+    tally = sweep_results.Tally(len(jobs), len(jobs) - len(waiting), count, len(shares), sweep.metric)
     runner = Runner(shares)
     with contextlib.ExitStack() as stack:
         if search is not None:

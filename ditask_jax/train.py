@@ -20,13 +20,13 @@ def main(argv: list[str]) -> int:
     args = parser.parse(argv)
 
     # Imported late, so that --help and mistakes on the command line need no JAX.
-    from ditask_jax.training import processes
+    from ditask_jax.training import distributed
 
-    processes.start()
+    distributed.start()
     from ditask_jax.reports.model_card import write_model_card
+    from ditask_jax.training.metrics_log import check_logging
     from ditask_jax.training.profiling import Window
-    from ditask_jax.training.rundir import RunDir
-    from ditask_jax.training.sinks import check_logging
+    from ditask_jax.training.run_folder import RunDir
     from ditask_jax.training.trainer import Trainer
 
     profile = None if args.profile is None else Window.parse(args.profile)
@@ -39,16 +39,16 @@ def main(argv: list[str]) -> int:
     with run.training():
         trainer = Trainer(args.config)
         _read_first(trainer.train_source, trainer.eval_source)
-        if processes.is_first():
+        if distributed.is_first():
             print(_summary(trainer), flush=True)
         trainer.fit(run.path, profile)
         if trainer.stopped:
             return cli.PREEMPTED
         trainer.report(run, trainer.evaluate(), say=lambda line: print(line, flush=True))
-        if processes.is_first():
+        if distributed.is_first():
             with optional(f"model card of {run.path}"):
                 print(f"model card: {write_model_card(run.path)}")
-        processes.wait_for_all()
+        distributed.wait_for_all()
     return cli.OK
 
 

@@ -1,21 +1,178 @@
-"""Our weight files: safetensors with our names, a description, and a hash for every tensor; read strictly.
-
-Names, types, shapes and numbers of each tensor have a hash of their own, and the description, hashes included, has
-one too: nothing in a file can change unnoticed, and an error says which tensor it is.
-"""
+"""Safetensors as NumPy arrays, and weight files that carry a hash per tensor."""
 
 import hashlib
 import json
 import re
 import shlex
+import struct
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
+import safetensors
+from safetensors import SafetensorError
 
 from ditask_jax.errors import WeightsError, did_you_mean
 from ditask_jax.files import atomic_write_bytes, user_path
-from ditask_jax.tensors import PYTORCH, SAFETENSORS, encode_tensors, file_kind, read_tensors
+
+# Safetensors files as NumPy arrays, every floating type included, without PyTorch.
+
+
+DTYPES: dict[str, np.dtype] = {
+    name: np.dtype(kind)
+    for name, kind in {
+        "F64": np.float64,
+        "F32": np.float32,
+        "F16": np.float16,
+        "BF16": ml_dtypes.bfloat16,
+        "I64": np.int64,
+        "I32": np.int32,
+        "I16": np.int16,
+        "I8": np.int8,
+        "U64": np.uint64,
+        "U32": np.uint32,
+        "U16": np.uint16,
+        "U8": np.uint8,
+        "BOOL": np.bool_,
+    }.items()
+}
+_NAMES = {kind: name for name, kind in DTYPES.items()}
+_HEADER_SIZE = 8
+SAFETENSORS, PYTORCH = "a safetensors file", "a PyTorch file"
+# How files begin that are given for weights by mistake, and what they are.
+_BINARY = {
+    b"\x89HDF\r\n": "an HDF5 file, as Keras writes them",
+    b"GGUF": "a GGUF file",
+    b"\x1f\x8b": "compressed (gzip): unpack it first",
+    b"BZh": "compressed (bzip2): unpack it first",
+    b"\xfd7zXZ": "compressed (xz): unpack it first",
+}
+_TEXTS = {
+    b"version https://git-lfs": "the pointer that Git LFS leaves in place of a file: run git lfs pull",
+    b"<": "a web page or XML and not what was to be fetched: fetch it again",
+    b"{": "JSON text, perhaps the index of weights in several files",
+    b"[": "JSON text",
+}
+_ZIP = b"PK\x03\x04"
+
+
+def decode_tensors(content: bytes, where: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Arrays and metadata of a safetensors file's content.
+
+    The library checks the header: its size, the ranges of all tensors, and that they fill the file exactly.
+
+    Args:
+      content: the whole file.
+      where: the file's name, for errors.
+
+    Returns:
+      Read-only arrays by name, and the text entries of the header.
+
+    Raises:
+      WeightsError: truncated, damaged, or with numbers of a type that NumPy cannot hold.
+    """
+    try:
+        entries = safetensors.deserialize(content)
+        size = int.from_bytes(content[:_HEADER_SIZE], "little")
+        header = json.loads(content[_HEADER_SIZE : _HEADER_SIZE + size])
+    except (SafetensorError, ValueError, TypeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise WeightsError(f"{where} is damaged or no safetensors file ({reason}); fetch it again") from None
+    strange = [f"{name} ({entry['dtype']})" for name, entry in entries if entry["dtype"] not in DTYPES]
+    if strange:
+        raise WeightsError(
+            f"{where} holds {len(strange)} tensors of types that are not read: {', '.join(sorted(strange)[:4])}. "
+            f"Known: {' '.join(DTYPES)}"
+        )
+    arrays = {}
+    # The library gives them in another order each time.
+    for name, entry in sorted(entries, key=lambda pair: pair[0]):
+        arrays[name] = np.frombuffer(bytes(entry["data"]), DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    return arrays, header.get("__metadata__") or {}
+
+
+def file_kind(path: Path) -> str | None:
+    """What a file is, from its first bytes: `SAFETENSORS`, `PYTORCH`, another kind in words, or None: it does not say.
+
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile() as file:
+    ...     _ = file.write(encode_tensors({"a": np.arange(3)}, {})), file.flush()
+    ...     file_kind(Path(file.name))
+    'a safetensors file'
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError:
+        return None
+    size = int.from_bytes(head[:_HEADER_SIZE], "little")
+    if head[_HEADER_SIZE : _HEADER_SIZE + 1] == b"{" and size <= path.stat().st_size:
+        return SAFETENSORS
+    if head.startswith(_ZIP):
+        return _zip_kind(path)
+    # Pickles of protocols 2 to 5, which PyTorch's older format begins with.
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and head[2:3] not in (b"", b"\0"):
+        return PYTORCH
+    if head[257:262] == b"ustar":
+        return "a tar archive: unpack it first"
+    # A safetensors file that is cut off begins with the size of its header, which has zero bytes; a text has none.
+    known = _BINARY if b"\0" in head[:_HEADER_SIZE] else _BINARY | _TEXTS
+    return next((kind for beginning, kind in known.items() if head.lstrip().startswith(beginning)), None)
+
+
+def _zip_kind(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, struct.error, OSError, ValueError, NotImplementedError, UnicodeDecodeError):
+        return PYTORCH  # cut off or damaged: most weights in such archives are PyTorch's
+    if names and all(name.endswith(".npy") for name in names):
+        return "a NumPy archive (.npz)"
+    return PYTORCH if any(name.endswith("data.pkl") for name in names) else "a zip archive: unpack it first"
+
+
+def read_tensors(path: Path, where: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Arrays and metadata of a safetensors file; see `decode_tensors`."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{where} cannot be read ({error.strerror or error})") from None
+    return decode_tensors(content, where)
+
+
+def encode_tensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """The content of a safetensors file.
+
+    >>> content = encode_tensors({"a": np.arange(3, dtype=ml_dtypes.bfloat16)}, {"note": "x"})
+    >>> arrays, metadata = decode_tensors(content, "it")
+    >>> arrays["a"].tolist(), metadata
+    ([0.0, 1.0, 2.0], {'note': 'x'})
+    """
+    header: dict = {"__metadata__": dict(metadata)} if metadata else {}
+    pieces, start = [], 0
+    # Wide types first, so that every tensor starts where its type may: readers map the file into memory.
+    for name in sorted(arrays, key=lambda name: (-np.asarray(arrays[name]).dtype.itemsize, name)):
+        array = np.ascontiguousarray(arrays[name])
+        if array.dtype not in _NAMES:
+            raise TypeError(f"tensor '{name}' is {array.dtype}, which a safetensors file cannot hold")
+        end = start + array.nbytes
+        # The shape is taken before `ascontiguousarray`, which makes a vector of a single number.
+        shape = list(np.shape(arrays[name]))
+        header[name] = {"dtype": _NAMES[array.dtype], "shape": shape, "data_offsets": [start, end]}
+        pieces.append(array.tobytes())
+        start = end
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    text += b" " * (-len(text) % _HEADER_SIZE)
+    return b"".join([len(text).to_bytes(_HEADER_SIZE, "little"), text, *pieces])
+
+
+# Our weight files: safetensors with our names, a description, and a hash for every tensor; read strictly.
+#
+# Names, types, shapes and numbers of each tensor have a hash of their own, and the description, hashes included, has
+# one too: nothing in a file can change unnoticed, and an error says which tensor it is.
+
 
 FORMAT = "ditask_jax/weights/2"
 # One checksum over all arrays and none over the description.

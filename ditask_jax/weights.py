@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from ditask_jax.errors import ConfigError, WeightsError
-from ditask_jax.nn.grid_rows import Gridded, GridRows, fit_rows
+from ditask_jax.nn.attention import Gridded, GridRows, fit_rows
 from ditask_jax.nn.state import flatten, unflatten
 from ditask_jax.weight_files import checksum, read_weights, some, write_weights
 

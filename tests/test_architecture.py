@@ -250,8 +250,8 @@ def _modules_after(statement: str) -> set[str]:
         ("import ditask_jax.training.checkpoints", {"torch", "tensorflow", "orbax"}),
         ("import ditask_jax.data", {"torch", "tensorflow", "flax", "jax", "grain", "scipy"}),
         ("import ditask_jax.data.sources", {"torch", "tensorflow", "tensorflow_datasets", "flax", "jax", "grain"}),
-        ("import ditask_jax.data.builders.multitask", {"torch", "tensorflow", "flax", "jax"}),
-        ("import ditask_jax.data.pipeline, ditask_jax.data.multitask", {"torch", "tensorflow", "flax"}),
+        ("import ditask_jax.data.prepared.tfds_builder", {"torch", "tensorflow", "flax", "jax"}),
+        ("import ditask_jax.data.pipeline, ditask_jax.data.benchmarks", {"torch", "tensorflow", "flax"}),
     ],
 )
 def test_imports_stay_light(statement, unwanted):

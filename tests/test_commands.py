@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ditask_jax import cli, compare, describe, evaluate, pretrain, references, train
+from ditask_jax import cli, compare, evaluate, pretrain, references, train
+from ditask_jax.describe import __main__ as describe
 
 SMOKE = "--config=configs/smoke.py"
 
@@ -40,7 +41,7 @@ def test_a_mistake_is_one_line_and_exit_code_two(arguments, message, tmp_path, c
 
 def test_labels_that_need_another_configuration_do_not_claim_the_folder(tmp_path, capsys, monkeypatch):
     """So that the advice can be followed in the same folder."""
-    from ditask_jax.training.build import build_source
+    from ditask_jax.training.experiment import build_source
 
     # A trainer without its model, which takes seconds to build.
     fit = lambda workdir, profile: (tmp_path / "run").mkdir()
@@ -75,7 +76,7 @@ def test_evaluating_an_empty_folder(tmp_path, capsys):
 
 def test_a_workdir_of_another_configuration(tmp_path, capsys):
     from ditask_jax.config import load_config
-    from ditask_jax.training.rundir import RunDir
+    from ditask_jax.training.run_folder import RunDir
 
     RunDir(tmp_path).claim(load_config("configs/smoke.py"))
     code = cli.execute(train.main, [SMOKE, f"--workdir={tmp_path}", "--config.seed=3"])

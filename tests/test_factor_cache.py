@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from ditask_jax.errors import WeightsError
-from ditask_jax.factor_cache import content_hash, default_cache_dir, factorize_all, factorize_each
-from ditask_jax.linalg import Factors, factorize
+from ditask_jax.factors import Factors, content_hash, default_cache_dir, factorize, factorize_all, factorize_each
 from tests.test_linalg import KERNELS
 
 RANDOM = np.random.default_rng(1)
@@ -35,7 +34,7 @@ def test_hash_knows_content_shape_type_and_parts():
 def test_second_call_reads_the_cache(tmp_path, monkeypatch):
     first = factorize_all(KERNELS, tmp_path / "new" / "folder")
     assert list(first) == list(KERNELS)
-    monkeypatch.setattr("ditask_jax.factor_cache.factorize", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr("ditask_jax.factors.factorize", lambda *_: pytest.fail("computed again"))
     second = factorize_all(KERNELS, tmp_path / "new" / "folder")
     assert all(_equal(first[name], second[name]) for name in KERNELS)
     assert all(np.isfinite(array).all() for factors in second.values() for array in factors)
@@ -107,8 +106,8 @@ def test_a_library_with_threads_of_its_own_decomposes_one_by_one(monkeypatch):
         running.pop()
         return found
 
-    monkeypatch.setattr("ditask_jax.factor_cache.one_blas_thread", lambda: contextlib.nullcontext(False))
-    monkeypatch.setattr("ditask_jax.factor_cache.factorize", watched)
+    monkeypatch.setattr("ditask_jax.factors.one_blas_thread", lambda: contextlib.nullcontext(False))
+    monkeypatch.setattr("ditask_jax.factors.factorize", watched)
     kernel = RANDOM.normal(size=(64, 64)).astype(np.float32)
     assert len(factorize_all({str(number): (kernel + number, 1) for number in range(8)})) == 8
     assert most == [1] * 8
@@ -128,7 +127,7 @@ def test_unwritable_file_is_reported_once(tmp_path, caplog, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("ditask_jax.factor_cache.tempfile.mkstemp", refuse)
+    monkeypatch.setattr("ditask_jax.factors.tempfile.mkstemp", refuse)
     with caplog.at_level(logging.WARNING):
         factors = factorize_all(KERNELS, tmp_path)
     assert set(factors) == set(KERNELS)

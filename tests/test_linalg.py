@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ditask_jax.errors import ConfigError, WeightsError
-from ditask_jax.linalg import factorize
+from ditask_jax.factors import factorize
 
 RANDOM = np.random.default_rng(0)
 KERNELS = {

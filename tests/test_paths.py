@@ -14,34 +14,31 @@ from ditask_jax import cli
 from ditask_jax.adapters.storage import load_adapter, read_description, save_adapter
 from ditask_jax.config import flatten, load_config
 from ditask_jax.config_rules import PATHS, validate
-from ditask_jax.conversion.exporting import export_weights
+from ditask_jax.conversion.exporting import export_weights, load_program
 from ditask_jax.conversion.importing import convert_weights
-from ditask_jax.conversion.program import load_program
 from ditask_jax.data import open_source
 from ditask_jax.data.folder import FolderSource
-from ditask_jax.data.prepare import Wish, prepare
-from ditask_jax.data.prepared import PreparedSource
-from ditask_jax.data.vtab import open_vtab
-from ditask_jax.data.vtab_prepare import prepare_vtab
+from ditask_jax.data.prepared.prepared_source import PreparedSource
+from ditask_jax.data.prepared.preparing import Wish, prepare
+from ditask_jax.data.vtab import open_vtab, prepare_vtab
 from ditask_jax.errors import CheckpointError, ConfigError
-from ditask_jax.factor_cache import default_cache_dir, factorize_all
+from ditask_jax.factors import default_cache_dir, factorize_all
 from ditask_jax.files import LOCK_NAME, atomic_write_json, locked
-from ditask_jax.inspection.drawing import draw_runs
 from ditask_jax.plugins import load_plugins
 from ditask_jax.prediction import Predictor
-from ditask_jax.prediction.pictures_in import find_pictures
-from ditask_jax.prediction.results import check_folder
+from ditask_jax.prediction.image_inputs import find_pictures
+from ditask_jax.prediction.outputs import check_folder
+from ditask_jax.preflight.preflight_checks import Setting, check_workdir
 from ditask_jax.reports import find_runs
+from ditask_jax.reports.drawing import draw_runs
 from ditask_jax.reports.model_card import write_model_card
 from ditask_jax.sweeps.loading import load_sweep
 from ditask_jax.tasks import load_references
-from ditask_jax.training.build import load_backbone, load_trained
 from ditask_jax.training.checkpoints import Checkpointer
-from ditask_jax.training.preflight_checks import Setting, check_workdir
-from ditask_jax.training.restoring import restore_run
-from ditask_jax.training.rundir import SCORES_LOCK_NAME, RunDir
-from ditask_jax.training.starts import read_starts
-from ditask_jax.training.writers import read_metrics
+from ditask_jax.training.experiment import load_backbone, load_trained
+from ditask_jax.training.metrics_log import read_metrics
+from ditask_jax.training.restore import restore_run
+from ditask_jax.training.run_folder import SCORES_LOCK_NAME, RunDir, read_starts
 from ditask_jax.weight_files import read_weights, write_weights
 
 CONFIG = str(pathlib.Path(base.__file__).with_name("smoke.py"))
@@ -57,7 +54,8 @@ SOURCES = {"config", "diff", "sweep"}
 
 def main_of(command):
     name, *rest = command.split()
-    main = importlib.import_module(f"ditask_jax.{name}" + (".__main__" if rest else "")).main
+    module = importlib.import_module(f"ditask_jax.{name}")
+    main = (importlib.import_module(f"{module.__name__}.__main__") if hasattr(module, "__path__") else module).main
     return lambda argv: main([*rest, *argv])
 
 
@@ -296,7 +294,7 @@ def test_a_second_evaluation_is_refused_and_a_training_goes_on(busy, capsys, mon
     assert line.startswith(f"workdir: another evaluation is working in '{folder}'")
     run, entered = RunDir(folder), []
     # A training waits for it, but not for ever: it does not end without its scores.
-    monkeypatch.setattr("ditask_jax.training.rundir._PATIENCE", 0.3)
+    monkeypatch.setattr("ditask_jax.training.run_folder._PATIENCE", 0.3)
     with run.training(), run.scoring(waiting=True):
         entered.append(True)
     assert entered

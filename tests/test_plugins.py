@@ -13,33 +13,32 @@ from flax import nnx
 
 import ditask_jax as dj
 from ditask_jax import backbones, cli, plugins
-from ditask_jax.adapters import LayerPlan, make_plan, registry
+from ditask_jax.adapters import LayerPlan, make_plan, method_registry
 from ditask_jax.backbones import BackboneEntry, Roles
 from ditask_jax.backbones.blocks import Backbone, Place, add_branch, tap
 from ditask_jax.backbones.geometry import as_size
 from ditask_jax.conversion.exporting import export_weights
+from ditask_jax.conversion.layout_registry import LAYOUTS, register_layout
 from ditask_jax.conversion.layouts import Family, Layout
 from ditask_jax.conversion.names import CONVOLUTION, TRANSPOSE, Rule, Table
-from ditask_jax.conversion.registry import LAYOUTS, register_layout
 from ditask_jax.data import open_source, sources
-from ditask_jax.data.transforms import transform
+from ditask_jax.data.augment import transform
 from ditask_jax.errors import ConfigError, DataError, WeightsError
 from ditask_jax.labels import LabelSpec
 from ditask_jax.nn import Context, linear
+from ditask_jax.nn.context import Scope
 from ditask_jax.nn.conv import PatchEmbed
-from ditask_jax.nn.linear import SHARED, Adapter, Linear, linears, pick_streams
-from ditask_jax.nn.scope import Scope
-from ditask_jax.pictures.keys import key_of
-from ditask_jax.pictures.panel import prediction_cell
-from ditask_jax.prediction.maps import resized_map
-from ditask_jax.prediction.raw import describe_raw, encode_raw, raw_ending
-from ditask_jax.reports.named import task_header
-from ditask_jax.tasks import Classification, Depth, Saliency, Task, load_references
-from ditask_jax.tasks import registry as task_registry
+from ditask_jax.nn.linear import SHARED, LayerAdapter, Linear, linears, pick_streams
+from ditask_jax.plots.panels import prediction_cell
+from ditask_jax.plots.sheet import key_of
+from ditask_jax.prediction.outputs import describe_raw, encode_raw, raw_ending
+from ditask_jax.prediction.tiling import resized_map
+from ditask_jax.reports.published import task_header
+from ditask_jax.tasks import Classification, Depth, Saliency, Task, load_references, task_registry
 from ditask_jax.tasks.base import RawForm, check_task
-from ditask_jax.tensors import read_tensors
-from ditask_jax.training.build import build_method
 from ditask_jax.training.evaluation import Evaluation, _host_sums, score_table
+from ditask_jax.training.experiment import build_method
+from ditask_jax.weight_files import read_tensors
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -261,7 +260,7 @@ def test_labels_of_a_user_s_own():
 @pytest.fixture
 def registered():
     """Whatever a test registers is forgotten."""
-    tables = (backbones.REGISTRY, backbones._CLASSES, task_registry._OTHERS, sources.OPENERS, registry._METHODS)
+    tables = (backbones.REGISTRY, backbones._CLASSES, task_registry._OTHERS, sources.OPENERS, method_registry._METHODS)
     before, roles, layouts = [dict(table) for table in tables], list(linear.KNOWN_ROLES), list(LAYOUTS)
     yield
     for table, content in zip(tables, before, strict=True):
@@ -404,7 +403,7 @@ def test_names_that_cannot_be_imported(tmp_path):
 # --- methods
 
 
-class Gains(Adapter):
+class Gains(LayerAdapter):
     """Factors of outputs, and a buffer that does not train."""
 
     def __init__(self, outputs, power=1.0):
@@ -419,7 +418,7 @@ class Gains(Adapter):
         return linear.kernel[...] * (self.gain_shared[...] ** self.power * self.mean[...])[None]
 
 
-class Bare(Adapter):
+class Bare(LayerAdapter):
     """It cannot be merged, and does not say so."""
 
 

@@ -129,7 +129,7 @@ def test_exit_codes_are_those_of_the_commands():
 
 
 def test_counts_of_the_published_configuration():
-    from ditask_jax.training.build import describe_plan
+    from ditask_jax.training.experiment import describe_plan
 
     table = rows(section("Results"), "cells, shared and per task")
     for cells, here, originals in table:

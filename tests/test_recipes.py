@@ -5,8 +5,14 @@ import pathlib
 import pytest
 
 from ditask_jax.config import load_config
-from ditask_jax.data.vtab_tasks import VTAB_TASKS
-from ditask_jax.training.build import build_augmentation, build_tasks, describe_plan, known_examples, training_length
+from ditask_jax.data.vtab import VTAB_TASKS
+from ditask_jax.training.experiment import (
+    build_augmentation,
+    build_tasks,
+    describe_plan,
+    known_examples,
+    training_length,
+)
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 RECIPES = {

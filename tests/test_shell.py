@@ -17,7 +17,7 @@ from ditask_jax import cli, shell
 from ditask_jax.config import from_json, to_json
 from ditask_jax.errors import ConfigError, OutputWarning, optional
 from ditask_jax.files import atomic_write_json, atomic_write_text, user_path
-from ditask_jax.pictures import sheet
+from ditask_jax.plots import sheet
 
 CHECKOUT = pathlib.Path(__file__).parents[1]
 PACKAGE = pathlib.Path(ditask_jax.__file__).parent
@@ -155,7 +155,7 @@ def test_matplotlib_is_loaded_whatever_a_notebook_left(tmp_path):
     (tmp_path / "matplotlibrc").write_bytes(b"\xff\xfe\xff")
     code = """
 import os, sys
-from ditask_jax.pictures import sheet
+from ditask_jax.plots import sheet
 for backend, settings in (("foo", None), ("module://no_such.backend", None), ("TkAgg", None), ("foo", sys.argv[1])):
     os.environ["MPLBACKEND"] = backend
     os.environ.pop("MATPLOTLIBRC", None)
@@ -232,7 +232,7 @@ def test_a_temporary_folder_that_cannot_be_written(monkeypatch, tmp_path):
 @pytest.mark.parametrize("home", ["", os.path.join(os.devnull, "home")])
 def test_a_path_at_home_is_named_where_there_is_none(home, monkeypatch):
     """The second is what `settle_environment` gives to libraries that insist on one."""
-    from ditask_jax.factor_cache import default_cache_dir
+    from ditask_jax.factors import default_cache_dir
 
     monkeypatch.setenv("HOME", home)
     with pytest.raises(ConfigError, match=r"^command line: --workdir: '~/x': there is no home folder here; set HOME"):
@@ -244,12 +244,12 @@ def test_a_path_at_home_is_named_where_there_is_none(home, monkeypatch):
 
 
 def test_factors_are_not_cached_without_a_home(monkeypatch):
-    from ditask_jax import factor_cache
+    from ditask_jax import factors
 
     for name in ("HOME", "XDG_CACHE_HOME", "DITASK_CACHE_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(pathlib.Path, "home", _no_home)
-    assert factor_cache.default_cache_dir() is None
+    assert factors.default_cache_dir() is None
 
 
 def _no_home():
@@ -364,7 +364,7 @@ def test_an_error_of_jax_is_code_2_and_one_line(capsys, monkeypatch):
 def test_a_figure_that_fails_costs_no_scores(monkeypatch, tmp_path):
     """The scores are in their file and told before anything is drawn."""
     from ditask_jax.training import trainer as module
-    from ditask_jax.training.rundir import RunDir
+    from ditask_jax.training.run_folder import RunDir
 
     told = []
     run = RunDir(tmp_path)

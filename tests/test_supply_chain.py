@@ -13,8 +13,8 @@ import pytest
 import ditask_jax
 from ditask_jax.config import load_config, to_json
 from ditask_jax.errors import ConfigError, DitaskError
-from ditask_jax.training.preflight_checks import REQUIREMENTS
-from ditask_jax.training.rundir import RunDir
+from ditask_jax.preflight.preflight_checks import REQUIREMENTS
+from ditask_jax.training.run_folder import RunDir
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = pathlib.Path(ditask_jax.__file__).resolve().parent

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from ditask_jax.backbones import backbone_entry, create_backbone, list_models
-from ditask_jax.classifier import Classifier
 from ditask_jax.errors import WeightsError
+from ditask_jax.model import Classifier
 from ditask_jax.nn import Scope, flatten, split_state
-from ditask_jax.tensors import encode_tensors
+from ditask_jax.weight_files import encode_tensors
 from ditask_jax.weights import assign, fit_backbone, read_weights, write_weights
 
 ARRAYS = {"a/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(4, np.float16)}
@@ -83,7 +83,7 @@ def test_tables_are_resized_to_the_window():
 @pytest.mark.parametrize("name", [n for n in list_models() if backbone_entry(n).embedded_weights])
 def test_embedded_weights_are_whole(name):
     from ditask_jax.config import load_config
-    from ditask_jax.training.build import build_model, load_backbone, weights_path
+    from ditask_jax.training.experiment import build_model, load_backbone, weights_path
 
     config = load_config("configs/scenes.py", (f"backbone.name={name}",))
     path = weights_path(config)

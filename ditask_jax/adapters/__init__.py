@@ -1,18 +1,14 @@
 """Methods of adapting a backbone: one file each, behind one registry."""
 
-from ditask_jax.adapters.bitfit import BitFit
-from ditask_jax.adapters.bottleneck import Adapter
-from ditask_jax.adapters.ditask import DiTASK
-from ditask_jax.adapters.dora import DoRA
-from ditask_jax.adapters.lora import LoRA
 from ditask_jax.adapters.merging import detach, merge
-from ditask_jax.adapters.mtlora import MTLoRA
-from ditask_jax.adapters.norm_tuning import NormTuning
-from ditask_jax.adapters.plan import LayerPlan, Plan
-from ditask_jax.adapters.registry import Method, method_class, method_names
-from ditask_jax.adapters.site import Site
-from ditask_jax.adapters.svf import SVF
-from ditask_jax.adapters.whole import Frozen, Full
+from ditask_jax.adapters.method_registry import Method, method_class, method_names
+from ditask_jax.adapters.methods.bottleneck import Adapter
+from ditask_jax.adapters.methods.ditask import DiTASK
+from ditask_jax.adapters.methods.lora import DoRA, LoRA
+from ditask_jax.adapters.methods.mtlora import MTLoRA
+from ditask_jax.adapters.methods.subsets import BitFit, Frozen, Full, NormTuning
+from ditask_jax.adapters.methods.svf import SVF
+from ditask_jax.adapters.plan import LayerPlan, Plan, Site
 from ditask_jax.adapters.wrap import make_plan, wrap
 
 __all__ = [

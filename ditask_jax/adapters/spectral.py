@@ -7,18 +7,16 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
-from ditask_jax.adapters.execution import choose_execution
-from ditask_jax.adapters.factored import factored_product
-from ditask_jax.adapters.plan import LayerPlan
-from ditask_jax.adapters.site import FanOut, Site
-from ditask_jax.linalg import Factors
+from ditask_jax.adapters.execution import choose_execution, factored_product
+from ditask_jax.adapters.plan import FanOut, LayerPlan, Site
+from ditask_jax.factors import Factors
 from ditask_jax.nn.context import Context
-from ditask_jax.nn.linear import SHARED, Adapter, Linear, apply_kernel
+from ditask_jax.nn.linear import SHARED, LayerAdapter, Linear, apply_kernel
+from ditask_jax.nn.state import FrozenParam
 from ditask_jax.nn.stochastic import drop_shared
-from ditask_jax.nn.variables import Frozen
 
 
-class SpectralAdapter(Adapter):
+class SpectralAdapter(LayerAdapter):
     """Replaces a frozen kernel by `U diag(sigma + change) V`, with a change for every stream that has its own.
 
     A subclass defines `prepare`, which gives the changes `[S, P, R]` of the singular values.
@@ -43,7 +41,7 @@ class SpectralAdapter(Adapter):
         self.names = tuple(name if name in plan.parameters else shared for name in own)
         # Nobody else writes to factors, so that JAX may keep their memory in place of a copy.
         left, values, right = jax.device_put(factors, may_alias=True)
-        self.left, self.singular_values, self.right = Frozen(left), Frozen(values), Frozen(right)
+        self.left, self.singular_values, self.right = FrozenParam(left), FrozenParam(values), FrozenParam(right)
         for name, value in parameters.items():
             setattr(self, name, nnx.Param(value))
 

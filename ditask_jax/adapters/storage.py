@@ -1,11 +1,6 @@
-"""Adapters on disk: what a method trained, without the backbone it was trained on.
+"""Adapter files: what trained, and a JSON record of method, model and backbone beside it."""
 
-An adapter is a folder with two files: `adapter.safetensors`, the arrays with a hash each, and `adapter.json`, which
-says what they belong to: method and options, model, backbone (by hash), versions. The arrays inside adapters are
-small and many, so those of one kind lie together in one tensor (`stacking`). Loading is strict: whatever is
-missing, unexpected, damaged or of another method, model or backbone is an error that names it.
-"""
-
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -17,14 +12,93 @@ import jax
 import numpy as np
 from flax import nnx
 
+from ditask_jax.adapters.merging import stacked, unstacked
+from ditask_jax.adapters.method_registry import Method, method_class
 from ditask_jax.adapters.plan import parameter_group
-from ditask_jax.adapters.stacking import stacked, unstacked
-from ditask_jax.errors import WeightsError, check_known, did_you_mean
+from ditask_jax.errors import ConfigError, WeightsError, check_known, defined_in, did_you_mean
 from ditask_jax.files import atomic_write_json, user_path
 from ditask_jax.model import MultiTaskModel
-from ditask_jax.nn.filling import filled
-from ditask_jax.nn.state import ModelState, flatten, split_state, unflatten
+from ditask_jax.nn.state import ModelState, filled, flatten, split_state, unflatten
 from ditask_jax.weight_files import read_weights, some, write_weights
+
+# What `wrap` did to a model, as plain texts: enough to describe an adapter file and to recognise its backbone.
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapted:
+    """The record of a wrapped model.
+
+    Attributes:
+      method: name of the method.
+      options: its options, as JSON text (a record must be hashable, and options may hold a mapping).
+      backbone_hash: `checksum` of the backbone's weights as they were before; see `backbone_weights`.
+      examples: images per step that the plan was made for.
+    """
+
+    method: str
+    options: str
+    backbone_hash: str
+    examples: int = 1
+
+
+def method_options(method: Method) -> dict[str, Any]:
+    """A method's options as plain data.
+
+    >>> from ditask_jax.adapters.methods.subsets import Full
+    >>> method_options(Full())
+    {}
+    """
+    if not dataclasses.is_dataclass(method):
+        raise ConfigError(
+            f"method '{method.name}' ({defined_in(method)}): write @dataclasses.dataclass(frozen=True) above the "
+            "class: its fields are the options that checkpoints and adapter files record"
+        )
+    try:
+        return json.loads(json.dumps(dataclasses.asdict(method), default=list, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"method '{method.name}' ({defined_in(method)}): an option is no plain data ({error}); use numbers, texts, "
+            "tuples and dicts"
+        ) from None
+
+
+def method_from(record: Adapted) -> Method:
+    """The method that a model was wrapped with."""
+    return method_from_record(record.method, json.loads(record.options))
+
+
+def method_from_record(name: str, options: Mapping[str, Any]) -> Method:
+    """A method from plain data.
+
+    Raises:
+      WeightsError: it has no such options.
+    """
+    cls = method_class(name)
+    known = {field.name for field in dataclasses.fields(cls)}
+    if strange := sorted(set(options) - known):
+        raise WeightsError(f"method '{name}' has no option {' '.join(strange)}. Known: {' '.join(sorted(known))}")
+    as_tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    return cls(**as_tuples)
+
+
+def backbone_weights(model: MultiTaskModel) -> dict[str, jax.Array]:
+    """The weights by whose `checksum` an adapter knows its backbone: all but those that depend on the image size.
+
+    Call it on a model without adapters: these replace some weights by their factors, whose last bits depend on the
+    machine.
+    """
+    sized = set(model.backbone.grid_rows())
+    weights = flatten(nnx.to_pure_dict(nnx.state(model.backbone, nnx.Param)))
+    return {path: value for path, value in weights.items() if path not in sized}
+
+
+# Adapters on disk: what a method trained, without the backbone it was trained on.
+#
+# An adapter is a folder with two files: `adapter.safetensors`, the arrays with a hash each, and `adapter.json`, which
+# says what they belong to: method and options, model, backbone (by hash), versions. The arrays inside adapters are
+# small and many, so those of one kind lie together in one tensor (`stacking`). Loading is strict: whatever is
+# missing, unexpected, damaged or of another method, model or backbone is an error that names it.
+
 
 FORMAT = "ditask_jax/adapter/2"
 # Every array a tensor of its own.

@@ -1,9 +1,9 @@
-"""Attaching a method to a model: plan first, then freeze, factor and fill the adapter slots."""
+"""Planning, freezing, decomposing and filling the adapter slots of a model."""
 
 import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,17 +12,50 @@ import numpy as np
 from flax import nnx
 
 from ditask_jax.adapters.merging import checked_kernel
-from ditask_jax.adapters.plan import GROUPS, LayerPlan, Plan, parameter_group
-from ditask_jax.adapters.record import Adapted, backbone_weights, method_options
-from ditask_jax.adapters.registry import Method
-from ditask_jax.adapters.site import sites
-from ditask_jax.errors import ConfigError, defined_in, did_you_mean
-from ditask_jax.factor_cache import factorize_each
+from ditask_jax.adapters.method_registry import Method
+from ditask_jax.adapters.plan import GROUPS, LayerPlan, Plan, parameter_group, sites
+from ditask_jax.adapters.storage import Adapted, backbone_weights, method_options
+from ditask_jax.errors import ConfigError, check_known, defined_in, did_you_mean
+from ditask_jax.factors import factorize_each
 from ditask_jax.model import MultiTaskModel
-from ditask_jax.nn.linear import Adapter, linears
-from ditask_jax.nn.state import flatten
-from ditask_jax.nn.variables import Frozen
+from ditask_jax.nn.linear import LayerAdapter, linears
+from ditask_jax.nn.state import FrozenParam, flatten
 from ditask_jax.weight_files import checksum
+
+# Backbone weights that train beside the adapters: the originals' rule, and parts of it for ablations.
+
+
+# DiTASK's, LoRA's and MTLoRA's trainable set without adapters, by the groups of the plan.
+PUBLISHED = ("patch_embed", "norms", "relative_position_bias_table", "reduction")
+
+
+def is_unfrozen(path: str, groups: Sequence[str]) -> bool:
+    """Whether a backbone parameter (its `/`-joined path) is in one of these groups.
+
+    >>> is_unfrozen("backbone/stages/0/blocks/1/norm2/bias", PUBLISHED)
+    True
+    >>> is_unfrozen("backbone/stages/0/blocks/1/mlp/fc1/bias", PUBLISHED)
+    False
+    """
+    return parameter_group(path) in groups
+
+
+def check_unfrozen(groups: Sequence[str]) -> None:
+    """Raises ConfigError for a group that there is not."""
+    for group in groups:
+        check_known("config: method.unfrozen", group, PUBLISHED)
+
+
+class UnfrozenMethod(Method):
+    """A method that trains groups of backbone weights, its field `unfrozen`, beside its adapters."""
+
+    unfrozen: tuple[str, ...]
+
+    def trains(self, path: str) -> bool:
+        return is_unfrozen(path, self.unfrozen)
+
+
+# Attaching a method to a model: plan first, then freeze, factor and fill the adapter slots.
 
 
 def _parameters(model: MultiTaskModel) -> dict[str, tuple[int, ...]]:
@@ -129,12 +162,12 @@ def _attach(layers, plan: LayerPlan, method: Method, factors, seed: int) -> None
         raise ConfigError(f"wrap: no layer '{plan.info.path}'. {did_you_mean(plan.info.path, layers)}")
     linear = layers[plan.info.path]
     adapter = method.attach(linear, plan, factors, seed)
-    if not isinstance(adapter, Adapter):
+    if not isinstance(adapter, LayerAdapter):
         raise ConfigError(
             f"method '{method.name}' ({defined_in(method)}): attach returned a {type(adapter).__name__}, expected an "
-            "object of a subclass of ditask_jax.nn.linear.Adapter"
+            "object of a subclass of ditask_jax.nn.linear.LayerAdapter"
         )
-    if adapter.mergeable and type(adapter).merged_kernel is Adapter.merged_kernel:
+    if adapter.mergeable and type(adapter).merged_kernel is LayerAdapter.merged_kernel:
         raise ConfigError(
             f"method '{method.name}' ({defined_in(method)}): {defined_in(adapter)} has no merged_kernel, by which a "
             "model is evaluated and exported; define it, or set mergeable = False where no kernel can stand for it"
@@ -164,4 +197,4 @@ def _freeze(model: MultiTaskModel, method: Method) -> None:
         for name, value in list(vars(module).items()):
             full = "/".join(["backbone", *map(str, path), name])
             if isinstance(value, nnx.Param) and not method.trains(full):
-                setattr(module, name, Frozen(value.get_value()))
+                setattr(module, name, FrozenParam(value.get_value()))

@@ -5,16 +5,15 @@ import fnmatch
 import re
 from collections.abc import Sequence
 
+from ditask_jax.backbones.backbone_registry import IMAGENET_MEAN, IMAGENET_STD, REGISTRY, BackboneEntry, Config
 from ditask_jax.backbones.blocks import Backbone
 from ditask_jax.backbones.geometry import Size
-from ditask_jax.backbones.pvt import Pvt, PvtConfig
-from ditask_jax.backbones.pvt_v2 import PvtV2, PvtV2Config
-from ditask_jax.backbones.registry import IMAGENET_MEAN, IMAGENET_STD, REGISTRY, BackboneEntry, Config
+from ditask_jax.backbones.pvt import Pvt, PvtConfig, PvtV2, PvtV2Config
 from ditask_jax.backbones.swin import Swin, SwinConfig
 from ditask_jax.backbones.vit import Vit, VitConfig
 from ditask_jax.errors import ConfigError, check_known, defined_in
+from ditask_jax.nn.context import Scope
 from ditask_jax.nn.linear import KNOWN_ROLES, Roles
-from ditask_jax.nn.scope import Scope
 
 __all__ = [
     "IMAGENET_MEAN",

@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ditask_jax.nn.context import Context
+from ditask_jax.nn.attention import Gridded
+from ditask_jax.nn.context import Context, Scope
 from ditask_jax.nn.custom_vjp import custom_vjp
-from ditask_jax.nn.gelu import gelu
-from ditask_jax.nn.grid_rows import Gridded
 from ditask_jax.nn.linear import SHARED, USUAL_ROLES, LayerInfo, Linear, Roles, pick_streams
 from ditask_jax.nn.norm import LayerNorm
+from ditask_jax.nn.products import gelu
 from ditask_jax.nn.remat import rematerialised
-from ditask_jax.nn.scope import Scope
 from ditask_jax.nn.stochastic import drop_path
 
 Streams = tuple[str, ...]

@@ -106,7 +106,7 @@ def pyramid_grids(size: Size, config: PyramidSizes) -> list[Size]:
     Raises:
       ConfigError: an image too small, with the nearest sizes that are not.
 
-    >>> from ditask_jax.backbones.pvt_v2 import PvtV2Config
+    >>> from ditask_jax.backbones.pvt import PvtV2Config
     >>> pyramid_grids((225, 64), PvtV2Config((8, 8, 8, 8), (1, 1, 1, 1)))
     [(57, 16), (29, 8), (15, 4), (8, 2)]
     """

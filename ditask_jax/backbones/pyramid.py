@@ -9,11 +9,10 @@ from flax import nnx
 from ditask_jax.backbones.blocks import Backbone, Block, Mlp, Place, Streams, Taps, rising_rates, tap
 from ditask_jax.backbones.geometry import Size, as_size, pyramid_grids
 from ditask_jax.nn.attention import attend
-from ditask_jax.nn.context import Context
+from ditask_jax.nn.context import Context, Scope
 from ditask_jax.nn.conv import Conv, PatchEmbed
 from ditask_jax.nn.linear import SHARED, Linear
 from ditask_jax.nn.norm import LayerNorm
-from ditask_jax.nn.scope import Scope
 
 # Norms of patch embeddings and shrunk maps keep PyTorch's 1e-5.
 EPSILON = 1e-6

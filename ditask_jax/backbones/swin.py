@@ -12,14 +12,19 @@ from flax import nnx
 
 from ditask_jax.backbones.blocks import Backbone, Block, Mlp, Place, Streams, Taps, rising_rates, tap
 from ditask_jax.backbones.geometry import Size, StageGeometry, as_size, check_size
-from ditask_jax.nn.attention import attend, split_heads
-from ditask_jax.nn.context import Context
+from ditask_jax.nn.attention import (
+    GridRows,
+    attend,
+    partition,
+    relative_position_index,
+    reverse,
+    shift_mask,
+    split_heads,
+)
+from ditask_jax.nn.context import Context, Scope
 from ditask_jax.nn.conv import PatchEmbed
-from ditask_jax.nn.grid_rows import GridRows
 from ditask_jax.nn.linear import SHARED, LayerInfo, Linear
 from ditask_jax.nn.norm import LayerNorm
-from ditask_jax.nn.scope import Scope
-from ditask_jax.nn.windows import partition, relative_position_index, reverse, shift_mask
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,12 +14,10 @@ from flax import nnx
 from ditask_jax.backbones.blocks import Backbone, Block, Mlp, Place, Streams, Taps, rising_rates, tap
 from ditask_jax.backbones.geometry import Size, as_size, patch_grid
 from ditask_jax.errors import ConfigError
-from ditask_jax.nn.attention import attend, split_heads
-from ditask_jax.nn.context import Context
+from ditask_jax.nn.attention import GridRows, attend, split_heads
+from ditask_jax.nn.context import Context, Scope
 from ditask_jax.nn.conv import PatchEmbed
-from ditask_jax.nn.grid_rows import GridRows
 from ditask_jax.nn.linear import SHARED, Linear
-from ditask_jax.nn.scope import Scope
 
 EPSILON = 1e-6
 DEFAULT_TAPS = 4

@@ -1,24 +1,30 @@
-"""Our weights for other code bases: adapters merged, names and layouts theirs."""
+"""Writing weights for other code bases, and StableHLO programs."""
 
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import export
 
 from ditask_jax.adapters.merging import merge
 from ditask_jax.backbones import backbone_entry
-from ditask_jax.conversion.options import printable
-from ditask_jax.conversion.registry import ONE_STREAM, layout_of
-from ditask_jax.conversion.streams_layout import stream_tensors
+from ditask_jax.conversion.layout_registry import ONE_STREAM, layout_of
+from ditask_jax.conversion.multitask_layouts import stream_tensors
+from ditask_jax.conversion.weight_sources import printable
 from ditask_jax.errors import WeightsError, check_known
 from ditask_jax.files import atomic_write_bytes, user_path
 from ditask_jax.model import MultiTaskModel
+from ditask_jax.nn.context import Context
 from ditask_jax.nn.linear import linears
 from ditask_jax.nn.state import flatten, split_state
-from ditask_jax.tensors import encode_tensors
-from ditask_jax.weight_files import read_weights
+from ditask_jax.weight_files import encode_tensors, read_weights
+
+# Our weights for other code bases: adapters merged, names and layouts theirs.
+
 
 STREAMS = "ditask"
 EXPORTS = (*ONE_STREAM, STREAMS)
@@ -166,3 +172,65 @@ def backbone_arrays(merged: MultiTaskModel) -> dict[str, np.ndarray]:
 def _equal(stored: np.ndarray, value: np.ndarray) -> bool:
     """Whether a model's array is what its file holds, rounded to the model's type."""
     return stored.shape == value.shape and np.array_equal(stored.astype(value.dtype), value)
+
+
+# A merged model as a StableHLO program that needs nothing of this package to run.
+
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def program_bytes(model: MultiTaskModel, state: Any = None, platforms: tuple[str, ...] = PLATFORMS) -> bytes:
+    """The serialised program: `images uint8 [batch, H, W, 3] -> {task: logits float32}`, weights inside.
+
+    `jax.export.deserialize(content).call(images)` runs it; the batch may have any size, height and width are the
+    model's.
+
+    Args:
+      model: wrapped or merged.
+      state: values in place of the model's own, as `Trainer.fit` returns them.
+      platforms: what it can run on.
+    """
+    merged = merge(model, state)
+    height, width = merged.backbone.image_size
+
+    def predict(images):
+        return merged(images, Context(train=False))
+
+    (batch,) = export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8)
+    return bytes(export.export(jax.jit(predict), platforms=platforms)(images).serialize())
+
+
+def export_program(path: Path | str, model: MultiTaskModel, state: Any = None) -> Path:
+    """Writes the program of `program_bytes` to a file.
+
+    Raises:
+      WeightsError: the model is too large for the format (2 GiB).
+    """
+    try:
+        content = program_bytes(model, state)
+    except ImportError as error:
+        raise WeightsError(
+            f"export: a program needs flatbuffers: pip install 'ditask-jax[program]' ({error})"
+        ) from None
+    except (ValueError, OverflowError) as error:
+        raise WeightsError(f"export: the program could not be written ({' '.join(str(error).split())[:200]})") from None
+    return atomic_write_bytes(user_path(path), content)
+
+
+def load_program(path: Path | str):
+    """The function of a program file, for tests and for trying one out.
+
+    Raises:
+      WeightsError: missing or damaged.
+    """
+    path = user_path(path, "program")
+    try:
+        return export.deserialize(bytearray(path.read_bytes())).call
+    except ImportError as error:
+        raise WeightsError(f"program: it needs flatbuffers: pip install 'ditask-jax[program]' ({error})") from None
+    except Exception as error:
+        # The reader of flatbuffers raises struct.error, AssertionError, IndexError and others on a damaged file.
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        raise WeightsError(f"program: '{path}' cannot be read ({reason})") from None

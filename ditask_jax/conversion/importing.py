@@ -10,14 +10,13 @@ import ml_dtypes
 import numpy as np
 
 from ditask_jax.backbones import backbone_entry, create_backbone, list_models
+from ditask_jax.conversion.layout_registry import recognise
 from ditask_jax.conversion.layouts import Layout, Size
 from ditask_jax.conversion.names import Found
-from ditask_jax.conversion.options import printable
-from ditask_jax.conversion.registry import recognise
-from ditask_jax.conversion.sources import Source, read_source
+from ditask_jax.conversion.weight_sources import Source, printable, read_source
 from ditask_jax.errors import ConfigError, WeightsError, check_known
 from ditask_jax.files import json_text, user_path
-from ditask_jax.nn.scope import Scope
+from ditask_jax.nn.context import Scope
 from ditask_jax.nn.state import flatten, split_state
 from ditask_jax.weight_files import some, write_weights
 

@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ditask_jax.cpab.compensated import blend, times_integer, two_sum
-from ditask_jax.cpab.special import limit, log_ratio, phi1, phi1_slope, phi2, pick
+from ditask_jax.cpab.arithmetic import blend, limit, log_ratio, phi1, phi1_slope, phi2, pick, times_integer, two_sum
 from ditask_jax.cpab.tessellation import Tessellation, cell_velocities
 
 # Slower than this (in cells per unit time) counts as standing still: squares and ratios of velocities then stay within

@@ -16,9 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from ditask_jax.cpab.compensated import quotient
+from ditask_jax.cpab.arithmetic import limit, quotient
 from ditask_jax.cpab.flow import flow
-from ditask_jax.cpab.special import limit
 from ditask_jax.cpab.tessellation import Tessellation, cell_velocities
 from ditask_jax.errors import ConfigError, check_known
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ditask_jax.cpab.compensated import power_of_two, two_sum
+from ditask_jax.cpab.arithmetic import power_of_two, two_sum
 from ditask_jax.errors import ConfigError, check_known
 
 BASES = ("rref", "sparse")

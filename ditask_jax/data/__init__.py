@@ -5,20 +5,20 @@ from typing import Any
 
 # Public name -> module. Resolved on first use: grain takes seconds to load, and looking at files does not need it.
 _PUBLIC = {
-    "Augmentation": "ditask_jax.data.augmentation",
+    "Augmentation": "ditask_jax.data.augment",
     "BatchIterator": "ditask_jax.data.pipeline",
-    "CachedSource": "ditask_jax.data.cache",
-    "Draw": "ditask_jax.data.augmentation",
+    "CachedSource": "ditask_jax.data.wrappers",
+    "Draw": "ditask_jax.data.augment",
     "FolderSource": "ditask_jax.data.folder",
-    "ScenesSource": "ditask_jax.data.scenes",
-    "SkippingSource": "ditask_jax.data.skipping",
-    "Source": "ditask_jax.data.interface",
+    "ScenesSource": "ditask_jax.scenes",
+    "SkippingSource": "ditask_jax.data.wrappers",
+    "Source": "ditask_jax.data.wrappers",
     "eval_batches": "ditask_jax.data.pipeline",
     "num_eval_batches": "ditask_jax.data.pipeline",
     "open_source": "ditask_jax.data.sources",
-    "preset": "ditask_jax.data.augmentation",
+    "preset": "ditask_jax.data.augment",
     "train_batches": "ditask_jax.data.pipeline",
-    "transform": "ditask_jax.data.transforms",
+    "transform": "ditask_jax.data.augment",
 }
 
 __all__ = list(_PUBLIC)

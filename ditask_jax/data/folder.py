@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ditask_jax.data import files
+from ditask_jax.data import image_files
 from ditask_jax.errors import ConfigError, DataError, check_known
 from ditask_jax.files import user_path
 from ditask_jax.labels import IGNORE
@@ -102,12 +102,12 @@ class FolderSource:
 
     def __getitem__(self, index: int) -> dict:
         name, image_path, label_paths = self._entries[int(index)]
-        image = files.read_image(image_path)
+        image = image_files.read_image(image_path)
         example = {"image": image, "id": name}
         for task in self.tasks:
             path = label_paths[task]
             label = READERS[task](path, self, task)
-            example[task] = files.fit_label(label, image.shape[:2], task == "normals", path)
+            example[task] = image_files.fit_label(label, image.shape[:2], task == "normals", path)
         return example
 
     def _find(self) -> list[tuple[str, Path, dict[str, Path]]]:
@@ -215,9 +215,9 @@ def _read_classes(path: Path, source: FolderSource, task: str) -> np.ndarray:
     count = source.num_classes.get(task, IGNORE)
     if count == 2 and source.mask_ignore is False:
         return _read_mask(path, source, task)
-    ids = files.read_indices(path)
+    ids = image_files.read_indices(path)
     try:
-        return files.check_classes(ids, count, path)
+        return image_files.check_classes(ids, count, path)
     except DataError as error:
         if count == 2 and source.mask_ignore is None and len(np.unique(ids[ids != 0])) == 1:
             raise DataError(
@@ -228,7 +228,7 @@ def _read_classes(path: Path, source: FolderSource, task: str) -> np.ndarray:
 
 
 def _read_mask(path: Path, source: FolderSource, _: str) -> np.ndarray:
-    values = files.read_indices(path)
+    values = image_files.read_indices(path)
     ignored = (values == IGNORE) if source.mask_ignore else np.zeros(values.shape, bool)
     other = np.unique(values[(values != 0) & ~ignored]).tolist()
     if len(other) > 1:
@@ -243,10 +243,10 @@ def _read_mask(path: Path, source: FolderSource, _: str) -> np.ndarray:
 
 def _read_normals(path: Path, source: FolderSource, _: str) -> np.ndarray:
     if path.suffix.lower() == ".png":
-        vectors = files.read_colour_vectors(path)
+        vectors = image_files.read_colour_vectors(path)
     else:
-        stored = files.read_array(path)
-        vectors = files.as_floats(stored, 3, path)
+        stored = image_files.read_array(path)
+        vectors = image_files.as_floats(stored, 3, path)
         if stored.dtype.kind != "f":
             raise DataError(
                 f"folder: {path} holds {stored.dtype}; directions are floats in -1..1 (colours of directions are PNG)"
@@ -258,15 +258,15 @@ def _read_normals(path: Path, source: FolderSource, _: str) -> np.ndarray:
 def _read_depth(path: Path, source: FolderSource, _: str) -> np.ndarray:
     unit = source.depth_unit
     if path.suffix.lower() == ".png":
-        stored = files.read_indices(path)
+        stored = image_files.read_indices(path)
         if stored.dtype == np.uint8:
             raise DataError(
                 f"folder: {path} is an 8-bit picture; depth needs a 16-bit PNG in millimetres or a .npy in metres"
             )
         unit = unit or "millimetres"
     else:
-        stored = files.read_array(path)
-    values = files.as_floats(stored, 1, path)
+        stored = image_files.read_array(path)
+    values = image_files.as_floats(stored, 1, path)
     if (values < 0).any():
         raise DataError(f"folder: {path} holds a negative depth ({float(values.min()):g}); missing values are 0")
     if unit is None and stored.dtype.kind != "f":

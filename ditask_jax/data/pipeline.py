@@ -1,11 +1,8 @@
-"""Step-indexed batches: batch k is a pure function of (seed, k), so resuming needs the step number and nothing else.
+"""Step-indexed batches: batch k is a pure function of (seed, k), so resuming needs the step number and nothing else."""
 
-The order is drawn anew for every pass over the data, and the random numbers of an example come from its position in
-that endless order; processes take their rows after both, process p the p-th of P equal blocks of every batch, so that
-any number of processes, threads or workers sees the same global batches, row by row.
-"""
-
+import ctypes
 import dataclasses
+import functools
 import re
 import sys
 import weakref
@@ -17,13 +14,17 @@ import grain
 import numpy as np
 from absl import flags
 
-from ditask_jax.data.augmentation import Augmentation, sample
-from ditask_jax.data.interface import Source
-from ditask_jax.data.memory import keep_freed_memory
-from ditask_jax.data.skipping import ASKED, SkippingSource, skipped_text
-from ditask_jax.data.transforms import transform
+from ditask_jax.data.augment import Augmentation, sample, transform
+from ditask_jax.data.wrappers import ASKED, SkippingSource, Source, skipped_text
 from ditask_jax.errors import ConfigError, DataError
 from ditask_jax.labels import LabelSpec
+
+# Step-indexed batches: batch k is a pure function of (seed, k), so resuming needs the step number and nothing else.
+#
+# The order is drawn anew for every pass over the data, and the random numbers of an example come from its position in
+# that endless order; processes take their rows after both, process p the p-th of P equal blocks of every batch, so that
+# any number of processes, threads or workers sees the same global batches, row by row.
+
 
 Batch = dict[str, Any]
 _SIZE_STEP = 128
@@ -116,7 +117,7 @@ def train_batches(
       DataError: the source is empty; while iterating, whatever file error an example raises.
       ConfigError: sizes that do not fit.
 
-    >>> from ditask_jax.data.scenes import ScenesSource
+    >>> from ditask_jax.scenes import ScenesSource
     >>> spec = LabelSpec("semseg", num_values=12)
     >>> with train_batches(ScenesSource("train", 64), [spec], 64, batch_size=2, augmentation=Augmentation()) as batches:
     ...     batch = next(batches)
@@ -371,3 +372,28 @@ def _data_error_text(error: Exception) -> str | None:
             return None
         text = text.rsplit(marker, 1)[1]
     return text.strip().splitlines()[0].strip()
+
+
+# Keeps freed memory for the next example instead of handing it back to the system.
+
+
+# Of glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LARGEST, _KEPT = 32 << 20, 256 << 20
+
+
+@functools.cache
+def keep_freed_memory() -> bool:
+    """Tells the C library to keep up to 256 MB of freed memory; returns whether it could be told (glibc on Linux).
+
+    By default the pages of every array of a few megabytes are given back when it is freed and asked for again with the
+    next one: for a float picture of 448x448, 600 page faults, which take as long as interpolating it. Peak memory
+    stays what it is.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    # The first call alone would also switch off the library's own adaptation, so both are needed.
+    return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST)) and bool(mallopt(_M_TRIM_THRESHOLD, _KEPT))

@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ditask_jax.data.derived import stored_labels, with_derived_labels
+from ditask_jax.data.benchmarks import TREES, open_multitask
 from ditask_jax.data.folder import FolderSource
-from ditask_jax.data.multitask import open_multitask
-from ditask_jax.data.scenes import ScenesSource
-from ditask_jax.data.trees import TREES
 from ditask_jax.data.vtab import open_vtab
+from ditask_jax.data.wrappers import stored_labels, with_derived_labels
 from ditask_jax.errors import ConfigError, DataError, check_known, defined_in, did_you_mean
 from ditask_jax.files import user_path
+from ditask_jax.scenes import ScenesSource
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 
 from ditask_jax.errors import check_known
 from ditask_jax.heads.hrnet import HrnetHead
-from ditask_jax.heads.linear import LinearHead
+from ditask_jax.heads.linear_head import LinearHead
 
 
 class Head(Protocol):

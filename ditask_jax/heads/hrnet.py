@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ditask_jax.nn.context import Context
+from ditask_jax.nn.context import Context, Scope
 from ditask_jax.nn.norm import BatchNorm
-from ditask_jax.nn.product import product
+from ditask_jax.nn.products import product
 from ditask_jax.nn.resize import resize_bilinear
-from ditask_jax.nn.scope import Scope
-from ditask_jax.precision import widened
+from ditask_jax.numerics import widened
 
 
 class Pointwise(nnx.Module):

@@ -1,11 +1,131 @@
-"""Scaled dot-product attention over the stream axis, with a backward pass that keeps the weights and nothing else."""
+"""Attention, windows of a grid of tokens, and variables with a row per cell of a grid."""
+
+import dataclasses
+import functools
+import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
+from flax import nnx
 
 from ditask_jax.nn.custom_vjp import custom_vjp
-from ditask_jax.precision import widened
+from ditask_jax.numerics import widened
+
+# Window partition, shifts and relative positions of Swin attention; index tables are NumPy constants.
+
+
+def partition(x: jax.Array, window: int, shift: int) -> jax.Array:
+    """`[S, B, H, W, C]` to windows `[S, B*nH*nW, window*window, C]`, after a cyclic shift towards the origin."""
+    if shift:
+        x = jnp.roll(x, (-shift, -shift), axis=(2, 3))
+    return rearrange(x, "s b (nh wh) (nw ww) c -> s (b nh nw) (wh ww) c", wh=window, ww=window)
+
+
+def reverse(x: jax.Array, window: int, shift: int, grid: tuple[int, int]) -> jax.Array:
+    """The inverse of `partition`."""
+    rows, columns = grid[0] // window, grid[1] // window
+    x = rearrange(x, "s (b nh nw) (wh ww) c -> s b (nh wh) (nw ww) c", nh=rows, nw=columns, wh=window, ww=window)
+    if shift:
+        x = jnp.roll(x, (shift, shift), axis=(2, 3))
+    return x
+
+
+@functools.cache
+def relative_position_index(window: int) -> np.ndarray:
+    """`[L, L]` index into the `(2 window - 1)**2` rows of a bias table, `L = window**2`."""
+    row, column = np.divmod(np.arange(window * window), window)
+    down = row[:, None] - row[None, :] + window - 1
+    right = column[:, None] - column[None, :] + window - 1
+    return down * (2 * window - 1) + right
+
+
+@functools.cache
+def shift_mask(grid: tuple[int, int], window: int, shift: int) -> np.ndarray:
+    """`[windows, L, L]`: -100 between positions that only the cyclic shift brought together, else 0."""
+
+    def region(length: int) -> np.ndarray:
+        index = np.arange(length)
+        return np.where(index < length - window, 0, np.where(index < length - shift, 1, 2))
+
+    label = region(grid[0])[:, None] * 3 + region(grid[1])[None, :]
+    label = rearrange(label, "(nh wh) (nw ww) -> (nh nw) (wh ww)", wh=window, ww=window)
+    return np.where(label[:, :, None] != label[:, None, :], np.float32(-100), np.float32(0))
+
+
+# Variables whose rows are the cells of a grid, and how they move to a grid of another size.
+
+
+METHODS = {"bicubic": jax.image.ResizeMethod.CUBIC_PYTORCH, "bilinear": jax.image.ResizeMethod.LINEAR}
+
+
+@dataclasses.dataclass(frozen=True)
+class GridRows:
+    """What the rows of a variable `[rows, C]` stand for.
+
+    Attributes:
+      grid: (height, width); rows are cells in row-major order.
+      leading: rows in front that stand for no cell (a class token's position); they are never resized.
+      method: "bicubic" or "bilinear", both as PyTorch's `interpolate` without anti-aliasing.
+    """
+
+    grid: tuple[int, int]
+    leading: int = 0
+    method: str = "bicubic"
+
+    @property
+    def rows(self) -> int:
+        """Rows of the variable."""
+        return self.leading + math.prod(self.grid)
+
+
+class Gridded(nnx.Module):
+    """A module that says which of its variables can be resized."""
+
+    def grid_rows(self, image_size: tuple[int, int] | None = None) -> dict[str, GridRows]:
+        """By path below the module, the rows of its resizable variables for images of a size (None: its own)."""
+        return {}
+
+
+def fit_rows(rows: np.ndarray, here: GridRows, made_for: GridRows | None = None) -> np.ndarray:
+    """Rows of a weight file on the grid that a model has.
+
+    Args:
+      rows: `[rows, C]`.
+      here: what the model's rows stand for.
+      made_for: what the file's rows stand for, where that is known. Otherwise their grid is square, as in all released
+        checkpoints; rows that form no square are taken for `here`'s grid.
+
+    Returns:
+      Rows for `here`; those that fit already, or whose grid cannot be told, come back untouched.
+
+    >>> fit_rows(np.arange(5.0)[:, None], GridRows((1, 1), leading=1)).ravel().tolist()
+    [0.0, 2.5]
+    """
+    cells = len(rows) - here.leading
+    if rows.ndim != 2 or cells < 1:
+        return rows
+    side = math.isqrt(cells)
+    source = (side, side) if side * side == cells else here.grid
+    if made_for is not None and made_for.rows == len(rows):
+        source = made_for.grid
+    if source == here.grid or math.prod(source) != cells:
+        return rows
+    if isinstance(rows, jax.core.Tracer):
+        return jnp.concatenate([rows[: here.leading].astype(jnp.float32), _resized(rows, source, here)])
+    with jax.ensure_compile_time_eval():  # so that weights can be loaded while a program is traced
+        resized = np.asarray(_resized(rows, source, here))
+    return np.concatenate([np.asarray(rows[: here.leading], np.float32), resized])
+
+
+def _resized(rows: np.ndarray | jax.Array, source: tuple[int, int], here: GridRows) -> jax.Array:
+    body = jnp.asarray(rows[here.leading :], jnp.float32).reshape(*source, -1)
+    resized = jax.image.resize(body, (*here.grid, body.shape[-1]), METHODS[here.method], antialias=False)
+    return resized.reshape(-1, body.shape[-1])
+
+
+# Scaled dot-product attention over the stream axis, with a backward pass that keeps the weights and nothing else.
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = None) -> jax.Array:

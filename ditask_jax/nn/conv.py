@@ -6,11 +6,10 @@ from einops import rearrange
 from flax import nnx
 from jax import lax
 
-from ditask_jax.nn.context import Context
+from ditask_jax.nn.context import Context, Scope
 from ditask_jax.nn.norm import LayerNorm
-from ditask_jax.nn.product import product
-from ditask_jax.nn.scope import Scope
-from ditask_jax.precision import widened
+from ditask_jax.nn.products import product
+from ditask_jax.numerics import widened
 
 
 def convolved_side(side: int, size: int, stride: int, padding: int) -> int:

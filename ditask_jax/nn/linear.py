@@ -1,4 +1,4 @@
-"""The one dense layer of every backbone, with one slot for an adapter."""
+"""Dense layers: `Linear`, of every backbone, with one slot for an adapter, and `Dense`, of heads."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ditask_jax.nn.context import Context
-from ditask_jax.nn.product import fan_out_product, product
-from ditask_jax.nn.scope import Scope
+from ditask_jax.nn.context import Context, Scope
+from ditask_jax.nn.products import fan_out_product, product
+
+# The one dense layer of every backbone, with one slot for an adapter.
+
 
 SHARED = "shared"
 
@@ -60,7 +62,7 @@ class LayerInfo:
     tokens: int
 
 
-class Adapter(nnx.Module):
+class LayerAdapter(nnx.Module):
     """What may stand in a `Linear`'s slot. A subclass per method; it sees all streams of its layer at once.
 
     Attributes:
@@ -103,7 +105,7 @@ class Linear(nnx.Module):
     `[in, out]` too.
     """
 
-    adapter: Adapter | None = None
+    adapter: LayerAdapter | None = None
     merged_streams: tuple[str, ...] = ()
 
     def __init__(self, inputs: int, outputs: int, scope: Scope, info: LayerInfo, use_bias: bool = True):
@@ -189,7 +191,7 @@ def linears(module: nnx.Module) -> Iterator[Linear]:
 
 def prepare_adapters(module: nnx.Module, context: Context) -> Context:
     """Lets every adapter class compute its per-step values for all layers in one go (all spectra of DiTASK, say)."""
-    by_class: dict[type[Adapter], list[Linear]] = {}
+    by_class: dict[type[LayerAdapter], list[Linear]] = {}
     for linear in linears(module):
         if linear.adapter is not None:
             by_class.setdefault(type(linear.adapter), []).append(linear)
@@ -198,3 +200,18 @@ def prepare_adapters(module: nnx.Module, context: Context) -> Context:
         values = cls.prepare([layer.adapter for layer in layers])
         prepared.update({layer.info.path: value for layer, value in zip(layers, values, strict=True)})
     return dataclasses.replace(context, prepared=prepared)
+
+
+# A plain trainable dense layer, for heads; layers that methods adapt are `Linear`.
+
+
+class Dense(nnx.Module):
+    """`x @ kernel + bias` on the last axis."""
+
+    def __init__(self, inputs: int, outputs: int, scope: Scope):
+        self.kernel = nnx.Param(scope.normal("kernel", (inputs, outputs), 0.02))
+        self.bias = nnx.Param(scope.zeros((outputs,)))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x @ self.kernel[...]
+        return y + self.bias[...].reshape((1,) * (y.ndim - 1) + (-1,))

@@ -4,12 +4,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ditask_jax.backends import apart, by_backend
-from ditask_jax.nn.context import Context
+from ditask_jax.nn.context import Context, Scope
 from ditask_jax.nn.custom_vjp import custom_vjp
-from ditask_jax.nn.scope import Scope
-from ditask_jax.nn.variables import Statistic
-from ditask_jax.precision import widened
+from ditask_jax.nn.state import Statistic
+from ditask_jax.numerics import apart, by_backend, widened
 
 
 def _per_channel(vector: jax.Array, ndim: int) -> jax.Array:

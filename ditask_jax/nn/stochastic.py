@@ -11,7 +11,7 @@ from jax import lax
 
 from ditask_jax.nn.context import Context
 from ditask_jax.nn.custom_vjp import custom_vjp
-from ditask_jax.precision import widened
+from ditask_jax.numerics import widened
 
 
 def _mix(x: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""What finished runs have to say: reading run folders, tables over seeds, delta_m against trainable parameters."""
+"""Reading runs, comparing them, and drawing and writing what there is to say of them."""
 
 from ditask_jax.reports.runs import Run, find_runs, read_run
 

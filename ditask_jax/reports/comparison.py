@@ -6,9 +6,8 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 
 from ditask_jax.errors import CheckpointError
-from ditask_jax.reports.named import task_header
-from ditask_jax.reports.row_labels import row_labels, text
-from ditask_jax.reports.rows import Row, Spread, check_comparable, make_rows, same_but_for_seed
+from ditask_jax.reports.published import task_header
+from ditask_jax.reports.rows import Row, Spread, check_comparable, make_rows, row_labels, same_but_for_seed, text
 from ditask_jax.reports.runs import Run, default_fields
 from ditask_jax.tasks import Task, delta_m, load_references
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ditask_jax.files import atomic_write_bytes
-from ditask_jax.pictures.sheet import load_matplotlib, settings
+from ditask_jax.plots.sheet import load_matplotlib, settings
 from ditask_jax.reports.comparison import Comparison, Line
 
 _SIZE = (7.0, 4.6)  # inches

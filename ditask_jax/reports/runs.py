@@ -14,9 +14,9 @@ from ditask_jax.config import flatten, load_config
 from ditask_jax.errors import CheckpointError, ConfigError, DitaskError
 from ditask_jax.files import parse_json, user_path
 from ditask_jax.tasks import Task
-from ditask_jax.training.build import build_tasks
-from ditask_jax.training.rundir import RunDir
-from ditask_jax.training.writers import read_metrics
+from ditask_jax.training.experiment import build_tasks
+from ditask_jax.training.metrics_log import read_metrics
+from ditask_jax.training.run_folder import RunDir
 
 _BASE = Path(__file__).resolve().parents[2] / "configs" / "base.py"
 MEMORY_KEYS = {"time/device_memory": "device", "time/process_memory": "process"}

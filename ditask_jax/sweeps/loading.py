@@ -1,19 +1,25 @@
-"""From a sweep file to jobs: every point with its checked configuration, its folder and its command."""
+"""From a sweep file to checked jobs."""
 
+import contextlib
 import dataclasses
 import difflib
 import fnmatch
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from ditask_jax.config import call_file, find_file, load_config
-from ditask_jax.errors import ConfigError, DitaskError, check_known
+from ditask_jax.config import call_file, find_file, flatten, load_config
+from ditask_jax.errors import ConfigError, DitaskError, WeightsError, check_known
 from ditask_jax.files import user_path
 from ditask_jax.sweeps.points import Point, Sweep, value_text
+from ditask_jax.training.experiment import build_source, describe_plan, weights_path
+from ditask_jax.training.run_folder import RunDir
+
+# From a sweep file to jobs: every point with its checked configuration, its folder and its command.
+
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,@-]*")
 _KEPT = ("results", "slurm")  # folders beside the run folders
@@ -147,3 +153,73 @@ def _check_names(points: Sequence[Point], where: str) -> None:
         if point.name.lower() in seen:
             raise ConfigError(f"sweep: {where}: two points are named '{point.name}'; names must differ")
         seen.add(point.name.lower())
+
+
+# What is looked at before the first training starts.
+
+
+# Fields that neither the plan of a model nor its sources depend on: points that differ in them alone are checked once.
+_OF_TRAINING = ("seed", "optimizer.", "checkpoint.", "total_", "eval_every_", "log_every_", "checkpoint_every_")
+
+
+def check_folders(jobs: Sequence[Job]) -> None:
+    """Looks for run folders of other configurations, finished ones too: their scores are not those of the points.
+
+    Raises:
+        DitaskError: The first one, with the name of its point.
+    """
+    for job in jobs:
+        with _named(job):
+            RunDir(job.workdir).check(job.config)
+
+
+def check_jobs(jobs: Sequence[Job], *, data: bool = True) -> None:
+    """Plans every model, and looks for weights and data.
+
+    Args:
+        jobs: Points to be run.
+        data: Whether the data must be there, which it need not where others will train.
+
+    Raises:
+        DitaskError: The first thing wrong, with the name of its point.
+    """
+    use_no_device()
+    planned, opened = set(), set()
+    for job in jobs:
+        with _named(job):
+            fields = {name: value for name, value in flatten(job.config).items() if not name.startswith(_OF_TRAINING)}
+            if (key := repr(fields)) not in planned:
+                planned.add(key)
+                describe_plan(job.config)
+                _check_weights(job)
+            if data and (key := _data_key(job)) not in opened:
+                opened.add(key)
+                for split in ("train", "val"):
+                    build_source(job.config, split)
+
+
+def use_no_device() -> None:
+    """Keeps this process off the accelerators: the trainings need them, and each takes what memory it finds."""
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+
+
+@contextlib.contextmanager
+def _named(job: Job) -> Iterator[None]:
+    """Puts the name of a point in front of whatever is wrong with it."""
+    try:
+        yield
+    except DitaskError as error:
+        raise type(error)(f"sweep: point '{job.name}': {error}") from None
+
+
+def _check_weights(job: Job) -> None:
+    path = weights_path(job.config)
+    if path is not None and not path.is_file():
+        raise WeightsError(f"weights: no file '{path}'; check config.backbone.weights")
+
+
+def _data_key(job: Job) -> str:
+    fields = flatten(job.config)
+    return repr([(name, value) for name, value in fields.items() if name.startswith(("data.", "tasks", "image_size"))])

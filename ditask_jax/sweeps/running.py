@@ -1,8 +1,11 @@
-"""Running jobs on this machine: a process each, so many at once; one that fails does not stop the others."""
+"""Running jobs on this machine: each with its share of it, so many at once; one that fails does not stop the others."""
 
+import contextlib
 import dataclasses
+import importlib.util
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,9 +14,180 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ditask_jax.cli import PREEMPTED
+from ditask_jax.errors import ConfigError
+from ditask_jax.files import parse_json
 from ditask_jax.sweeps.loading import Job
-from ditask_jax.sweeps.machine import Share, held_to
-from ditask_jax.sweeps.states import FINISHED, state_of, total_steps
+
+# Sharing one machine out: which cores or accelerators each of several trainings at once may use.
+
+
+_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
+_MEMORY = 0.9  # of an accelerator, shared out among the trainings on it
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """What one training may use.
+
+    Attributes:
+        cores: Processor cores; empty: all of them.
+        devices: Accelerators, as `CUDA_VISIBLE_DEVICES` names them; empty: none, or whatever JAX finds.
+        fraction: Part of the memory of its accelerators; None: as JAX does by itself.
+    """
+
+    cores: tuple[int, ...] = ()
+    devices: tuple[str, ...] = ()
+    fraction: float | None = None
+
+    def environment(self) -> dict[str, str]:
+        """Variables that hold a training to this share."""
+        found = {"CUDA_VISIBLE_DEVICES": ",".join(self.devices)} if self.devices else {}
+        return found | ({} if self.fraction is None else {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{self.fraction:.2f}"})
+
+    def __str__(self) -> str:
+        if self.devices:
+            part = "" if self.fraction is None else f" ({self.fraction:.0%} of its memory)"
+            return f"GPU {','.join(self.devices)}{part}"
+        return f"cores {','.join(map(str, self.cores))}" if self.cores else "all cores"
+
+
+def find_devices(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """NVIDIA GPUs that trainings started in this environment would use; none where JAX is told to stay on the CPU.
+
+    >>> find_devices({"CUDA_VISIBLE_DEVICES": "2,3"})
+    ('2', '3')
+    >>> find_devices({"CUDA_VISIBLE_DEVICES": "2,3", "JAX_PLATFORMS": "cpu"})
+    ()
+    """
+    if environment.get("JAX_PLATFORMS", "").split(",")[0] == "cpu":
+        return ()
+    if "CUDA_VISIBLE_DEVICES" in environment:
+        named = environment["CUDA_VISIBLE_DEVICES"].split(",")
+        return tuple(name.strip() for name in named if name.strip() not in ("", "-1"))
+    program = shutil.which("nvidia-smi", path=environment.get("PATH"))
+    if program is None or not any(importlib.util.find_spec(name) for name in _PLUGINS):
+        return ()  # no GPU, or a JAX that knows of none
+    options = {"capture_output": True, "encoding": "utf-8", "errors": "replace", "check": False}
+    listed = subprocess.run([program, "-L"], **options).stdout.splitlines()
+    return tuple(str(number) for number, _ in enumerate(line for line in listed if line.startswith("GPU ")))
+
+
+def find_cores() -> tuple[int, ...]:
+    """Cores that this process may use; empty where the system does not tell."""
+    return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
+
+
+def make_shares(jobs: int | None, devices: Sequence[str] = (), cores: Sequence[int] = ()) -> list[Share]:
+    """Shares of a machine for so many trainings at once.
+
+    Args:
+        jobs: How many; None: one per accelerator, or one alone on a machine without.
+        devices: Its accelerators.
+        cores: Its cores; trainings on accelerators are not held to cores.
+
+    Returns:
+        One share per training. Each gets as many accelerators or cores as all others; where there are more trainings
+        than that, several share one.
+
+    Raises:
+        ConfigError: Fewer than one.
+
+    >>> [str(share) for share in make_shares(2, cores=(0, 1, 2, 3, 4))]
+    ['cores 0,1', 'cores 2,3']
+    >>> [str(share) for share in make_shares(None, devices=("0", "1"), cores=(0, 1))]
+    ['GPU 0', 'GPU 1']
+    >>> [str(share) for share in make_shares(3, devices=("0", "1"))][-1]
+    'GPU 0 (45% of its memory)'
+    """
+    if jobs is None:
+        jobs = max(len(devices), 1)
+    if jobs < 1:
+        raise ConfigError(f"command line: --jobs: got {jobs}, expected at least 1")
+    if devices:
+        together = -(-jobs // len(devices))
+        fraction = None if together == 1 else _MEMORY / together
+        return [Share(devices=part, fraction=fraction) for part in _parts(devices, jobs)]
+    if jobs == 1 or not cores:
+        return [Share()] * jobs
+    return [Share(cores=part) for part in _parts(cores, jobs)]
+
+
+def _parts(items: Sequence, count: int) -> list[tuple]:
+    """Equal parts, so that every training computes alike; a remainder stays idle."""
+    each = len(items) // count
+    if each == 0:
+        return [(items[number % len(items)],) for number in range(count)]
+    return [tuple(items[number * each : (number + 1) * each]) for number in range(count)]
+
+
+@contextlib.contextmanager
+def held_to(cores: Sequence[int]) -> Iterator[None]:
+    """Processes started inside are held to these cores; this thread itself is free again afterwards."""
+    if not cores or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+# How far the run of a point has come, from the files in its folder.
+
+
+FINISHED, UNFINISHED, NEW = "finished", "unfinished", "new"
+
+
+def state_of(job: Job) -> str:
+    """How far a point is: finished where `evaluation.json` has the scores of its last step, unfinished, or new."""
+    evaluation = read_evaluation(job)
+    if evaluation is not None and evaluation.get("step") == total_steps(job):
+        return FINISHED
+    return UNFINISHED if (job.workdir / "config.json").is_file() else NEW
+
+
+def read_evaluation(job: Job) -> dict | None:
+    """Content of a point's `evaluation.json`; None where there is none that can be read."""
+    try:
+        found = parse_json((job.workdir / "evaluation.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def total_steps(job: Job) -> int:
+    """Optimiser steps of the whole training; opens the data where the configuration counts epochs."""
+    if job.config.total_steps is not None:
+        return job.config.total_steps
+    # Imported late: JAX and the model code come with it.
+    from ditask_jax.training.experiment import build_source, training_length
+
+    return training_length(job.config, len(build_source(job.config, "train")))[1]
+
+
+def score_of(job: Job, metric: str) -> float | None:
+    """A number of a point's evaluation.
+
+    Args:
+        job: The point.
+        metric: "delta_m", or task and metric such as "semseg/mIoU".
+    """
+    evaluation = read_evaluation(job) or {}
+    task, slash, name = metric.partition("/")
+    found = evaluation.get("scores", {}).get(task, {}).get(name) if slash else evaluation.get(metric)
+    return found if isinstance(found, int | float) else None
+
+
+def has_unknown_scores(job: Job) -> bool:
+    """Whether a score of a point's evaluation is unknown: nothing was labelled, or predictions are not finite."""
+    scores = (read_evaluation(job) or {}).get("scores", {})
+    return any(value is None for found in scores.values() for value in found.values())
+
+
+# Running jobs on this machine: a process each, so many at once; one that fails does not stop the others.
+
 
 LOG_NAME = "train.log"
 CACHE_NAME = ".compiled"

@@ -1,16 +1,87 @@
-"""Search by optuna: trials choose points of a sweep; the study is kept in the sweep's folder and goes on from there."""
+"""The axes of a sweep as a search space, searched by optuna here or written as a file for `wandb sweep`."""
 
+import dataclasses
 import logging
+import math
+import shlex
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ditask_jax.errors import ConfigError
+from ditask_jax.files import json_text
 from ditask_jax.sweeps.loading import Job
-from ditask_jax.sweeps.points import Sweep
-from ditask_jax.sweeps.running import STOPPED, Outcome, hold
-from ditask_jax.sweeps.space import Space
-from ditask_jax.sweeps.states import FINISHED, has_unknown_scores, score_of, state_of
+from ditask_jax.sweeps.points import Sweep, value_text
+from ditask_jax.sweeps.running import FINISHED, STOPPED, Outcome, has_unknown_scores, hold, score_of, state_of
+
+# The axes of a sweep as a search space: values by name, and the point that a choice of them stands for.
+
+
+POINT = "point"
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """Axes with their values, as texts.
+
+    Attributes:
+        values: By axis. Points that are no whole grid make one axis, `point`, of their names.
+        jobs: The job of every combination, its values in the order of the axes.
+    """
+
+    values: Mapping[str, tuple[str, ...]]
+    jobs: Mapping[tuple[str, ...], Job]
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether the axes are those of a grid."""
+        return tuple(self.values) != (POINT,)
+
+    def job(self, chosen: Mapping[str, str]) -> Job:
+        """The job of one value per axis; numbers need not be written alike.
+
+        Raises:
+            ConfigError: An axis that is missing or unknown, or a value that it does not have.
+        """
+        for axis in chosen:
+            if axis not in self.values:
+                raise ConfigError(f"sweep: '{axis}' is no axis of it. Known: {' '.join(self.values)}")
+        key = []
+        for axis, values in self.values.items():
+            if axis not in chosen:
+                raise ConfigError(f"sweep: no value of {axis}; give one of {' '.join(values)}")
+            found = [value for value in values if _same(value, chosen[axis])]
+            if not found:
+                raise ConfigError(f"sweep: {axis}: got {chosen[axis]!r}, expected one of {' '.join(values)}")
+            key.append(found[0])
+        return self.jobs[tuple(key)]
+
+
+def make_space(jobs: Sequence[Job]) -> Space:
+    """The search space of some points: their axes where they are a whole grid, else their names.
+
+    Args:
+        jobs: The points.
+    """
+    axes = list(jobs[0].point.axes)
+    found = {tuple(value_text(value) for value in job.point.axes.values()): job for job in jobs}
+    alike = axes and all(list(job.point.axes) == axes for job in jobs)
+    if alike and len(found) == len(jobs):
+        values = {axis: tuple(dict.fromkeys(key[k] for key in found)) for k, axis in enumerate(axes)}
+        if math.prod(len(entry) for entry in values.values()) == len(jobs):
+            return Space(values, found)
+    return Space({POINT: tuple(job.name for job in jobs)}, {(job.name,): job for job in jobs})
+
+
+def _same(left: str, right: str) -> bool:
+    try:
+        return left == right or float(left) == float(right)
+    except ValueError:
+        return False
+
+
+# Search by optuna: trials choose points of a sweep; the study is kept in the sweep's folder and goes on from there.
+
 
 STUDY_NAME = "study.journal"
 
@@ -154,3 +225,34 @@ def _optuna():
     # The journal is the storage for file systems without good locks; its interface is still called experimental.
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     return optuna
+
+
+# A sweep as the file that `wandb sweep` reads; plain text, the package itself is not needed.
+
+
+def wandb_file(sweep: Sweep, space: Space, arguments: Sequence[str]) -> str:
+    """YAML text: every axis a parameter, every run a point that `ditask_jax.sweep` trains in its folder.
+
+    Args:
+        sweep: The sweep.
+        space: Its axes.
+        arguments: Of `ditask_jax.sweep`: the file, `--workdir` and overrides.
+
+    Returns:
+        The text. Everything in it is quoted as JSON is, which YAML understands.
+    """
+    metric = "val/delta_m" if sweep.metric == "delta_m" else f"val/tasks/{sweep.metric}"
+    lines = [
+        "# wandb sweep THIS_FILE prints the command that starts an agent; start it in this folder, one per GPU.",
+        "# method: grid takes every point once; random and bayes choose among the same values.",
+        "program: ditask_jax.sweep",
+        "method: grid",
+        f"metric: {{name: {json_text(metric)}, goal: {sweep.goal}imize}}",
+        "parameters:",
+    ]
+    for axis, values in space.values.items():
+        name = f"config.{axis}" if space.is_grid else "only"
+        lines.append(f"  {json_text(name)}: {{values: [{', '.join(map(json_text, values))}]}}")
+    command = ["python", "-m", "ditask_jax.sweep", *arguments, *(["--pick"] if space.is_grid else [])]
+    lines += ["command:", "  - ${env}", *(f"  - {json_text(part)}" for part in command), "  - ${args}"]
+    return "\n".join(lines) + f"\n# The same points without W&B: {shlex.join(command[: 3 + len(arguments)])}\n"

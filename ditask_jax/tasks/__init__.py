@@ -4,16 +4,14 @@ import sys
 import types
 
 from ditask_jax.tasks.base import Task, multi_task_loss
+from ditask_jax.tasks.class_map import HumanParts, SemanticSegmentation
 from ditask_jax.tasks.classification import Classification
-from ditask_jax.tasks.datasets import DATASETS, IMAGE_MEAN, IMAGE_STD
 from ditask_jax.tasks.delta_m import delta_m, delta_m_of, load_references
 from ditask_jax.tasks.depth import Depth
 from ditask_jax.tasks.edge import EdgeDetection
-from ditask_jax.tasks.human_parts import HumanParts
 from ditask_jax.tasks.normals import SurfaceNormals
-from ditask_jax.tasks.registry import tasks
 from ditask_jax.tasks.sal import Saliency
-from ditask_jax.tasks.semseg import SemanticSegmentation
+from ditask_jax.tasks.task_registry import DATASETS, IMAGE_MEAN, IMAGE_STD, tasks
 
 __all__ = [
     "DATASETS",

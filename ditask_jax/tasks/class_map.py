@@ -1,6 +1,8 @@
-"""Tasks whose label is a class per pixel: softmax cross-entropy and mean intersection over union."""
+"""Tasks with one class per pixel: semantic segmentation, human parts; and colours of classes."""
 
+import colorsys
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,9 +11,39 @@ import jax.numpy as jnp
 import numpy as np
 
 from ditask_jax.labels import IGNORE, LabelSpec
-from ditask_jax.precision import widened
+from ditask_jax.numerics import widened
 from ditask_jax.tasks.base import RawForm, Swatch, Task, mean_over, valid_images
-from ditask_jax.tasks.palette import class_palette
+
+# Colours of classes, from a formula.
+
+
+_GOLDEN_RATIO = 0.618033988749895
+_LIGHTNESS = (0.50, 0.34, 0.72)
+_SATURATION = (0.85, 0.60, 0.95, 0.45)
+
+
+@functools.lru_cache(maxsize=32)
+def class_palette(num_classes: int, has_background: bool = True) -> np.ndarray:
+    """Colours uint8 `[256, 3]` for class ids: hues by the golden ratio, lightness and saturation in turn.
+
+    Class 0 is black when it is a background; 255 (no label) is white; ids from `num_classes` on are mid grey.
+
+    >>> class_palette(21)[[0, 255]].tolist()
+    [[0, 0, 0], [255, 255, 255]]
+    """
+    colours = np.full((256, 3), 128, np.uint8)
+    for k in range(min(num_classes, 255)):
+        hue = (0.02 + k * _GOLDEN_RATIO) % 1.0
+        rgb = colorsys.hls_to_rgb(hue, _LIGHTNESS[k % len(_LIGHTNESS)], _SATURATION[k % len(_SATURATION)])
+        colours[k] = np.round(np.array(rgb) * 255)
+    if has_background:
+        colours[0] = 0
+    colours[255] = 255
+    colours.setflags(write=False)
+    return colours
+
+
+# Tasks whose label is a class per pixel: softmax cross-entropy and mean intersection over union.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,3 +144,37 @@ class ClassMapTask(Task):
 
     def class_ids(self, value: np.ndarray) -> np.ndarray:
         return np.asarray(value)
+
+
+# Semantic segmentation.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SemanticSegmentation(ClassMapTask):
+    """A class per pixel, scored by mean intersection over union over all classes, background included.
+
+    >>> SemanticSegmentation(num_outputs=2, class_names=("background", "cat")).primary_metric
+    'mIoU'
+    """
+
+    name: str = "semseg"
+    loss_weight: float = 1.0
+
+
+# Segmentation of people into body parts.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HumanParts(ClassMapTask):
+    """A body part (or background) per pixel; an image without people has no label and counts nowhere.
+
+    >>> HumanParts(num_outputs=2, class_names=("background", "head")).label_spec.all_zero_is_missing
+    True
+    """
+
+    name: str = "human_parts"
+    loss_weight: float = 2.0
+
+    @property
+    def label_spec(self) -> LabelSpec:
+        return dataclasses.replace(super().label_spec, all_zero_is_missing=True)

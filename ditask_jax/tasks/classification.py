@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ditask_jax.labels import LabelSpec
-from ditask_jax.precision import widened
+from ditask_jax.numerics import widened
 from ditask_jax.tasks.base import MISSING_COLOUR, RawForm, Task, mean_over
-from ditask_jax.tasks.palette import class_palette
+from ditask_jax.tasks.class_map import class_palette
 
 _SWATCH = (24, 48)
 

@@ -13,8 +13,7 @@ from collections.abc import Mapping, Sequence
 from ditask_jax.errors import ConfigError, check_known
 from ditask_jax.files import user_path
 from ditask_jax.tasks.base import Task
-from ditask_jax.tasks.datasets import DATASETS
-from ditask_jax.tasks.registry import known_tasks, primary_score
+from ditask_jax.tasks.task_registry import DATASETS, known_tasks, primary_score
 
 _FOLDER = pathlib.Path(__file__).parent / "references"
 
@@ -93,7 +92,7 @@ def load_references(dataset: str, path: str | os.PathLike | None = None) -> dict
     """Single-task scores of a data set by task name; empty if none are known.
 
     Args:
-      dataset: one of `ditask_jax.tasks.datasets.DATASETS`.
+      dataset: one of `ditask_jax.tasks.task_registry.DATASETS`.
       path: a JSON file of the user's own scores, in place of those kept in the package:
         `{"scores": {"semseg": {"metric": "mIoU", "value": 0.6721}, ...}, "source": "where they come from"}`, with the
         primary metric of each task, fractions in 0..1, degrees, metres.

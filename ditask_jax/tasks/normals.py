@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ditask_jax.labels import IGNORE, LabelSpec
-from ditask_jax.precision import widened
+from ditask_jax.numerics import widened
 from ditask_jax.tasks.base import MISSING_COLOUR, RawForm, Swatch, Task, mean_over, valid_images
 
 WITHIN_DEGREES = (11.25, 22.5, 30.0)

@@ -22,7 +22,7 @@ import numpy as np
 from ditask_jax.errors import CheckpointError
 from ditask_jax.files import user_path
 from ditask_jax.training import manifest as manifests
-from ditask_jax.training.mesh import place_whole
+from ditask_jax.training.sharding import place_whole
 
 _log = logging.getLogger(__name__)
 

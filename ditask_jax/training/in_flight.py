@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ditask_jax.training.mesh import place_whole, replicated, spread_flag
-from ditask_jax.training.processes import StopSignal
+from ditask_jax.training.distributed import StopSignal
+from ditask_jax.training.sharding import place_whole, replicated, spread_flag
 from ditask_jax.training.step import Turn
 
 DEPTH = 2

@@ -1,7 +1,4 @@
-"""The manifest of a checkpoint: what it holds, with a hash per file and per leaf, written last and itself hashed.
-
-A checkpoint without an intact manifest does not count: it is either unfinished or damaged.
-"""
+"""The manifest of a checkpoint: what it holds, with a hash per file and per leaf, written last and itself hashed."""
 
 import hashlib
 import json
@@ -16,6 +13,37 @@ import numpy as np
 
 from ditask_jax.errors import CheckpointError
 from ditask_jax.files import atomic_write_text, json_text
+from ditask_jax.nn.state import flatten
+
+# Which frozen weights a checkpoint was trained on.
+
+
+def fingerprint(frozen: Mapping) -> str:
+    """A hash of the frozen weights: a checkpoint belongs to one backbone.
+
+    >>> fingerprint({"a": np.ones(2)}) == fingerprint({"a": np.ones(2)}) != fingerprint({"a": np.zeros(2)})
+    True
+    """
+    digest = hashlib.sha256()
+    for name, value in flatten(frozen).items():
+        digest.update(name.encode())
+        digest.update(np.asarray(_whole(value)).tobytes())
+    return digest.hexdigest()
+
+
+def _whole(value):
+    """A weight that is spread over processes, gathered."""
+    if isinstance(value, jax.Array) and not (value.is_fully_addressable or value.is_fully_replicated):
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.process_allgather(value, tiled=True)
+    return value
+
+
+# The manifest of a checkpoint: what it holds, with a hash per file and per leaf, written last and itself hashed.
+#
+# A checkpoint without an intact manifest does not count: it is either unfinished or damaged.
+
 
 MANIFEST_NAME = "manifest.json"
 _FORMAT = 1

@@ -1,14 +1,75 @@
-"""`--profile=START:STOP`: a trace of a few training steps by JAX's profiler."""
+"""Profiling: traces, peak memory, and work and memory of a program as the compiler counts them."""
 
 import dataclasses
 import re
-from collections.abc import Callable, Generator
+import resource
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from ditask_jax.errors import ConfigError
+
+# What the compiler says of a program it has made: work, traffic and memory.
+
+
+_MEMORY = {"arguments": "argument", "results": "output", "temporary": "temp"}
+
+
+def program_work(compiled: Any) -> dict[str, float | None]:
+    """`flops` and `bytes_accessed` by the compiler's count; None where it does not tell.
+
+    >>> import jax
+    >>> program_work(jax.jit(lambda x: x @ x).lower(jax.numpy.ones((8, 8))).compile())["flops"] > 0
+    True
+    """
+    analysis = compiled.cost_analysis() or {}
+    analysis = analysis[0] if isinstance(analysis, list) else analysis
+    return {"flops": analysis.get("flops"), "bytes_accessed": analysis.get("bytes accessed")}
+
+
+def program_memory(compiled: Any) -> dict[str, int | None]:
+    """Bytes on one device: `arguments`, `results`, `temporary`, and `together`; None where the compiler does not tell.
+
+    What a program writes over its arguments (the state of a step) is counted among arguments and results alike, and
+    once in `together`.
+    """
+    memory = compiled.memory_analysis()
+    sizes = {name: getattr(memory, f"{kind}_size_in_bytes", None) for name, kind in _MEMORY.items()}
+    reused = getattr(memory, "alias_size_in_bytes", 0)
+    return sizes | {"together": None if None in sizes.values() else sum(sizes.values()) - reused}
+
+
+# How much memory training has taken so far, as its devices or, where they do not tell, the process say.
+
+
+_UNIT = 1024  # of ru_maxrss on Linux
+
+
+def peak_memory(devices: Iterable[jax.Device]) -> dict[str, int]:
+    """Largest memory in use so far, in bytes, for the metrics log.
+
+    Equal runs may differ in it, like in their times, so its key stands under `time/` as well.
+
+    Args:
+      devices: those of this process.
+
+    Returns:
+      `time/device_memory`, of the device that used most; on devices that keep no account of it (a CPU)
+      `time/process_memory`, of the whole process: program, compiler and data included.
+
+    >>> list(peak_memory(jax.devices("cpu")))
+    ['time/process_memory']
+    """
+    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in devices]
+    known = [peak for peak in peaks if peak is not None]
+    if known:
+        return {"time/device_memory": max(known)}
+    return {"time/process_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT}
+
+
+# `--profile=START:STOP`: a trace of a few training steps by JAX's profiler.
 
 
 @dataclasses.dataclass(frozen=True)

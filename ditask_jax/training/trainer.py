@@ -15,31 +15,47 @@ from ditask_jax.data import eval_batches, train_batches
 from ditask_jax.errors import CheckpointError, ConfigError, optional
 from ditask_jax.files import atomic_write_json
 from ditask_jax.model import MultiTaskModel
-from ditask_jax.nn.filling import state_parts
+from ditask_jax.nn.state import state_parts
+from ditask_jax.plots.example_images import write_examples
 from ditask_jax.tasks import Task, load_references
-from ditask_jax.training.ahead import Ahead
-from ditask_jax.training.build import build_augmentation, build_experiment, build_source, moved_to_host, training_length
 from ditask_jax.training.checkpoints import Checkpointer, saved_if_it_fails
-from ditask_jax.training.evaluation import Evaluation, check_best_metric, evaluate, predictions, score_table
-from ditask_jax.training.examples import write_examples
-from ditask_jax.training.figure import draw_predictions
-from ditask_jax.training.fingerprint import fingerprint
-from ditask_jax.training.forward import passage_of
-from ditask_jax.training.from_model import experiment_from
-from ditask_jax.training.guards import Guard, describe, make_diagnosis
+from ditask_jax.training.distributed import StopSignal, agree, is_first, own_rows, share, wait_for_all
+from ditask_jax.training.evaluation import (
+    Evaluation,
+    check_best_metric,
+    draw_predictions,
+    evaluate,
+    predictions,
+    score_table,
+)
+from ditask_jax.training.experiment import (
+    build_augmentation,
+    build_experiment,
+    build_source,
+    experiment_from,
+    moved_to_host,
+    training_length,
+)
 from ditask_jax.training.in_flight import InFlight, Step
-from ditask_jax.training.memory import peak_memory
-from ditask_jax.training.mesh import check_batch_size, frozen_shardings, make_mesh, place_batch, place_whole, replicated
+from ditask_jax.training.manifest import fingerprint
+from ditask_jax.training.metrics_log import RunLog, asked_for, check_logging
+from ditask_jax.training.nonfinite import Guard, describe, make_diagnosis
 from ditask_jax.training.optimizer import make_optimizer
-from ditask_jax.training.processes import StopSignal, agree, is_first, own_rows, share, wait_for_all
-from ditask_jax.training.profiling import Window, traced
+from ditask_jax.training.prefetch import Ahead, Watchdog
+from ditask_jax.training.profiling import Window, peak_memory, traced
 from ditask_jax.training.progress import Progress
-from ditask_jax.training.rundir import RunDir
+from ditask_jax.training.run_folder import RunDir
 from ditask_jax.training.schedules import make_schedule
-from ditask_jax.training.sinks import RunLog, asked_for, check_logging
-from ditask_jax.training.spectra import make_spectra
-from ditask_jax.training.step import Turn, make_eval_step, make_gradients, make_predict, make_train_step
-from ditask_jax.training.watchdog import Watchdog
+from ditask_jax.training.sharding import (
+    check_batch_size,
+    frozen_shardings,
+    make_mesh,
+    place_batch,
+    place_whole,
+    replicated,
+)
+from ditask_jax.training.step import Turn, make_eval_step, make_gradients, make_predict, make_train_step, passage_of
+from ditask_jax.training.trackers import make_spectra
 
 FIGURE_EXAMPLES = 4
 _STATE = ("trainable", "opt_state", "stats")

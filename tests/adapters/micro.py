@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ditask_jax.adapters import wrap
-from ditask_jax.adapters.ditask import DiffeomorphicAdapter
+from ditask_jax.adapters.methods.ditask import DiffeomorphicAdapter
 from ditask_jax.backbones.swin import Swin, SwinConfig
 from ditask_jax.config import load_config
 from ditask_jax.model import MultiTaskModel

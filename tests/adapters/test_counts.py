@@ -5,8 +5,8 @@ import pytest
 from configs.pascal_swin_tiny import VARIANTS
 from ditask_jax.adapters import method_names
 from ditask_jax.config import load_config
-from ditask_jax.training.build import describe_plan
-from ditask_jax.training.describing import by_role, describe, describe_difference, describe_text, difference_text
+from ditask_jax.describe.summary import by_role, describe, describe_difference, describe_text, difference_text
+from ditask_jax.training.experiment import describe_plan
 
 PASCAL = "configs/pascal_swin_tiny.py"
 DECODER = 1_946_624

@@ -12,7 +12,7 @@ from ditask_jax.config import load_config
 from ditask_jax.errors import ConfigError
 from ditask_jax.model import create_model
 from ditask_jax.nn import Context, flatten, linears, prepare_adapters
-from ditask_jax.training.build import describe_plan
+from ditask_jax.training.experiment import describe_plan
 from tests.adapters.cases import IMAGES, SIZE, Wrapped, compiled_logits, largest_difference, task_list
 
 SMALL = DiTASK(shared_cells=8, task_cells=5, dropout=0.0)

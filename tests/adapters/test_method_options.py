@@ -10,12 +10,12 @@ import pytest
 
 from configs import pascal_swin_tiny, table6
 from ditask_jax.adapters import DiTASK, LoRA, MTLoRA, make_plan, method_class, method_names
-from ditask_jax.adapters.record import build_method, method_options
+from ditask_jax.adapters.storage import method_from_record, method_options
 from ditask_jax.config import from_json, load_config, to_json
 from ditask_jax.errors import ConfigError
 from ditask_jax.nn import Context
 from ditask_jax.nn.linear import Linear, pick_streams
-from ditask_jax.training.build import build_method as method_of_config
+from ditask_jax.training.experiment import build_method as method_of_config
 from ditask_jax.training.optimizer import decay_mask
 from tests.adapters.micro import Micro, method_of, plain_model
 
@@ -110,7 +110,7 @@ def test_published_rows_state_their_ranks_and_scales():
 def test_options_survive_as_plain_data(name):
     """What an adapter file stores builds the same plan again, though JSON knows no tuples."""
     method = method_of(name, "method.shared_cells=(3,4)", "method.task_cells={'depth': (2,3)}")
-    again = build_method(name, method_options(method))
+    again = method_from_record(name, method_options(method))
     assert make_plan(plain_model("depth"), again) == make_plan(plain_model("depth"), method)
 
 

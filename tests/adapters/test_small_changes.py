@@ -12,14 +12,23 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ditask_jax.adapters.dora import DoRA
-from ditask_jax.adapters.lora import LoRA
-from ditask_jax.adapters.mtlora import MTLoRA
-from ditask_jax.adapters.site import Site
-from ditask_jax.adapters.svf import SVF
+from ditask_jax.adapters.methods.lora import DoRA, LoRA
+from ditask_jax.adapters.methods.mtlora import MTLoRA
+from ditask_jax.adapters.methods.svf import SVF
+from ditask_jax.adapters.plan import Site
+from ditask_jax.factors import Factors, factorize
 from ditask_jax.heads.hrnet import Pointwise
-from ditask_jax.linalg import Factors, factorize
-from ditask_jax.nn import Context, Frozen, LayerInfo, Linear, Scope, flatten, prepare_adapters, split_state, unflatten
+from ditask_jax.nn import (
+    Context,
+    FrozenParam,
+    LayerInfo,
+    Linear,
+    Scope,
+    flatten,
+    prepare_adapters,
+    split_state,
+    unflatten,
+)
 from ditask_jax.nn.conv import Conv
 
 IN, OUT, TASKS, DRAWS = 96, 384, ("a", "b"), 16
@@ -59,7 +68,7 @@ class Layer:
     def attached(self, kernel: np.ndarray, factors: Factors) -> Linear:
         linear = Linear(*self.site.shape, Scope(), self.site.info, use_bias=False)
         linear.adapter = self.method.attach(linear, self.plan, factors, 0)
-        linear.kernel = Frozen(jnp.asarray(kernel))
+        linear.kernel = FrozenParam(jnp.asarray(kernel))
         if self.plan.execution == "factored":
             del linear.kernel
         return linear
@@ -197,7 +206,7 @@ def _layer_with_adapter(execution: str) -> nnx.Module:
 
 def _layer_of_streams() -> nnx.Module:
     linear = Linear(IN, OUT, Scope(), LAYERS["wide"][0].info)
-    linear.kernel = Frozen(jnp.stack([linear.kernel[...]] * 2))
+    linear.kernel = FrozenParam(jnp.stack([linear.kernel[...]] * 2))
     linear.merged_streams = TASKS
     return linear
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ditask_jax.adapters import DiTASK, Full, merge, wrap
-from ditask_jax.adapters.registry import method_class
-from ditask_jax.adapters.stacking import stacked, unstacked
+from ditask_jax.adapters.merging import stacked, unstacked
+from ditask_jax.adapters.method_registry import method_class
 from ditask_jax.adapters.storage import (
     ARRAYS,
     DESCRIPTION,

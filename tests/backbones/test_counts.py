@@ -10,7 +10,7 @@ from ditask_jax.backbones import backbone_entry, create_backbone, list_models
 from ditask_jax.config import load_config
 from ditask_jax.model import create_model
 from ditask_jax.nn import Scope, flatten
-from ditask_jax.training.build import describe_plan
+from ditask_jax.training.experiment import describe_plan
 from tests.adapters.cases import task_list
 
 PASCAL = ("semseg", "human_parts", "sal", "normals")

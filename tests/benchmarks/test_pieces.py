@@ -11,7 +11,7 @@ from benchmarks import counting, kernels, report, timing
 from benchmarks.cpab import looped, spectra
 from ditask_jax.config import load_config
 from ditask_jax.nn.linear import linears
-from ditask_jax.training.build import build_method, build_model, describe_plan
+from ditask_jax.training.experiment import build_method, build_model, describe_plan
 
 SIZE = (32, 32)
 

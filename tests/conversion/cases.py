@@ -4,10 +4,10 @@ import ml_dtypes
 import numpy as np
 
 from ditask_jax.backbones import backbone_entry, create_backbone
+from ditask_jax.conversion.layout_registry import LAYOUTS, ONE_STREAM
 from ditask_jax.conversion.layouts import Layout
-from ditask_jax.conversion.registry import LAYOUTS, ONE_STREAM
 from ditask_jax.nn import Scope, flatten, split_state
-from ditask_jax.tensors import encode_tensors
+from ditask_jax.weight_files import encode_tensors
 
 CLASSES = 5
 SIZE = 64

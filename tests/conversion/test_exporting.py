@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from ditask_jax.adapters import DiTASK, Frozen, merge, wrap
-from ditask_jax.adapters.registry import method_class
-from ditask_jax.conversion import swin, swin_timm
+from ditask_jax.adapters.method_registry import method_class
+from ditask_jax.conversion import swin_names
 from ditask_jax.conversion.exporting import export_weights
 from ditask_jax.conversion.importing import convert_weights
 from ditask_jax.errors import WeightsError
 from ditask_jax.model import create_model
 from ditask_jax.nn import flatten, split_state, unflatten
-from ditask_jax.tensors import read_tensors
-from ditask_jax.training.build import load_backbone
+from ditask_jax.training.experiment import load_backbone
+from ditask_jax.weight_files import read_tensors
 from tests.adapters.cases import task_list
 from tests.conversion.cases import DTYPES, ONE_STREAM_LAYOUTS, SIZE, TEST_MODELS, foreign, write
 
@@ -37,7 +37,7 @@ def converted(folder, layout, dtype=np.float32):
 
 @pytest.mark.parametrize(
     ("layout", "dtype"),
-    [(layout, "float32") for layout in ONE_STREAM_LAYOUTS] + [(swin.OFFICIAL, dtype) for dtype in DTYPES],
+    [(layout, "float32") for layout in ONE_STREAM_LAYOUTS] + [(swin_names.SWIN_OFFICIAL, dtype) for dtype in DTYPES],
     ids=lambda value: getattr(value, "title", value),
 )
 def test_what_came_in_comes_back(layout, dtype, tmp_path):
@@ -56,7 +56,7 @@ def test_what_came_in_comes_back(layout, dtype, tmp_path):
 
 
 def test_every_pair_of_layouts(tmp_path):
-    weights = converted(tmp_path, swin_timm.TIMM)
+    weights = converted(tmp_path, swin_names.SWIN_TIMM)
     model = make("swin_test", weights, Frozen())
     export_weights(tmp_path / "official.safetensors", model, "official")
     export_weights(tmp_path / "hf.safetensors", model, "huggingface")
@@ -68,7 +68,7 @@ def test_every_pair_of_layouts(tmp_path):
 
 
 def test_what_training_changed_is_float32(tmp_path):
-    weights = converted(tmp_path, swin_timm.TIMM, np.float16)
+    weights = converted(tmp_path, swin_names.SWIN_TIMM, np.float16)
     model = make("swin_test", weights, DiTASK(shared_cells=4, task_layers=()))
     parts = split_state(model)
     path = "backbone/stages/0/blocks/0/attn/qkv/adapter/theta_shared"
@@ -109,11 +109,11 @@ def test_nonlinear_adapters_have_no_kernel(tmp_path):
 
 
 def test_other_mistakes(tmp_path):
-    weights = converted(tmp_path, swin.OFFICIAL)
+    weights = converted(tmp_path, swin_names.SWIN_OFFICIAL)
     model = make("swin_test", weights, Frozen())
     with pytest.raises(WeightsError, match=r"unknown name 'tim'. Did you mean 'timm'"):
         export_weights(tmp_path / "x.safetensors", model, "tim")
-    other = write(tmp_path / "other_source.safetensors", foreign(swin.OFFICIAL, seed=1))
+    other = write(tmp_path / "other_source.safetensors", foreign(swin_names.SWIN_OFFICIAL, seed=1))
     convert_weights(other).write(tmp_path / "other.safetensors")
     with pytest.raises(WeightsError, match="is not the file that the backbone was loaded from"):
         export_weights(tmp_path / "x.safetensors", model, "timm", source=tmp_path / "other.safetensors")

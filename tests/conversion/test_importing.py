@@ -8,22 +8,21 @@ import pytest
 
 from ditask_jax import cli, convert
 from ditask_jax.adapters import Full, wrap
-from ditask_jax.backbones.registry import REGISTRY, BackboneEntry
+from ditask_jax.backbones.backbone_registry import REGISTRY, BackboneEntry
 from ditask_jax.backbones.swin import SwinConfig
-from ditask_jax.conversion import registry, sources, swin, swin_huggingface, swin_timm, vit_layouts
+from ditask_jax.conversion import layout_registry, swin_names, vit_names, weight_sources
 from ditask_jax.conversion.importing import convert_weights
-from ditask_jax.conversion.swin import translate_all
+from ditask_jax.conversion.swin_names import translate_all
 from ditask_jax.errors import ConfigError, WeightsError
 from ditask_jax.model import create_model
 from ditask_jax.nn import flatten, split_state
-from ditask_jax.tensors import encode_tensors
-from ditask_jax.training.build import load_backbone, load_trained
-from ditask_jax.weight_files import read_weights
+from ditask_jax.training.experiment import load_backbone, load_trained
+from ditask_jax.weight_files import encode_tensors, read_weights
 from tests.conversion.cases import DTYPES, ONE_STREAM_LAYOUTS, SIZE, TEST_MODELS, foreign, our_arrays, write
 from tests.parity.golden import Golden, find, size
 from tests.parity.methods import method_of, translated
 
-TINY = foreign(swin_timm.TIMM)
+TINY = foreign(swin_names.SWIN_TIMM)
 
 
 @pytest.mark.parametrize("layout", ONE_STREAM_LAYOUTS, ids=lambda layout: layout.title)
@@ -53,7 +52,7 @@ PREFIXES = ["module.", "_orig_mod.", "model.", "backbone.", "encoder.", "net.", 
 @pytest.mark.parametrize("seed", range(12))
 def test_wrappers_are_taken_off_in_any_order(seed, tmp_path):
     """Of a layout without a prefix of its own, and of one whose names begin with `encoder.` themselves."""
-    layout = (swin_timm.TIMM, swin_huggingface.HUGGINGFACE)[seed % 2]
+    layout = (swin_names.SWIN_TIMM, swin_names.SWIN_HUGGINGFACE)[seed % 2]
     rng = np.random.default_rng(seed)
     prefix = "".join(rng.choice(PREFIXES, rng.integers(1, 6)))
     tensors = foreign(layout)
@@ -71,7 +70,7 @@ def test_wrappers_inside_names_are_taken_off(tmp_path):
         for name, array in TINY.items()
     }
     conversion = convert_weights(write(tmp_path / "x.safetensors", inner))
-    assert conversion.layout is swin_timm.TIMM
+    assert conversion.layout is swin_names.SWIN_TIMM
     assert not conversion.source.ignored
 
 
@@ -79,7 +78,7 @@ def test_a_backbone_among_other_parts_is_found_by_its_names(tmp_path):
     tensors = {f"model.backbone.{name}": array for name, array in TINY.items()}
     tensors |= {"model.decode_head.conv.weight": np.ones((2, 3)), "epoch": np.ones(())}
     conversion = convert_weights(write(tmp_path / "x.safetensors", tensors))
-    assert conversion.layout is swin_timm.TIMM
+    assert conversion.layout is swin_names.SWIN_TIMM
     others = {name: why for name, why in conversion.ignored.items() if "decode_head" in name or name == "epoch"}
     assert others == dict.fromkeys(("model.decode_head.conv.weight", "epoch"), "no part of 'model.backbone'")
 
@@ -133,8 +132,8 @@ def pickled(tmp_path, monkeypatch):
     def convert_content(content, **options):
         path = tmp_path / "checkpoint.pth"
         path.write_bytes(b"\x80\x02}" + b" " * 10**6)
-        monkeypatch.setattr(sources, "load_pickle", lambda *_: content)
-        monkeypatch.setattr(sources, "to_numpy", lambda name, tensor, where: tensor.array)
+        monkeypatch.setattr(weight_sources, "load_pickle", lambda *_: content)
+        monkeypatch.setattr(weight_sources, "to_numpy", lambda name, tensor, where: tensor.array)
         return convert_weights(path, **options)
 
     return convert_content
@@ -174,7 +173,7 @@ def test_containers_in_containers_and_averages_beside_the_weights(content, state
     conversion = pickled(content, state=state)
     found = conversion.arrays["backbone/patch_embed/bias"]
     assert np.array_equal(found, (STATE, EMA)[expected]["patch_embed.proj.bias"].array)
-    assert conversion.layout is swin_timm.TIMM
+    assert conversion.layout is swin_names.SWIN_TIMM
     if "model_ema" in content and state is None:
         assert conversion.ignored["model_ema.module"] == "another set of weights (--state=model_ema.module takes it)"
     if "optimizer" in content:
@@ -191,7 +190,7 @@ def test_what_cannot_be_chosen_is_named(pickled):
 
 
 def test_a_base_model_has_no_prefix(tmp_path):
-    layout = swin_huggingface.HUGGINGFACE
+    layout = swin_names.SWIN_HUGGINGFACE
     tensors = {n.removeprefix("swin."): a for n, a in foreign(layout).items() if not n.startswith("classifier")}
     conversion = convert_weights(write(tmp_path / "x.safetensors", tensors))
     assert conversion.metadata["prefixed"] == "no"
@@ -199,7 +198,7 @@ def test_a_base_model_has_no_prefix(tmp_path):
 
 
 def test_a_name_with_and_without_the_prefix(tmp_path):
-    layout = swin_huggingface.HUGGINGFACE
+    layout = swin_names.SWIN_HUGGINGFACE
     tensors = foreign(layout)
     tensors["layernorm.weight"] = tensors["swin.layernorm.weight"]
     with pytest.raises(WeightsError, match=r"'layernorm.weight' is there with and without 'swin.'"):
@@ -285,9 +284,9 @@ def test_unknown_layouts_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("layout", "name"),
     [
-        (vit_layouts.TIMM, "dist_token"),
-        (vit_layouts.TIMM, "blocks.0.ls1.gamma"),
-        (swin_timm.TIMM, "layers.0.blocks.0.attn.logit_scale"),
+        (vit_names.VIT_TIMM, "dist_token"),
+        (vit_names.VIT_TIMM, "blocks.0.ls1.gamma"),
+        (swin_names.SWIN_TIMM, "layers.0.blocks.0.attn.logit_scale"),
     ],
 )
 def test_variants_of_known_models_are_told(layout, name, tmp_path):
@@ -297,7 +296,7 @@ def test_variants_of_known_models_are_told(layout, name, tmp_path):
 
 
 def test_oblong_positions_need_the_image_size(tmp_path):
-    tensors = foreign(vit_layouts.TIMM)
+    tensors = foreign(vit_names.VIT_TIMM)
     tensors["pos_embed"] = np.zeros((1, 1 + 4 * 2, 16), np.float32)
     source = write(tmp_path / "x.safetensors", tensors)
     with pytest.raises(WeightsError, match=r"x\.safetensors' \(timm ViT\): .* give --image-size HEIGHT,WIDTH"):
@@ -308,7 +307,9 @@ def test_oblong_positions_need_the_image_size(tmp_path):
     assert json.loads(convert_weights(_square(tmp_path)).metadata["image_size"]) == [SIZE, SIZE]
 
 
-@pytest.mark.parametrize("layout", [swin.OFFICIAL, swin_timm.TIMM, swin_huggingface.HUGGINGFACE], ids=lambda x: x.title)
+@pytest.mark.parametrize(
+    "layout", [swin_names.SWIN_OFFICIAL, swin_names.SWIN_TIMM, swin_names.SWIN_HUGGINGFACE], ids=lambda x: x.title
+)
 def test_oblong_windows_are_refused_without_advice_that_does_not_help(layout, tmp_path):
     tensors = foreign(layout)
     for name in [name for name in tensors if name.endswith("relative_position_bias_table")]:
@@ -321,7 +322,7 @@ def test_oblong_windows_are_refused_without_advice_that_does_not_help(layout, tm
 
 
 def _square(folder):
-    return write(folder / "square.safetensors", foreign(vit_layouts.TIMM))
+    return write(folder / "square.safetensors", foreign(vit_names.VIT_TIMM))
 
 
 @pytest.mark.parametrize("path", find("swin_plain"), ids=lambda p: p.stem)
@@ -333,7 +334,7 @@ def test_recorded_checkpoints_are_recognised(path, tmp_path, monkeypatch):
     monkeypatch.setitem(REGISTRY, "recorded", BackboneEntry(config))
     tensors = {name: np.ascontiguousarray(array) for name, array in golden.under("param/").items()}
     conversion = convert_weights(write(tmp_path / "x.safetensors", tensors), "recorded")
-    assert conversion.layout is swin.OFFICIAL
+    assert conversion.layout is swin_names.SWIN_OFFICIAL
     expected, unknown = translate_all(tensors)
     assert not unknown
     assert conversion.arrays.keys() == expected.keys()
@@ -378,9 +379,9 @@ def test_training_checkpoints(path, tmp_path, monkeypatch):
 
 
 def test_layouts_of_a_family():
-    assert registry.layout_of("timm", "swin_test") is swin_timm.TIMM
+    assert layout_registry.layout_of("timm", "swin_test") is swin_names.SWIN_TIMM
     with pytest.raises(WeightsError, match=r"unknown name 'official'. Known: timm huggingface"):
-        registry.layout_of("official", "vit_test")
+        layout_registry.layout_of("official", "vit_test")
 
 
 def test_the_command(tmp_path, capsys):

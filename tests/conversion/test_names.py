@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from ditask_jax.conversion.layout_registry import LAYOUTS
 from ditask_jax.conversion.names import CONVOLUTION, FIRST, FIRST_TWO, POINTWISE, SAME, TRANSPOSE, Rule, Table, linear
-from ditask_jax.conversion.registry import LAYOUTS
 
 SHAPES = {TRANSPOSE: (2, 3), CONVOLUTION: (2, 3, 4, 5), POINTWISE: (2, 3, 1, 1), FIRST: (1, 4, 2), FIRST_TWO: (1, 1, 6)}
 QKV = Table(linear("{stage}.{part}", "s/{stage}/qkv", ("q", "k", "v")))

@@ -6,12 +6,11 @@ import os
 import numpy as np
 import pytest
 
-from ditask_jax.conversion import swin
+from ditask_jax.conversion import swin_names
 from ditask_jax.conversion.importing import convert_weights
-from ditask_jax.conversion.sources import read_source
+from ditask_jax.conversion.weight_sources import read_source
 from ditask_jax.errors import DitaskError, WeightsError
-from ditask_jax.tensors import encode_tensors, read_tensors
-from ditask_jax.weight_files import _describe, checksum, read_weights, write_weights
+from ditask_jax.weight_files import _describe, checksum, encode_tensors, read_tensors, read_weights, write_weights
 from ditask_jax.weights import described_images
 from tests.conversion.cases import foreign, write
 
@@ -124,7 +123,7 @@ def test_damaged_tensors_are_named(tmp_path):
 @pytest.mark.parametrize("seed", range(2))
 def test_mutated_foreign_files_give_one_line(tmp_path, seed):
     path = tmp_path / "x.safetensors"
-    tensors = {name: tensor for name, tensor in foreign(swin.OFFICIAL).items() if "layers.3" not in name}
+    tensors = {name: tensor for name, tensor in foreign(swin_names.SWIN_OFFICIAL).items() if "layers.3" not in name}
     whole = write(path, tensors).read_bytes()
     header = int.from_bytes(whole[:8], "little") + 8
     rng = np.random.default_rng(seed)
@@ -178,7 +177,7 @@ def test_types_that_are_not_read_are_named(tmp_path):
 def test_names_that_look_like_paths(tmp_path, name):
     with pytest.raises(ValueError, match="cannot hold"):
         write_weights(tmp_path / "x.safetensors", {name: np.zeros(1)})
-    tensors = foreign(swin.OFFICIAL) | {name: np.zeros(1, np.float32)}
+    tensors = foreign(swin_names.SWIN_OFFICIAL) | {name: np.zeros(1, np.float32)}
     before = sorted(tmp_path.iterdir())
     with pytest.raises(WeightsError, match="of unknown name"):
         convert_weights(write(tmp_path / "y.safetensors", tensors))
@@ -187,7 +186,7 @@ def test_names_that_look_like_paths(tmp_path, name):
 
 def test_names_are_shown_on_one_line(tmp_path):
     names = ("a\nb", "c\x1b[31md")
-    tensors = foreign(swin.OFFICIAL) | {name: np.zeros(1, np.float32) for name in names}
+    tensors = foreign(swin_names.SWIN_OFFICIAL) | {name: np.zeros(1, np.float32) for name in names}
     with pytest.raises(WeightsError, match=r"2 of unknown name: a\\nb, c\\x1b\[31md") as error:
         convert_weights(write(tmp_path / "y.safetensors", tensors))
     check_one_line(error.value)
@@ -195,7 +194,7 @@ def test_names_are_shown_on_one_line(tmp_path):
 
 def test_the_same_source_gives_the_same_file(tmp_path):
     """An export knows the weight file it started from by its checksum, and a lost one can be made again."""
-    source = write(tmp_path / os.fsdecode(b"w\xff.safetensors"), foreign(swin.OFFICIAL))
+    source = write(tmp_path / os.fsdecode(b"w\xff.safetensors"), foreign(swin_names.SWIN_OFFICIAL))
     found = set()
     for _ in range(12):
         convert_weights(source).write(tmp_path / "out.safetensors")
@@ -215,7 +214,7 @@ def test_links_are_replaced_not_followed(tmp_path):
     victim.write_text("precious")
     link = tmp_path / "out.safetensors"
     link.symlink_to(victim)
-    source = write(tmp_path / "x.safetensors", foreign(swin.OFFICIAL))
+    source = write(tmp_path / "x.safetensors", foreign(swin_names.SWIN_OFFICIAL))
     convert_weights(source).write(link)
     assert victim.read_text() == "precious"
     assert not link.is_symlink()

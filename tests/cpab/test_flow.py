@@ -15,7 +15,7 @@ from ditask_jax.cpab import (
     vertex_basis,
     vertex_velocities,
 )
-from ditask_jax.cpab.compensated import power_of_two, split, times_integer
+from ditask_jax.cpab.arithmetic import power_of_two, split, times_integer
 from ditask_jax.cpab.flow import flow
 from ditask_jax.cpab.tessellation import cell_velocities
 from tests.cpab.oracle import exact_flow, ode_flow

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from ditask_jax.errors import CheckpointError
 from ditask_jax.training.manifest import MANIFEST_NAME, read_manifest
-from ditask_jax.training.writers import read_metrics, without_timings
+from ditask_jax.training.metrics_log import read_metrics, without_timings
 
 POINTS = ("begin", "arrays", "manifest", "end")
 OPTIONS = ("--config=configs/smoke.py", "--config.checkpoint_every_steps=1", "--config.data.train_examples=16")

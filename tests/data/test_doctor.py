@@ -8,7 +8,7 @@ import pytest
 
 from ditask_jax import cli
 from ditask_jax.data.__main__ import COMMANDS, main
-from ditask_jax.data.prepared import verify
+from ditask_jax.data.prepared.prepared_source import verify
 from ditask_jax.data.statistics import ImageStatistics, LabelStatistics
 from tests.data import miniature
 

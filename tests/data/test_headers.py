@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ditask_jax.data.headers import decode_plain
+from ditask_jax.data.image_headers import decode_plain
 
 RNG = np.random.default_rng(0)
 COLOURS = cv2.GaussianBlur(RNG.integers(0, 256, (40, 50, 3), dtype=np.uint8), (0, 0), 2)

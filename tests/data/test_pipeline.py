@@ -6,15 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from ditask_jax.data.augmentation import Augmentation, Draw
-from ditask_jax.data.cache import CachedSource
-from ditask_jax.data.memory import keep_freed_memory
-from ditask_jax.data.pipeline import eval_batches, num_eval_batches, train_batches
-from ditask_jax.data.scenes import ScenesSource
+from ditask_jax.data.augment import Augmentation, Draw, transform
+from ditask_jax.data.pipeline import eval_batches, keep_freed_memory, num_eval_batches, train_batches
 from ditask_jax.data.sources import open_source
-from ditask_jax.data.transforms import transform
+from ditask_jax.data.wrappers import CachedSource
 from ditask_jax.errors import ConfigError, DataError
 from ditask_jax.labels import LabelSpec
+from ditask_jax.scenes import ScenesSource
 from tests.data.sources import Numbers
 from tests.data.specs import ALL, DEPTH, NORMALS, SEMSEG
 

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from ditask_jax.data import prepared
-from ditask_jax.data.augmentation import Augmentation
-from ditask_jax.data.multitask import open_multitask
+from ditask_jax.data.augment import Augmentation
+from ditask_jax.data.benchmarks import TreeSource, open_multitask, open_tree
 from ditask_jax.data.pipeline import train_batches
-from ditask_jax.data.prepare import Wish, prepare
-from ditask_jax.data.prepared import PreparedSource, find_prepared, verify
-from ditask_jax.data.trees import TreeSource, open_tree
+from ditask_jax.data.prepared import prepared_source
+from ditask_jax.data.prepared.prepared_source import PreparedSource, find_prepared, verify
+from ditask_jax.data.prepared.preparing import Wish, prepare
 from ditask_jax.errors import ConfigError, DataError
 from tests.data import miniature
 from tests.data.specs import NORMALS, SEMSEG
@@ -96,7 +95,7 @@ def test_order_holds_over_several_shards(pascal):
 def test_tensorflow_datasets_reads_the_set_too(pascal):
     root, out, written = pascal
     build("pascal", root, out, tasks=("semseg", "sal"))
-    from ditask_jax.data.builders.multitask import PascalMt
+    from ditask_jax.data.prepared.tfds_builder import PascalMt
 
     for builder in (
         tfds.builder_from_directory(out / "pascal_mt/1.0.0"),
@@ -111,7 +110,7 @@ def test_tensorflow_datasets_reads_the_set_too(pascal):
 
 def test_the_builder_alone_prepares_the_same_examples(pascal, capfd):
     root, out, written = pascal
-    from ditask_jax.data.builders.multitask import PascalMt
+    from ditask_jax.data.prepared.tfds_builder import PascalMt
 
     builder = PascalMt(data_dir=out, tasks=("semseg", "normals"), file_format="array_record")
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=root))
@@ -166,7 +165,7 @@ def test_a_damaged_set_is_noticed_and_prepared_anew(damage, pascal):
         shard.unlink()
         message = r"train.* of a prepared set is missing"
     else:
-        (folder / prepared.MANIFEST).write_text("{")
+        (folder / prepared_source.MANIFEST).write_text("{")
         message = r"prepared\.json is damaged; prepare it again with `python -m ditask_jax\.data build`"
     with pytest.raises(DataError, match=message):
         verify(folder)
@@ -183,7 +182,7 @@ def test_a_count_that_does_not_hold_is_noticed(pascal):
     root, out, _ = pascal
     folder, manifest, _ = build("pascal", root, out, tasks=("semseg",))
     manifest["splits"]["val"]["examples"] = 3
-    (folder / prepared.MANIFEST).write_text(json.dumps(manifest))
+    (folder / prepared_source.MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(DataError, match="holds 2 examples of val, expected 3"):
         verify(folder)
 
@@ -261,7 +260,7 @@ def test_pictures_that_decoders_read_differently_are_stored_plainly(pascal):
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from ditask_jax.data.prepare import Wish, prepare
+from ditask_jax.data.prepared.preparing import Wish, prepare
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 prepare(Wish("pascal", ("semseg", "normals")), Path(sys.argv[1]), Path(sys.argv[2]))
 """
@@ -322,13 +321,13 @@ def test_sets_are_told_apart(tmp_path):
 def test_a_full_disk_is_one_line_and_leaves_nothing_behind(pascal, capsys, monkeypatch):
     from ditask_jax import cli
     from ditask_jax.data.__main__ import main
-    from ditask_jax.data.builders import multitask
+    from ditask_jax.data.prepared import tfds_builder
 
     def fail(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     root, out, _ = pascal
-    monkeypatch.setattr(multitask, "encode", fail)
+    monkeypatch.setattr(tfds_builder, "encode", fail)
     assert cli.execute(main, ["build", "pascal", "--root", str(root), "--out", str(out)]) == cli.USER_ERROR
     assert "No space left on device" in capsys.readouterr().err
     assert not out.exists()

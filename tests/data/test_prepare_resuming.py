@@ -10,10 +10,10 @@ import sys
 import numpy as np
 import pytest
 
-from ditask_jax.data import prepared
-from ditask_jax.data.multitask import open_multitask
-from ditask_jax.data.prepare import Wish, prepare
-from ditask_jax.data.prepared import PreparedSource, verify
+from ditask_jax.data.benchmarks import open_multitask
+from ditask_jax.data.prepared import prepared_source
+from ditask_jax.data.prepared.prepared_source import PreparedSource, verify
+from ditask_jax.data.prepared.preparing import Wish, prepare
 from ditask_jax.errors import ConfigError, DataError
 from tests.data import miniature
 from tests.data.test_prepare import build, contents
@@ -56,7 +56,7 @@ def kill(root, out, moment):
 
 
 def stamps(out):
-    folder = prepared.working_folder(out, "pascal") / "set"
+    folder = prepared_source.working_folder(out, "pascal") / "set"
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("*-of-*")}
 
 
@@ -69,7 +69,7 @@ def test_a_killed_preparation_goes_on_and_ends_with_the_same_bytes(pascal):
         assert [line for line in said if "going on" in line] == [
             f"going on with {kept} shards that an interrupted preparation finished"
         ] * bool(kept), moment
-        journal = json.loads((prepared.working_folder(out, "pascal") / "progress.json").read_text())
+        journal = json.loads((prepared_source.working_folder(out, "pascal") / "progress.json").read_text())
         assert len(journal["shards"]) == {"within": 1, "between": 1}.get(moment, 4)
         now = stamps(out)
         assert finished.items() <= now.items(), "a finished shard was written again"
@@ -101,7 +101,7 @@ def test_what_a_killed_preparation_left_is_checked(pascal):
     choices = {"tasks": ("semseg",), "examples_per_shard": 2}
     whole, _, _ = build("pascal", root, out.with_name("whole"), **choices)
     kill(root, out, "rename")
-    left = prepared.working_folder(out, "pascal")
+    left = prepared_source.working_folder(out, "pascal")
 
     def leave():
         shutil.rmtree(out)

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from ditask_jax.data import files, headers
+from ditask_jax.data import image_files, image_headers
+from ditask_jax.data.benchmarks import open_tree
+from ditask_jax.data.benchmarks.nyud import NyudTree
+from ditask_jax.data.benchmarks.pascal import read_saliency
 from ditask_jax.data.folder import FolderSource
-from ditask_jax.data.skipping import SkippingSource
-from ditask_jax.data.trees import open_tree
-from ditask_jax.data.trees.nyud import NyudTree
-from ditask_jax.data.trees.pascal import read_saliency
+from ditask_jax.data.wrappers import SkippingSource
 from ditask_jax.errors import ConfigError, DataError
-from ditask_jax.prediction.pictures_in import read_picture
+from ditask_jax.prediction.image_inputs import read_picture
 from tests.data import miniature
 
 RNG = np.random.default_rng(0)
@@ -150,7 +150,7 @@ TURNED = {
 @pytest.mark.parametrize("kind", TURNED)
 def test_an_orientation_is_found_wherever_it_stands(kind, tmp_path):
     content = TURNED[kind]
-    pixels, orientation, plain = files.decode_image(content, "x")
+    pixels, orientation, plain = image_files.decode_image(content, "x")
     assert (orientation, plain and orientation != 1 and kind.startswith("tiff")) == (6, False)
     assert pixels.shape == COLOURS.shape  # as stored
     lossy = kind.startswith(("jpeg", "mpo", "avif", "gif"))
@@ -161,13 +161,13 @@ def test_an_orientation_is_found_wherever_it_stands(kind, tmp_path):
     path.write_bytes(content)
     np.testing.assert_array_equal(read_picture(path), np.rot90(pixels, -1))
     with pytest.raises(DataError, match=r"picture\.png carries an EXIF rotation \(orientation 6\).*rewrite it upright"):
-        files.read_image(path)
+        image_files.read_image(path)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_tiff_pixels_are_those_of_the_file(orientation, tmp_path):
     content = tiff(COLOURS, 8, 2, tags=[(274, 3, orientation)])
-    pixels, found, _ = files.decode_image(content, "x")
+    pixels, found, _ = image_files.decode_image(content, "x")
     assert found == orientation
     np.testing.assert_array_equal(pixels, COLOURS)
     (tmp_path / "a.tif").write_bytes(content)
@@ -190,15 +190,15 @@ def test_tiff_pixels_are_those_of_the_file(orientation, tmp_path):
 )  # fmt: skip
 def test_what_asks_for_nothing_turns_nothing(extra):
     for content in (png(COLOURS, 8, RGB, before=extra), png(COLOURS, 8, RGB, after=extra)):
-        pixels, orientation, _ = files.decode_image(content, "x")
+        pixels, orientation, _ = image_files.decode_image(content, "x")
         assert orientation == 1
         np.testing.assert_array_equal(pixels, COLOURS)
 
 
 def test_exif_comes_before_xmp():
     both = chunk(b"iTXt", ITXT_XMP) + chunk(b"eXIf", exif(3))
-    assert files.decode_image(png(COLOURS, 8, RGB, before=both), "x")[1] == 3
-    assert headers.find_orientation({"exif": exif(0), "xmp": xmp(8)}, b"", "PNG") == 8
+    assert image_files.decode_image(png(COLOURS, 8, RGB, before=both), "x")[1] == 3
+    assert image_headers.find_orientation({"exif": exif(0), "xmp": xmp(8)}, b"", "PNG") == 8
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_exif_comes_before_xmp():
 )  # fmt: skip
 def test_xmp_says_it_in_many_ways(packet, orientation):
     text = chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + packet.encode())
-    assert files.decode_image(png(COLOURS, 8, RGB, before=text), "x")[1] == orientation
+    assert image_files.decode_image(png(COLOURS, 8, RGB, before=text), "x")[1] == orientation
 
 
 @pytest.mark.parametrize(
@@ -234,18 +234,24 @@ def test_the_tag_of_a_tiff_comes_before_xmp(tag, packet, orientation):
     if packet is not None:
         directory[700] = xmp(packet)
         directory.tagtype[700] = 1
-    pixels, found, _ = files.decode_image(saved(COLOURS, "TIFF", tiffinfo=directory), "x")
+    pixels, found, _ = image_files.decode_image(saved(COLOURS, "TIFF", tiffinfo=directory), "x")
     assert found == orientation
     np.testing.assert_array_equal(pixels, COLOURS)
 
 
 def test_ordinary_text_is_left_to_the_fast_reader():
     text = chunk(b"tEXt", b"Software\0x") + chunk(b"pHYs", b"\0" * 9) + chunk(b"tIME", b"\x07\xe8\1\1\0\0\0")
-    np.testing.assert_array_equal(headers.decode_plain(png(COLOURS, 8, RGB, before=text, after=LONG_TEXT)), COLOURS)
-    assert headers.decode_plain(png(COLOURS, 8, RGB, before=LONG_TEXT + chunk(b"tRNS", bytes(6)))) is None
+    np.testing.assert_array_equal(
+        image_headers.decode_plain(png(COLOURS, 8, RGB, before=text, after=LONG_TEXT)), COLOURS
+    )
+    assert image_headers.decode_plain(png(COLOURS, 8, RGB, before=LONG_TEXT + chunk(b"tRNS", bytes(6)))) is None
 
 
-LABEL_READERS = {"indices": files.read_indices, "grey": files.read_grey, "colours": files.read_colours}
+LABEL_READERS = {
+    "indices": image_files.read_indices,
+    "grey": image_files.read_grey,
+    "colours": image_files.read_colours,
+}
 
 
 @pytest.mark.parametrize("reader", LABEL_READERS)
@@ -275,7 +281,7 @@ def ids(bits):
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
 def test_grey_labels_of_any_bits_are_as_stored(bits, extra, interlaced):
     before = b"" if extra == "none" else chunk(b"tRNS", struct.pack(">H", 1))
-    got = files.decode_indices(png(ids(bits), bits, before=before, interlaced=interlaced), "x")
+    got = image_files.decode_indices(png(ids(bits), bits, before=before, interlaced=interlaced), "x")
     np.testing.assert_array_equal(got, ids(bits))
     assert got.dtype == (np.uint16 if bits == 16 else np.uint8)
 
@@ -286,7 +292,7 @@ def test_grey_labels_of_any_bits_are_as_stored(bits, extra, interlaced):
 def test_palette_labels_of_any_bits_are_indices(bits, transparent, interlaced):
     colours = RNG.permutation(np.repeat(np.arange(256, dtype=np.uint8), 3))[: 3 << bits].tobytes()
     before = chunk(b"PLTE", colours) + (chunk(b"tRNS", b"\0\x80") if transparent else b"")
-    got = files.decode_indices(png(ids(bits), bits, PALETTE, before=before, interlaced=interlaced), "x")
+    got = image_files.decode_indices(png(ids(bits), bits, PALETTE, before=before, interlaced=interlaced), "x")
     np.testing.assert_array_equal(got, ids(bits))
 
 
@@ -294,42 +300,42 @@ def test_palette_labels_of_any_bits_are_indices(bits, transparent, interlaced):
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
 def test_tiff_labels_are_as_stored_whatever_is_white(bits, photometric):
     stored = ids(bits).astype(np.uint16 if bits == 16 else np.uint8)
-    np.testing.assert_array_equal(files.decode_indices(tiff(stored, bits, photometric), "x"), stored)
+    np.testing.assert_array_equal(image_files.decode_indices(tiff(stored, bits, photometric), "x"), stored)
 
 
 def test_signed_and_wide_tiff_labels():
     for dtype, bits in ((np.int8, 8), (np.int16, 16), (np.int32, 32)):
         stored = np.arange(-3, 9, dtype=dtype).reshape(3, 4)
-        np.testing.assert_array_equal(files.decode_indices(tiff(stored, bits, sample_format=2), "x"), stored)
+        np.testing.assert_array_equal(image_files.decode_indices(tiff(stored, bits, sample_format=2), "x"), stored)
 
 
 def test_other_formats_give_ids_or_a_refusal():
     stored = ids(8).astype(np.uint8)
     for kind in ("BMP", "GIF", "PPM", "TIFF"):
-        np.testing.assert_array_equal(files.decode_indices(saved(stored, kind, optimize=False), "x"), stored)
+        np.testing.assert_array_equal(image_files.decode_indices(saved(stored, kind, optimize=False), "x"), stored)
     # Pillow sorts greys anew when it writes a GIF: neither the indices nor the greys are sure to be what was meant.
     with pytest.raises(DataError, match="a palette of greys that are not their own numbers"):
-        files.decode_indices(saved(stored, "GIF", optimize=True), "x")
+        image_files.decode_indices(saved(stored, "GIF", optimize=True), "x")
     coloured = Image.fromarray(stored, "L").convert("P")
     coloured.putpalette([(k * 37 + c) % 256 for k in range(256) for c in range(3)])
     for kind in ("BMP", "GIF", "TIFF"):
         buffer = io.BytesIO()
         coloured.save(buffer, kind, optimize=False)
-        np.testing.assert_array_equal(files.decode_indices(buffer.getvalue(), "x"), stored)
+        np.testing.assert_array_equal(image_files.decode_indices(buffer.getvalue(), "x"), stored)
     for kind in ("JPEG", "JPEG2000"):
         with pytest.raises(DataError, match=f"x is a {kind} file that does not keep exact numbers"):
-            files.decode_indices(saved(stored, kind), "x")
+            image_files.decode_indices(saved(stored, kind), "x")
     with pytest.raises(DataError, match=r"x is a colour picture \(RGB\)"):
-        files.decode_indices(saved(np.dstack([stored] * 3), "WEBP", lossless=True), "x")
+        image_files.decode_indices(saved(np.dstack([stored] * 3), "WEBP", lossless=True), "x")
     # A map that says its largest number is 20 would be stretched, and in a bitmap black is 1.
     with pytest.raises(DataError, match="does not keep exact numbers"):
-        files.decode_indices(b"P5 4 2 20\n" + bytes(range(8)), "x")
+        image_files.decode_indices(b"P5 4 2 20\n" + bytes(range(8)), "x")
     with pytest.raises(DataError, match="does not keep exact numbers"):
-        files.decode_indices(b"P4 8 1\n\xf0", "x")
+        image_files.decode_indices(b"P4 8 1\n\xf0", "x")
     with pytest.raises(DataError, match=r"holds decimal numbers \(F\)"):
-        files.decode_indices(saved(stored.astype(np.float32), "TIFF"), "x")
+        image_files.decode_indices(saved(stored.astype(np.float32), "TIFF"), "x")
     with pytest.raises(DataError, match=r"has an alpha channel \(LA\)"):
-        files.decode_indices(saved(np.dstack([stored, stored]), "PNG"), "x")
+        image_files.decode_indices(saved(np.dstack([stored, stored]), "PNG"), "x")
 
 
 def bmp(samples, bits):
@@ -349,9 +355,9 @@ def bmp(samples, bits):
 def test_bmp_labels_of_few_bits_are_as_stored_or_refused(bits):
     if bits == 4:
         with pytest.raises(DataError, match=r"cannot be decoded|does not keep exact numbers"):  # by Pillow's version
-            files.decode_indices(bmp(ids(bits), bits), "x")
+            image_files.decode_indices(bmp(ids(bits), bits), "x")
     else:
-        np.testing.assert_array_equal(files.decode_indices(bmp(ids(bits), bits), "x"), ids(bits))
+        np.testing.assert_array_equal(image_files.decode_indices(bmp(ids(bits), bits), "x"), ids(bits))
 
 
 def write_folder(root, count=2, **labels):
@@ -393,10 +399,10 @@ def test_grey_palettes_are_shades_and_coloured_ones_are_refused(tmp_path):
     path = tmp_path / "x.png"
     stored = np.arange(60).reshape(6, 10) % 2
     path.write_bytes(png(stored, 8, PALETTE, before=chunk(b"PLTE", b"\x11\x11\x11\xee\xee\xee")))
-    np.testing.assert_array_equal(files.read_grey(path), np.where(stored, 0xEE, 0x11))
+    np.testing.assert_array_equal(image_files.read_grey(path), np.where(stored, 0xEE, 0x11))
     path.write_bytes(png(stored, 8, PALETTE, before=chunk(b"PLTE", b"\0\0\0\x80\0\0")))
     with pytest.raises(DataError, match="colour picture"):
-        files.read_grey(path)
+        image_files.read_grey(path)
 
 
 RAMP = np.linspace(0, 1, 60).reshape(6, 10)
@@ -440,7 +446,7 @@ def test_a_range_that_would_be_black_is_refused_with_what_was_found(kind, tmp_pa
     content, message = DARK[kind]
     path = tmp_path / "a.png"
     path.write_bytes(content)
-    for read in (files.read_image, read_picture, lambda path: files.decode_image(content, path)):
+    for read in (image_files.read_image, read_picture, lambda path: image_files.decode_image(content, path)):
         with pytest.raises(DataError, match=message) as caught:
             read(path)
         assert len(str(caught.value).splitlines()) == 1
@@ -452,7 +458,7 @@ def test_a_damaged_tiff_is_named_once(capfd):
     content = tiff(COLOURS, 8, 2)
     for length in range(8, len(content), 11):
         with pytest.raises(DataError, match=r"^data: x "):
-            files.decode_image(content[:length], "x")
+            image_files.decode_image(content[:length], "x")
     assert capfd.readouterr() == ("", "")
 
 
@@ -461,15 +467,15 @@ def test_sixteen_bits_over_their_whole_range_lose_their_lower_half(tmp_path):
     colours = np.dstack([levels, levels[::-1], levels[:, ::-1]])
     grey = np.repeat((levels >> 8).astype(np.uint8)[..., None], 3, axis=2)
     for content in (png(levels, 16), tiff(levels, 16)):
-        np.testing.assert_array_equal(files.decode_image(content, "x")[0], grey)
+        np.testing.assert_array_equal(image_files.decode_image(content, "x")[0], grey)
     for content in (png(colours, 16, RGB), tiff(colours, 16, 2)):
-        pixels, _, plain = files.decode_image(content, "x")
+        pixels, _, plain = image_files.decode_image(content, "x")
         np.testing.assert_array_equal(pixels, colours >> 8)
         assert not plain
     for content in (b"P6 1 1 255\n\5\5\5", cv2.imencode(".jp2", np.full((32, 32, 3), 5, np.uint8))[1].tobytes()):
-        assert (files.decode_image(content, "x")[0] == 5).all()  # dark, of 8 bits
+        assert (image_files.decode_image(content, "x")[0] == 5).all()  # dark, of 8 bits
     black = np.zeros((6, 10), np.uint16)  # black by any scale
-    assert not files.decode_image(png(black, 16), "x")[0].any()
+    assert not image_files.decode_image(png(black, 16), "x")[0].any()
 
 
 NOT_ARRAYS = {
@@ -520,7 +526,7 @@ def test_damaged_arrays_are_named_and_passed_over_where_asked(kind, task, tmp_pa
 def test_an_archive_of_arrays_is_told(tmp_path):
     (tmp_path / "a.npy").write_bytes(NOT_ARRAYS["npz"])
     with pytest.raises(DataError, match=r"cannot be read as a \.npy array: it is an \.npz archive; write it with"):
-        files.read_array(tmp_path / "a.npy")
+        image_files.read_array(tmp_path / "a.npy")
 
 
 @pytest.mark.parametrize("kind", ["objects", "npz", "strings", "no rows", "cut in the numbers"])
@@ -555,7 +561,7 @@ def test_depth_too_large_for_float32_is_missing(tmp_path, recwarn):
 def test_ids_that_are_no_whole_numbers_are_refused():
     for values in (np.full((2, 2), 0.5), np.full((2, 2), np.nan), np.full((2, 2), "1"), np.full((2, 2), 1j)):
         with pytest.raises(DataError, match=r"a\.mat holds"):
-            files.check_classes(values, 5, "a.mat")
+            image_files.check_classes(values, 5, "a.mat")
 
 
 WHOLE = {
@@ -578,7 +584,7 @@ def test_damage_in_any_format_is_one_line_or_pixels(kind, capfd):
         for at in rng.integers(0, len(content), 3):
             damaged[at] ^= int(rng.integers(1, 256))
     for damaged in (*cut, *map(bytes, changed)):
-        for decode in (files.decode_image, files.decode_indices, files.decode_colours):
+        for decode in (image_files.decode_image, image_files.decode_indices, image_files.decode_colours):
             try:
                 decode(damaged, "x")
             except DataError as error:
@@ -592,7 +598,7 @@ def test_damage_in_any_format_is_one_line_or_pixels(kind, capfd):
     "content", [png(COLOURS[:0], 8, RGB), png(COLOURS[:, :0], 8, RGB), b"P6 0 3 255\n", b"GIF89a" + bytes(9), b""]
 )
 def test_pictures_of_no_size_are_refused(content):
-    for decode in (files.decode_image, files.decode_indices, files.decode_colours):
+    for decode in (image_files.decode_image, image_files.decode_indices, image_files.decode_colours):
         with pytest.raises(DataError, match=r"^data: x "):
             decode(content, "x")
 
@@ -606,14 +612,14 @@ def test_what_the_libraries_cannot_do_is_one_line(monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr("cv2.imdecode", refuse(cv2.error("Insufficient memory")))
-        np.testing.assert_array_equal(files.decode_image(png(COLOURS, 8, RGB), "x")[0], COLOURS)  # by Pillow
+        np.testing.assert_array_equal(image_files.decode_image(png(COLOURS, 8, RGB), "x")[0], COLOURS)  # by Pillow
         with pytest.raises(DataError, match=r"x holds values from 0 to "):
-            files.decode_image(png(COLOURS.astype(int) * 16, 16, RGB), "x")
+            image_files.decode_image(png(COLOURS.astype(int) * 16, 16, RGB), "x")
     buffer = io.BytesIO()
     Image.fromarray(COLOURS).convert("CMYK").save(buffer, "TIFF")
     monkeypatch.setattr("PIL.Image.Image.convert", refuse(ValueError("conversion not supported")))
     with pytest.raises(DataError, match="x has colours of mode CMYK, expected RGB: conversion not supported"):
-        files.decode_image(buffer.getvalue(), "x")
+        image_files.decode_image(buffer.getvalue(), "x")
 
 
 def test_what_is_no_file_is_named(tmp_path):

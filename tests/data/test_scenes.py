@@ -10,11 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from ditask_jax.data.scenes import CLASSES, PARTS, ScenesSource
-from ditask_jax.data.scenes.canvas import GROUND
-from ditask_jax.data.scenes.compose import compose_scene
-from ditask_jax.data.scenes.dice import dice_for
 from ditask_jax.errors import ConfigError
+from ditask_jax.scenes import CLASSES, PARTS, ScenesSource
+from ditask_jax.scenes.canvas import GROUND, dice_for
+from ditask_jax.scenes.scene_source import compose_scene
 
 TASKS = ("semseg", "human_parts", "sal", "normals", "depth", "edge")
 

@@ -7,10 +7,9 @@ import pytest
 from PIL import Image
 
 from ditask_jax import cli
-from ditask_jax.data.augmentation import PRESETS, sample
-from ditask_jax.data.commands import picture, show
-from ditask_jax.data.scenes import ScenesSource
-from ditask_jax.data.transforms import transform
+from ditask_jax.data.augment import PRESETS, sample, transform
+from ditask_jax.data.commands import show
+from ditask_jax.scenes import ScenesSource
 from ditask_jax.tasks import tasks
 
 main = importlib.import_module("ditask_jax.data.__main__").main
@@ -19,8 +18,8 @@ SCENES = ["show", "scenes", "--size=64", "--index=3", "--draws=2"]
 
 def test_an_example_is_drawn_as_stored_as_evaluated_and_as_augmented(tmp_path, monkeypatch, capsys):
     drawn = []
-    draw = picture.draw_example
-    monkeypatch.setattr(picture, "draw_example", lambda *a: drawn.append(a) or draw(*a))
+    draw = show.draw_example
+    monkeypatch.setattr(show, "draw_example", lambda *a: drawn.append(a) or draw(*a))
     file = tmp_path / "new folder" / "example.png"
     assert cli.execute(main, [*SCENES, f"--out={file}", "--tasks=semseg+normals+depth+sal"]) == cli.OK
     assert f"wrote {file}" in capsys.readouterr().out
@@ -46,9 +45,7 @@ def test_an_example_is_drawn_as_stored_as_evaluated_and_as_augmented(tmp_path, m
 def test_any_name_of_a_picture_can_be_its_title(name, tmp_path):
     label = {"sal": np.zeros((8, 8), np.uint8)}
     rows = [("as stored", np.zeros((8, 8, 3), np.uint8), label)]
-    file = picture.draw_example(
-        tmp_path / "a.png", rows, tasks("sal", dataset="folder"), f"folder, train 0 of 1: {name}"
-    )
+    file = show.draw_example(tmp_path / "a.png", rows, tasks("sal", dataset="folder"), f"folder, train 0 of 1: {name}")
     with Image.open(file) as image:
         assert min(image.size) > 100
 
@@ -101,8 +98,8 @@ def test_a_folder_takes_the_options_of_training(tmp_path, capsys):
     white = np.repeat([0, 255], 600).reshape(30, 40).astype(np.uint8)
     for name in ("images", "semseg"):
         (tmp_path / "train" / name / "sub").mkdir(parents=True)
-        picture = np.full((30, 40, 3), 90, np.uint8) if name == "images" else white
-        Image.fromarray(picture).save(tmp_path / "train" / name / "sub/a.png")
+        show = np.full((30, 40, 3), 90, np.uint8) if name == "images" else white
+        Image.fromarray(show).save(tmp_path / "train" / name / "sub/a.png")
     command = ["show", "folder", f"--root={tmp_path}", "--size=32", "--draws=0", f"--out={tmp_path / 'a.png'}"]
     assert cli.execute(main, command) == cli.USER_ERROR
     assert "(doctor, show: --subfolders true)" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ditask_jax.data.pipeline import eval_batches, train_batches
-from ditask_jax.data.skipping import SkippingSource
+from ditask_jax.data.wrappers import SkippingSource
 from ditask_jax.errors import DataError
 from tests.data.specs import SEMSEG
 

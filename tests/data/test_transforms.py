@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ditask_jax.data.augmentation import PRESETS, Augmentation, Draw, preset, sample
-from ditask_jax.data.scenes import ScenesSource
-from ditask_jax.data.transforms import rotate_directions, transform
+from ditask_jax.data.augment import PRESETS, Augmentation, Draw, preset, rotate_directions, sample, transform
 from ditask_jax.errors import ConfigError, DataError
 from ditask_jax.labels import LabelSpec
+from ditask_jax.scenes import ScenesSource
 from tests.data.specs import ALL, DEPTH, EDGE, NORMALS, PARTS, SAL, SEMSEG
 
 

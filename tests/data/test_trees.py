@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import scipy.io
 
-from ditask_jax.data.trees import TREES, TreeSource, open_tree
-from ditask_jax.data.trees.cityscapes import RAW_IDS
-from ditask_jax.data.trees.pascal import context_edges
-from ditask_jax.data.trees.pascal_context import CLASSES_WITH_NORMALS, PART_CLASSES
-from ditask_jax.data.trees.record import expand
+from ditask_jax.data.benchmarks import TREES, TreeSource, open_tree
+from ditask_jax.data.benchmarks.cityscapes import RAW_IDS
+from ditask_jax.data.benchmarks.pascal import CLASSES_WITH_NORMALS, PART_CLASSES, context_edges
+from ditask_jax.data.benchmarks.tree import expand
 from ditask_jax.errors import ConfigError, DataError
-from ditask_jax.tasks.datasets import DATASETS
+from ditask_jax.tasks.task_registry import DATASETS
 from tests.data import miniature
 
 # Name, arguments of open_tree, writer, its arguments, tasks, labels that are called otherwise in what was written.

@@ -6,7 +6,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from ditask_jax.data.trees import TreeSource, open_tree
+from ditask_jax.data.benchmarks import TreeSource, open_tree
 from ditask_jax.errors import ConfigError, DataError
 from tests.data import miniature
 

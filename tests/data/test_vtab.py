@@ -12,9 +12,7 @@ from PIL import Image
 from ditask_jax import cli
 from ditask_jax.data import open_source
 from ditask_jax.data.__main__ import main
-from ditask_jax.data.vtab import VtabListSource, VtabPreparedSource, open_vtab
-from ditask_jax.data.vtab_prepare import prepare_vtab
-from ditask_jax.data.vtab_tasks import GROUPS, VTAB_TASKS
+from ditask_jax.data.vtab import GROUPS, VTAB_TASKS, VtabListSource, VtabPreparedSource, open_vtab, prepare_vtab
 from ditask_jax.errors import ConfigError, DataError
 
 # Names and numbers of classes as the benchmark's table has them.

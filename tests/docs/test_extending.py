@@ -17,29 +17,27 @@ from PIL import Image
 
 import ditask_jax as dj
 from ditask_jax import backbones, cli, plugins
-from ditask_jax.adapters import make_plan, method_class, registry
-from ditask_jax.conversion.exporting import backbone_arrays
-from ditask_jax.conversion.program import load_program
-from ditask_jax.data import derived, open_source, sources
+from ditask_jax.adapters import make_plan, method_class, method_registry
+from ditask_jax.conversion.exporting import backbone_arrays, load_program
+from ditask_jax.data import open_source, sources, wrappers
 from ditask_jax.errors import ConfigError, DataError
 from ditask_jax.labels import IGNORE
 from ditask_jax.nn import Context, linear
-from ditask_jax.tasks import datasets
-from ditask_jax.tasks import registry as task_registry
-from ditask_jax.tensors import read_tensors
-from ditask_jax.training.restoring import restore_run
+from ditask_jax.tasks import task_registry
+from ditask_jax.training.restore import restore_run
+from ditask_jax.weight_files import read_tensors
 from tests.adapters import test_method_laws as method_laws
 from tests.adapters.cases import Wrapped, largest_difference
 from tests.docs.pages import ROOT, samples
 
 FILES = {re.fullmatch(r"`(\w+\.py)`", s.above)[1]: s.text for s in samples() if s.page == "extending.md"}
 TABLES = (
-    registry._METHODS,
+    method_registry._METHODS,
     backbones.REGISTRY,
     backbones._CLASSES,
-    datasets.DATASETS,
+    task_registry.DATASETS,
     task_registry._OTHERS,
-    derived.LABELS,
+    wrappers.LABELS,
     sources.OPENERS,
     plugins._FILES,
 )

@@ -3,7 +3,7 @@
 import inspect
 
 import ditask_jax as dj
-from ditask_jax.tasks import registry
+from ditask_jax.tasks import task_registry
 from docs import build_reference
 
 
@@ -18,7 +18,7 @@ def test_every_public_name_has_an_entry_with_its_docstring():
         if not name.startswith("__"):
             (_, entry) = page.split(f"### `{name}`\n", 1)
             # `tasks` is a package that can be called; described is the function.
-            value = registry.tasks if name == "tasks" else getattr(dj, name)
+            value = task_registry.tasks if name == "tasks" else getattr(dj, name)
             summary = inspect.getdoc(value).splitlines()[0]
             assert summary in entry.split("\n## ")[0].split("\n### ")[0], name
 

@@ -7,14 +7,19 @@ import pytest
 import ditask_jax as dj
 from ditask_jax import cli, cpab, figures
 from ditask_jax.errors import ConfigError
-from ditask_jax.inspection.drawing import draw_runs, run_names
-from ditask_jax.inspection.examples import check_same_data, validation_examples
-from ditask_jax.inspection.movement import movements
-from ditask_jax.inspection.spectra import layer_spectra
-from ditask_jax.inspection.sweep import DELTA_M, gain_curve, sweep_lines, swept_options
 from ditask_jax.nn.linear import linears
 from ditask_jax.reports import find_runs
+from ditask_jax.reports.compared_runs import (
+    DELTA_M,
+    check_same_data,
+    gain_curve,
+    sweep_lines,
+    swept_options,
+    validation_examples,
+)
 from ditask_jax.reports.comparison import reference_scores
+from ditask_jax.reports.drawing import draw_runs, run_names
+from ditask_jax.reports.inspected_run import layer_spectra, movements
 from ditask_jax.tasks import load_references, tasks
 from tests.prediction.made_run import made_run
 

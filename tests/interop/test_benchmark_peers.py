@@ -10,7 +10,7 @@ from benchmarks.ours import Ours
 from ditask_jax.config import load_config
 from ditask_jax.nn.linear import linears
 from ditask_jax.nn.state import flatten, split_state
-from ditask_jax.training.build import build_model
+from ditask_jax.training.experiment import build_model
 
 SMALL = ["batch_size=2", "image_size=32", "backbone.drop_path_rate=0.0", "method.dropout=0.0"]
 

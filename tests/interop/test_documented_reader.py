@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from ditask_jax.backbones.swin import SwinConfig
-from ditask_jax.conversion.swin_buffers import swin_buffers
+from ditask_jax.conversion.swin_names import swin_buffers
 from tests.parity.golden import Golden, find, size
 
 DOCUMENT = pathlib.Path(__file__).resolve().parents[2] / "docs" / "weights.md"

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from ditask_jax import cli, convert
-from ditask_jax.conversion import multitask, swin, swin_timm
+from ditask_jax.conversion import multitask_layouts, swin_names
 from ditask_jax.conversion.importing import convert_weights
-from ditask_jax.conversion.sources import read_source
+from ditask_jax.conversion.weight_sources import read_source
 from ditask_jax.errors import DitaskError, WeightsError
 from tests.conversion.cases import foreign, our_arrays
 from tests.conversion.test_robustness import check_one_line, mutate
@@ -37,28 +37,28 @@ def same(conversion, layout):
 
 @pytest.mark.parametrize("container", ["model", "state_dict", "model_state_dict", None])
 def test_containers(container, tmp_path):
-    state = tensors(swin.OFFICIAL)
+    state = tensors(swin_names.SWIN_OFFICIAL)
     content = state if container is None else {container: state, "epoch": 3, "optimizer": {"state": {}}}
     conversion = convert_weights(saved(tmp_path / "x.pth", content))
-    assert same(conversion, swin.OFFICIAL)
+    assert same(conversion, swin_names.SWIN_OFFICIAL)
     assert ("epoch" in conversion.ignored) == (container is not None)
 
 
 def test_types_keep_their_bits(tmp_path):
     state = {
         name: tensor.bfloat16() if tensor.is_floating_point() else tensor
-        for name, tensor in tensors(swin.OFFICIAL).items()
+        for name, tensor in tensors(swin_names.SWIN_OFFICIAL).items()
     }
     conversion = convert_weights(saved(tmp_path / "x.pth", state))
     array = conversion.arrays["norm/scale"]
     assert array.dtype == ml_dtypes.bfloat16
-    assert array.tobytes() == our_arrays(swin.OFFICIAL)["norm/scale"].astype(ml_dtypes.bfloat16).tobytes()
+    assert array.tobytes() == our_arrays(swin_names.SWIN_OFFICIAL)["norm/scale"].astype(ml_dtypes.bfloat16).tobytes()
 
 
 def test_the_old_format_of_pytorch(tmp_path):
     path = tmp_path / "x.pth"
-    torch.save(tensors(swin_timm.TIMM), path, _use_new_zipfile_serialization=False)
-    assert same(convert_weights(path), swin_timm.TIMM)
+    torch.save(tensors(swin_names.SWIN_TIMM), path, _use_new_zipfile_serialization=False)
+    assert same(convert_weights(path), swin_names.SWIN_TIMM)
 
 
 @pytest.fixture
@@ -80,11 +80,11 @@ def yacs():
 
 
 def test_training_checkpoints_with_their_configuration(tmp_path, yacs):
-    ours = our_arrays(multitask.DITASK) | {"necks/semseg/convs/0/kernel": np.ones((16, 4), np.float32)}
+    ours = our_arrays(multitask_layouts.DITASK) | {"necks/semseg/convs/0/kernel": np.ones((16, 4), np.float32)}
     ours = {path: array for path, array in ours.items() if not path.startswith(("norm", "head/"))}
     ours["backbone/stages/0/blocks/0/attn/proj/adapter/theta_semseg"] = np.ones(3, np.float32)
     ours["backbone/stages/0/blocks/0/attn/qkv/adapter/theta_semseg"] = np.ones(3, np.float32)
-    state, unknown = multitask.DITASK.write(ours, prefixed=True)
+    state, unknown = multitask_layouts.DITASK.write(ours, prefixed=True)
     assert not unknown
     state = {
         name.replace(".attn.qkv.", ".attn.qkv.linear.") if "lora" not in name else name: a for name, a in state.items()
@@ -98,7 +98,7 @@ def test_training_checkpoints_with_their_configuration(tmp_path, yacs):
     for name in ("yacs", "yacs.config"):
         del sys.modules[name]
     conversion = convert_weights(path)
-    assert conversion.layout is multitask.DITASK
+    assert conversion.layout is multitask_layouts.DITASK
     assert '"R": [64, 64]' in conversion.metadata["source_config"]
     assert "necks/semseg/convs/0/kernel" in conversion.arrays
     assert "backbone/stages/0/blocks/0/attn/proj/adapter/theta_semseg" in conversion.arrays
@@ -139,7 +139,7 @@ NAMES = list(_hostile(__import__("pathlib").Path("x")))
 def test_hostile_pickles_run_nothing(name, where, tmp_path, capsys):
     flag = tmp_path / "out" / "flag"
     flag.parent.mkdir()
-    thing, state = _hostile(flag.parent)[name], tensors(swin.OFFICIAL)
+    thing, state = _hostile(flag.parent)[name], tensors(swin_names.SWIN_OFFICIAL)
     content = {"inside": state | {"x": thing}, "beside": {"model": state, "config": thing}, "whole": thing}[where]
     path = tmp_path / "x.pth"
     path.write_bytes(b"")
@@ -161,9 +161,9 @@ def test_stand_ins_do_nothing(tmp_path):
     import pathlib
 
     args = argparse.Namespace(output_dir=pathlib.PosixPath("/etc"), run=os.fspath("/bin/sh"))
-    path = saved(tmp_path / "x.pth", {"model": tensors(swin.OFFICIAL), "args": args, "best": np.float32(1)})
+    path = saved(tmp_path / "x.pth", {"model": tensors(swin_names.SWIN_OFFICIAL), "args": args, "best": np.float32(1)})
     conversion = convert_weights(path)
-    assert same(conversion, swin.OFFICIAL)
+    assert same(conversion, swin_names.SWIN_OFFICIAL)
     assert {"args", "best"} <= conversion.ignored.keys()
 
 
@@ -171,7 +171,7 @@ def test_a_configuration_that_holds_itself(tmp_path):
     """Copied without a bound it would have 12 to the power of 8 entries."""
     config: dict = {"R": [64, 64], "name\ud800": 1}
     config |= {f"key{index}": config for index in range(12)}
-    content = {"model": tensors(swin.OFFICIAL), "config": config, "epoch\ud800\n": 3}
+    content = {"model": tensors(swin_names.SWIN_OFFICIAL), "config": config, "epoch\ud800\n": 3}
     conversion = convert_weights(saved(tmp_path / "x.pth", content))
     assert '"R": [64, 64]' in conversion.metadata["source_config"]
     assert len(conversion.metadata["source_config"]) < 1_000_000
@@ -181,13 +181,13 @@ def test_a_configuration_that_holds_itself(tmp_path):
 
 def test_one_storage_under_many_names(tmp_path):
     shared = torch.zeros(100_000)
-    state = {"model": tensors(swin.OFFICIAL) | {f"x{index}": shared for index in range(40)}}
+    state = {"model": tensors(swin_names.SWIN_OFFICIAL) | {f"x{index}": shared for index in range(40)}}
     with pytest.raises(WeightsError, match=r"claim 16,\d+,\d+ bytes, more than 8 times the file"):
         read_source(saved(tmp_path / "x.pth", state))
 
 
 def test_archives_that_grow(tmp_path):
-    saved(tmp_path / "x.pth", tensors(swin.OFFICIAL) | {"x": torch.zeros(1_000_000)})
+    saved(tmp_path / "x.pth", tensors(swin_names.SWIN_OFFICIAL) | {"x": torch.zeros(1_000_000)})
     with zipfile.ZipFile(tmp_path / "x.pth") as plain, zipfile.ZipFile(tmp_path / "small.pth", "w", 8) as packed:
         for name in plain.namelist():
             packed.writestr(name, plain.read(name))
@@ -196,7 +196,7 @@ def test_archives_that_grow(tmp_path):
 
 
 def test_tensors_that_claim_more_than_is_stored(tmp_path):
-    state = tensors(swin.OFFICIAL)
+    state = tensors(swin_names.SWIN_OFFICIAL)
     state["norm.weight"] = torch.zeros(1).expand(64)
     with pytest.raises(WeightsError, match="has more numbers than are stored"):
         read_source(saved(tmp_path / "x.pth", state))
@@ -208,7 +208,7 @@ def test_tensors_that_claim_more_than_is_stored(tmp_path):
 @pytest.mark.parametrize("new", [True, False], ids=["zip", "old"])
 def test_mutated_files_give_one_line(tmp_path, new):
     path = tmp_path / "x.pth"
-    state = {name: tensor for name, tensor in tensors(swin.OFFICIAL).items() if "layers.3" not in name}
+    state = {name: tensor for name, tensor in tensors(swin_names.SWIN_OFFICIAL).items() if "layers.3" not in name}
     torch.save({"model": state, "epoch": 1}, path, _use_new_zipfile_serialization=new)
     whole, rng = path.read_bytes(), np.random.default_rng(0)
     pickled = whole.find(b"layers.0"), whole.rfind(b"layers.2")

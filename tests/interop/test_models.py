@@ -14,7 +14,7 @@ from ditask_jax.conversion.importing import convert_weights
 from ditask_jax.model import create_model
 from ditask_jax.nn import Context, Scope, split_state
 from ditask_jax.nn.linear import SHARED
-from ditask_jax.training.build import load_backbone
+from ditask_jax.training.experiment import load_backbone
 from ditask_jax.weight_files import read_weights
 from ditask_jax.weights import assign, fit_backbone
 from tests.adapters.cases import task_list

@@ -8,14 +8,13 @@ import torch
 from safetensors.torch import load_file
 
 from ditask_jax.adapters import DiTASK, merge, wrap
-from ditask_jax.adapters.registry import method_class
-from ditask_jax.conversion.exporting import export_weights
+from ditask_jax.adapters.method_registry import method_class
+from ditask_jax.conversion.exporting import export_program, export_weights, load_program
 from ditask_jax.conversion.importing import convert_weights
-from ditask_jax.conversion.program import export_program, load_program
 from ditask_jax.errors import WeightsError
 from ditask_jax.model import create_model
 from ditask_jax.nn import Context
-from ditask_jax.training.build import load_backbone
+from ditask_jax.training.experiment import load_backbone
 from tests.adapters.cases import IMAGES, SIZE, Wrapped, task_list
 from tests.interop.models import randomise, save
 from tests.interop.test_documented_reader import documented_loader

@@ -17,7 +17,7 @@ import pytest
 
 from ditask_jax.training.checkpoints import Checkpointer
 from ditask_jax.training.manifest import empty_arrays, read_manifest
-from ditask_jax.training.writers import read_metrics
+from ditask_jax.training.metrics_log import read_metrics
 from tests.launch.stand_ins import noted, stand_ins
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -5,16 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ditask_jax.adapters.factored import factored_product
+from ditask_jax.adapters.execution import factored_product
 from ditask_jax.backbones.blocks import add_branch
-from ditask_jax.backends import accelerator_forms, by_backend
-from ditask_jax.cpab.special import pick
+from ditask_jax.cpab.arithmetic import pick
 from ditask_jax.nn.attention import attend, split_heads
 from ditask_jax.nn.custom_vjp import custom_vjp
-from ditask_jax.nn.gelu import gelu
 from ditask_jax.nn.norm import normalise
-from ditask_jax.nn.product import fan_out_product, product, token_product
+from ditask_jax.nn.products import fan_out_product, gelu, product, token_product
 from ditask_jax.nn.stochastic import _thin_first
+from ditask_jax.numerics import accelerator_forms, by_backend
 
 
 def plain_normalise(x, scale, bias):

@@ -9,10 +9,9 @@ from scipy import stats
 from ditask_jax.adapters import Adapter, DiTASK, LoRA
 from ditask_jax.backbones import list_models
 from ditask_jax.nn import BatchNorm, Context, LayerNorm, Scope, drop_path, dropout, flatten, resize_bilinear
-from ditask_jax.nn.attention import _scaled
+from ditask_jax.nn.attention import _scaled, partition, reverse, shift_mask
 from ditask_jax.nn.linear import apply_kernel
 from ditask_jax.nn.stochastic import drop_shared, random_bits
-from ditask_jax.nn.windows import partition, reverse, shift_mask
 from tests.adapters.cases import Wrapped
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from ditask_jax.nn import Context
 from ditask_jax.nn.remat import rematerialised
-from ditask_jax.training.compiled import program_memory, program_work
+from ditask_jax.training.profiling import program_memory, program_work
 
 BLOCKS, TOKENS, CHANNELS = 6, 512, 16
 

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from ditask_jax.adapters import DiTASK, Full, Method, MTLoRA
-from ditask_jax.conversion.multitask_names import DECODERS, DERIVED, low_rank, thetas
-from ditask_jax.conversion.names import Table
-from ditask_jax.conversion.swin import BLOCK, LINEARS, OUR_BLOCK, block_rules, merging_rules
+from ditask_jax.conversion.names import DECODERS, DERIVED, Table, low_rank, thetas
+from ditask_jax.conversion.swin_names import BLOCK, LINEARS, OUR_BLOCK, block_rules, merging_rules
 
 
 def by_task(value, tasks):

@@ -16,7 +16,7 @@ from ditask_jax.cpab import (
     spectrum_displacements,
     vertex_basis,
 )
-from ditask_jax.linalg import factorize
+from ditask_jax.factors import factorize
 from tests.cpab.rows import evaluate, evaluate_theta
 from tests.parity.golden import Golden, find_core
 

@@ -9,10 +9,10 @@ import pytest
 from flax import nnx
 
 from ditask_jax.adapters import DiTASK, LayerPlan, MTLoRA
-from ditask_jax.linalg import factorize
+from ditask_jax.factors import factorize
 from ditask_jax.nn import Context, LayerInfo, Linear, Scope
 from ditask_jax.nn.linear import SHARED
-from ditask_jax.nn.variables import Frozen
+from ditask_jax.nn.state import FrozenParam
 from tests.parity.golden import Golden, find
 from tests.parity.methods import by_task
 
@@ -48,7 +48,7 @@ class _Case:
         shapes = {name: array.shape for name, (_, array) in self.parameters.items()}
         plan = LayerPlan(info, kernel.shape, self.streams, shapes, way)
         self.linear = Linear(*kernel.shape, Scope(), info, use_bias=case["bias"])
-        self.linear.kernel = Frozen(jnp.asarray(kernel))
+        self.linear.kernel = FrozenParam(jnp.asarray(kernel))
         if case["bias"]:
             self.linear.bias = nnx.Param(jnp.asarray(self.arrays["param/linear.bias"]))
         self.linear.adapter = self._method(case, way).attach(self.linear, plan, factorize(kernel, parts), 0)

@@ -7,10 +7,9 @@ import pytest
 from einops import rearrange
 
 from ditask_jax.backbones import build_backbone
-from ditask_jax.backbones.pvt import PvtConfig
-from ditask_jax.backbones.pvt_v2 import PvtV2Config
+from ditask_jax.backbones.pvt import PvtConfig, PvtV2Config
 from ditask_jax.backbones.pyramid import EPSILON, to_map, to_tokens
-from ditask_jax.conversion.pvt import V1, V2
+from ditask_jax.conversion.pvt_names import V1, V2
 from ditask_jax.nn import Context, LayerNorm, Scope
 from ditask_jax.nn.linear import SHARED
 from ditask_jax.weights import assign, fit_backbone

@@ -7,9 +7,8 @@ import pytest
 from einops import rearrange
 
 from ditask_jax.backbones.swin import Swin, SwinConfig
-from ditask_jax.classifier import Classifier
-from ditask_jax.conversion.swin import translate_all
-from ditask_jax.conversion.swin_timm import TIMM
+from ditask_jax.conversion.swin_names import SWIN_TIMM, translate_all
+from ditask_jax.model import Classifier
 from ditask_jax.nn import Context
 from ditask_jax.nn.linear import SHARED
 from ditask_jax.weights import assign
@@ -69,7 +68,7 @@ def test_plain_swin(path):
 def test_timm_names_give_the_same_weights(path):
     golden = Golden(path)
     official, _ = translate_all(golden.under("param/"))
-    found, _, _ = TIMM.read(golden.under("timm_param/"))
+    found, _, _ = SWIN_TIMM.read(golden.under("timm_param/"))
     assert not found.unknown
     assert not found.problems
     assert set(found.arrays) == set(official)

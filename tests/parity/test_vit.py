@@ -7,7 +7,7 @@ import pytest
 
 from ditask_jax.backbones import build_backbone
 from ditask_jax.backbones.vit import EPSILON, VitConfig
-from ditask_jax.conversion.vit import TIMM
+from ditask_jax.conversion.vit_names import TIMM_RULES
 from ditask_jax.nn import Context, LayerNorm, Scope
 from ditask_jax.nn.linear import SHARED
 from ditask_jax.weights import assign, fit_backbone
@@ -23,7 +23,7 @@ class Case:
     def __init__(self, path):
         self.golden = Golden(path)
         meta = self.meta = self.golden.meta
-        found = TIMM.read(self.golden.under("param/"))
+        found = TIMM_RULES.read(self.golden.under("param/"))
         assert not found.unknown
         assert not found.problems
         self.arrays = found.arrays

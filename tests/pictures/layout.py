@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from ditask_jax.pictures.sheet import styled
+from ditask_jax.plots.sheet import styled
 
 _TOUCH = 1.0  # pixels by which boxes may overlap: boxes are a little larger than their letters
 

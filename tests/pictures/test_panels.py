@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 
 from ditask_jax.data import open_source, transform
-from ditask_jax.pictures.comparison import Example, draw_example, draw_task
-from ditask_jax.pictures.grid import Cell, picture_grid
-from ditask_jax.pictures.keys import Entry, key_rows, numbers_of
-from ditask_jax.pictures.panel import draw_panel
-from ditask_jax.pictures.sheet import to_bytes
+from ditask_jax.plots.panels import Cell, draw_panel, picture_grid
+from ditask_jax.plots.sheet import Entry, key_rows, numbers_of, to_bytes
+from ditask_jax.plots.side_by_side import Example, draw_example, draw_task
 from ditask_jax.tasks import tasks
 from tests.pictures.layout import check_grid, check_text, inner_texts_stay_inside, pixels_of
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from ditask_jax.errors import ConfigError
-from ditask_jax.pictures.curves import Curves, Plot, draw_curves
-from ditask_jax.pictures.movement import Movement, draw_movement
-from ditask_jax.pictures.sheet import line_style, save, text_width, to_bytes, wrapped
-from ditask_jax.pictures.spectra import LayerSpectra, draw_spectra
-from ditask_jax.pictures.sweeps import Line, draw_sweep
+from ditask_jax.plots.curves import Curves, Plot, draw_curves
+from ditask_jax.plots.option_sweep import Line, draw_sweep
+from ditask_jax.plots.sheet import line_style, save, text_width, to_bytes, wrapped
+from ditask_jax.plots.spectra import LayerSpectra, draw_spectra
+from ditask_jax.plots.spectral_shift import Movement, draw_movement
 from tests.pictures.layout import check_plots_are_clear, check_text, inner_texts_stay_inside, rendered
 
 NAMES = ("semseg", "human_parts", "sal", "normals", "depth", "edge")

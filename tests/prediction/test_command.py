@@ -12,7 +12,7 @@ from ditask_jax import cli, predict
 from ditask_jax.adapters.storage import save_adapter
 from ditask_jax.prediction import Predictor
 from ditask_jax.tasks import tasks
-from ditask_jax.training.restoring import restore_run
+from ditask_jax.training.restore import restore_run
 from tests.prediction.made_run import made_run
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)

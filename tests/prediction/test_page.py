@@ -5,7 +5,7 @@ import re
 
 from PIL import Image
 
-from ditask_jax.inspection.drawing import KINDS
+from ditask_jax.reports.drawing import KINDS
 
 DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs"
 PAGE = (DOCS / "predict.md").read_text(encoding="utf-8")

@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 from ditask_jax.errors import DataError
-from ditask_jax.prediction.pictures_in import find_pictures, read_picture, result_names
-from ditask_jax.prediction.reading import readable
+from ditask_jax.prediction.image_inputs import find_pictures, read_picture, readable, result_names
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
 ORIENTATION = 0x0112

@@ -10,9 +10,9 @@ from ditask_jax.adapters.storage import save_adapter
 from ditask_jax.errors import ConfigError, DataError, WeightsError
 from ditask_jax.nn.linear import linears
 from ditask_jax.nn.state import split_state
-from ditask_jax.prediction.restoring import build_adapted
-from ditask_jax.prediction.subset import for_tasks
+from ditask_jax.prediction.predictor import for_tasks
 from ditask_jax.tasks import tasks
+from ditask_jax.training.restore import build_adapted
 from ditask_jax.training.step import make_predict
 from tests.prediction.made_run import STEP, made_run
 

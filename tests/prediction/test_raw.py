@@ -10,7 +10,7 @@ from PIL import Image
 
 from ditask_jax.data.folder import FolderSource
 from ditask_jax.errors import ConfigError
-from ditask_jax.prediction.raw import FORMATS, check_format, describe_raw, encode_raw, raw_ending
+from ditask_jax.prediction.outputs import FORMATS, check_format, describe_raw, encode_raw, raw_ending
 from ditask_jax.tasks import tasks
 
 NAMES = "semseg+human_parts+sal+normals+depth+edge"

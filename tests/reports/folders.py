@@ -5,7 +5,7 @@ import pathlib
 
 from ditask_jax.config import load_config, to_json
 from ditask_jax.tasks import load_references
-from ditask_jax.training.build import build_tasks
+from ditask_jax.training.experiment import build_tasks
 
 
 def write_run(

@@ -5,8 +5,8 @@ import pathlib
 
 import numpy as np
 
+from ditask_jax.plots.example_images import write_examples
 from ditask_jax.reports import read_run
-from ditask_jax.training.examples import write_examples
 from tests.reports.folders import write_run
 
 CELLS = ("image_size=32", "tasks=semseg+depth", "backbone.name=swin_test", "backbone.weights=none")

@@ -13,7 +13,7 @@ import subprocess
 import pytest
 
 from ditask_jax.reports import find_runs
-from ditask_jax.reports.html_page import report_page
+from ditask_jax.reports.report_html import report_page
 from tests.reports.pages import write_shown_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -11,7 +11,7 @@ from ditask_jax import cli, compare
 from ditask_jax.errors import CheckpointError
 from ditask_jax.reports import find_runs
 from ditask_jax.reports.comparison import compare as compare_runs
-from ditask_jax.reports.row_labels import row_labels
+from ditask_jax.reports.rows import row_labels
 from tests.reports.folders import write_run
 
 TWO = "tasks=semseg+depth"

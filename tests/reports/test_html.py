@@ -9,10 +9,10 @@ import pytest
 
 from ditask_jax import cli, report
 from ditask_jax.errors import CheckpointError
+from ditask_jax.plots.example_images import read_examples
 from ditask_jax.reports import find_runs
-from ditask_jax.reports.html_page import report_page
-from ditask_jax.reports.line_chart import Line, line_chart
-from ditask_jax.training.examples import read_examples
+from ditask_jax.reports.html_images import Line, line_chart
+from ditask_jax.reports.report_html import report_page
 from tests.reports.folders import write_run
 from tests.reports.pages import write_shown_run
 

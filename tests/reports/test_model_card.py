@@ -7,8 +7,7 @@ import pytest
 
 from ditask_jax.errors import CheckpointError
 from ditask_jax.reports import read_run
-from ditask_jax.reports.model_card import config_hash, model_card, write_model_card
-from ditask_jax.reports.weight_licences import weights_lines
+from ditask_jax.reports.model_card import config_hash, model_card, weights_lines, write_model_card
 from ditask_jax.weight_files import write_weights
 from tests.reports.folders import write_run
 

@@ -7,7 +7,7 @@ import pytest
 
 import ditask_jax.reports
 from ditask_jax.reports import read_run
-from ditask_jax.reports.published_rows import published
+from ditask_jax.reports.published import published
 from ditask_jax.tasks import delta_m, load_references
 from tests.reports.folders import write_run
 

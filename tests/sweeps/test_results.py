@@ -9,12 +9,17 @@ from PIL import Image
 
 from ditask_jax import cli, sweep
 from ditask_jax.sweeps import Point, Sweep, grid, seeds
-from ditask_jax.sweeps.effects import draw_effects, effects_of
 from ditask_jax.sweeps.loading import make_jobs
-from ditask_jax.sweeps.report import Tally
-from ditask_jax.sweeps.results import points_csv, rank, ranking_text, write_results
-from ditask_jax.sweeps.running import FAILED, Outcome
-from ditask_jax.sweeps.states import FINISHED, NEW, state_of
+from ditask_jax.sweeps.running import FAILED, FINISHED, NEW, Outcome, state_of
+from ditask_jax.sweeps.sweep_results import (
+    Tally,
+    draw_effects,
+    effects_of,
+    points_csv,
+    rank,
+    ranking_text,
+    write_results,
+)
 from tests.reports.folders import write_run
 
 SCENES = "configs/scenes.py"

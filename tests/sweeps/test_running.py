@@ -11,10 +11,22 @@ import pytest
 
 from ditask_jax.sweeps import Sweep, grid
 from ditask_jax.sweeps.loading import make_jobs
-from ditask_jax.sweeps.machine import Share, find_cores, make_shares
-from ditask_jax.sweeps.report import Tally
-from ditask_jax.sweeps.running import BUSY, FAILED, LOG_NAME, STOPPED, Runner, last_line
-from ditask_jax.sweeps.states import FINISHED, NEW, UNFINISHED, state_of
+from ditask_jax.sweeps.running import (
+    BUSY,
+    FAILED,
+    FINISHED,
+    LOG_NAME,
+    NEW,
+    STOPPED,
+    UNFINISHED,
+    Runner,
+    Share,
+    find_cores,
+    last_line,
+    make_shares,
+    state_of,
+)
+from ditask_jax.sweeps.sweep_results import Tally
 from tests.sweeps.fakes import fake_command
 
 SMOKE = "configs/smoke.py"

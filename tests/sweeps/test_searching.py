@@ -7,11 +7,8 @@ import pytest
 from ditask_jax.errors import ConfigError
 from ditask_jax.sweeps import Sweep, grid
 from ditask_jax.sweeps.loading import make_jobs
-from ditask_jax.sweeps.machine import Share
-from ditask_jax.sweeps.running import STOPPED, Outcome, Runner
-from ditask_jax.sweeps.searching import STUDY_NAME, Search
-from ditask_jax.sweeps.space import make_space
-from ditask_jax.sweeps.states import FINISHED, state_of
+from ditask_jax.sweeps.running import FINISHED, STOPPED, Outcome, Runner, Share, state_of
+from ditask_jax.sweeps.searching import STUDY_NAME, Search, make_space
 from tests.sweeps.fakes import fake_command
 
 INSTALLED = importlib.util.find_spec("optuna") is not None

@@ -13,9 +13,8 @@ from ditask_jax import cli, sweep
 from ditask_jax.errors import ConfigError
 from ditask_jax.sweeps import Point, Sweep, grid
 from ditask_jax.sweeps.loading import make_jobs
-from ditask_jax.sweeps.slurm import submit, write_script
-from ditask_jax.sweeps.space import make_space
-from ditask_jax.sweeps.wandb_file import wandb_file
+from ditask_jax.sweeps.searching import make_space, wandb_file
+from ditask_jax.sweeps.slurm_array import submit, write_script
 
 SMOKE = "configs/smoke.py"
 FILE = "configs/sweeps/smoke.py"

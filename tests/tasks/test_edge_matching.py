@@ -9,8 +9,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from ditask_jax.tasks import EdgeDetection
-from ditask_jax.tasks.edge_matching import NUM_THRESHOLDS, THRESHOLDS, match_edges
-from ditask_jax.tasks.edge_thinning import thin
+from ditask_jax.tasks.edge_matching import NUM_THRESHOLDS, THRESHOLDS, match_edges, thin
 
 
 def most_pairs(predicted, actual, radius) -> int:

@@ -5,7 +5,7 @@ import pytest
 
 from ditask_jax.errors import ConfigError
 from ditask_jax.tasks import DATASETS, SurfaceNormals, Task, tasks
-from ditask_jax.tasks.palette import class_palette
+from ditask_jax.tasks.class_map import class_palette
 
 from .examples import ALL_TASKS, random_label
 

@@ -10,10 +10,10 @@ import numpy as np
 from ditask_jax.data import Augmentation, eval_batches, train_batches
 from ditask_jax.tasks import tasks
 from ditask_jax.tasks.base import multi_task_loss
+from ditask_jax.training.distributed import share
 from ditask_jax.training.evaluation import evaluate
-from ditask_jax.training.mesh import place_batch, place_whole, replicated, sharded
-from ditask_jax.training.processes import share
-from ditask_jax.training.resolution import resize_to_own
+from ditask_jax.training.sharding import place_batch, place_whole, replicated, sharded
+from ditask_jax.training.step import resize_to_own
 
 BATCH, SIZE = 16, 16
 TASKS = tasks("semseg+edge", "scenes")  # one scored on the device, one on the host

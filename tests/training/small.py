@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ditask_jax.backbones.registry import REGISTRY, BackboneEntry
+from ditask_jax.backbones.backbone_registry import REGISTRY, BackboneEntry
 from ditask_jax.backbones.swin import SwinConfig
 
 NAME = "swin_two_stages"

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from ditask_jax.training.ahead import Ahead
+from ditask_jax.training.prefetch import Ahead
 
 LONG = 60.0
 

@@ -11,7 +11,7 @@ from ditask_jax.config import load_config
 from ditask_jax.errors import ConfigError
 from ditask_jax.model import create_model
 from ditask_jax.tasks import tasks
-from ditask_jax.training.build import build_tasks, known_examples
+from ditask_jax.training.experiment import build_tasks, known_examples
 
 CLASSES = 4
 

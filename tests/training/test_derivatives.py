@@ -7,7 +7,7 @@ import pytest
 
 from ditask_jax.config import load_config
 from ditask_jax.nn import Context
-from ditask_jax.training.build import build_experiment
+from ditask_jax.training.experiment import build_experiment
 from ditask_jax.training.step import make_loss
 
 from .small import OPTIONS, two_stages

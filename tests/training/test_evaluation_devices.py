@@ -8,10 +8,10 @@ import pytest
 
 import ditask_jax as dj
 from ditask_jax.adapters.wrap import wrap
-from ditask_jax.data.scenes import ScenesSource
 from ditask_jax.nn.state import split_state
+from ditask_jax.scenes import ScenesSource
 from ditask_jax.training.evaluation import evaluate
-from ditask_jax.training.mesh import make_mesh, place_whole, replicated
+from ditask_jax.training.sharding import make_mesh, place_whole, replicated
 from ditask_jax.training.step import make_eval_step
 from tests.training.small import two_stages
 

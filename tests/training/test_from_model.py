@@ -10,11 +10,9 @@ import ditask_jax as dj
 from ditask_jax import cli, export
 from ditask_jax.config import from_json, to_json
 from ditask_jax.nn import flatten
-from ditask_jax.tensors import read_tensors
-from ditask_jax.training.build import build_method
-from ditask_jax.training.from_model import experiment_from
-from ditask_jax.training.restoring import restore_run
-from ditask_jax.weight_files import write_weights
+from ditask_jax.training.experiment import build_method, experiment_from
+from ditask_jax.training.restore import restore_run
+from ditask_jax.weight_files import read_tensors, write_weights
 
 TASKS = "semseg+depth"
 

@@ -13,11 +13,11 @@ from ditask_jax.nn.state import unflatten
 from ditask_jax.tasks import Depth
 from ditask_jax.training import trainer as trainers
 from ditask_jax.training.checkpoints import Checkpointer
-from ditask_jax.training.guards import BATCHES_KEPT, SKIPS_IN_A_ROW, NonFiniteError, make_diagnosis
-from ditask_jax.training.mesh import place_batch, spread_flag
+from ditask_jax.training.metrics_log import read_metrics
+from ditask_jax.training.nonfinite import BATCHES_KEPT, SKIPS_IN_A_ROW, NonFiniteError, make_diagnosis
+from ditask_jax.training.sharding import place_batch, spread_flag
 from ditask_jax.training.step import Turn, make_gradients, make_train_step
 from ditask_jax.training.trainer import Trainer
-from ditask_jax.training.writers import read_metrics
 from tests.training.small import OPTIONS, two_stages
 
 BAD_STEP = 3
@@ -250,12 +250,12 @@ def test_too_many_steps_in_a_row_end_the_run(trainer, tmp_path, monkeypatch):
 
 
 def test_a_full_disk_does_not_hide_what_went_wrong(trainer, tmp_path, monkeypatch):
-    from ditask_jax.training import guards
+    from ditask_jax.training import nonfinite
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(guards, "atomic_write", full)
+    monkeypatch.setattr(nonfinite, "atomic_write", full)
     with pytest.raises(NonFiniteError, match=r"loss of depth is nan.*could not be written \(No space left on device\)"):
         _fit(trainer, tmp_path, {1: CASES["loss nan"][0]}, monkeypatch)
 

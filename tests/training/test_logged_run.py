@@ -7,10 +7,10 @@ import signal
 import pytest
 
 from ditask_jax import cli, report, train
-from ditask_jax.training.examples import read_examples
-from ditask_jax.training.starts import read_starts
+from ditask_jax.plots.example_images import read_examples
+from ditask_jax.training.metrics_log import read_metrics
+from ditask_jax.training.run_folder import read_starts
 from ditask_jax.training.trainer import Trainer
-from ditask_jax.training.writers import read_metrics
 from tests.training.event_files import read_events
 
 pytestmark = [

@@ -5,9 +5,9 @@ import json
 import numpy as np
 
 from ditask_jax.config import load_config
-from ditask_jax.training.rundir import RunDir
+from ditask_jax.training.metrics_log import read_metrics
+from ditask_jax.training.run_folder import RunDir
 from ditask_jax.training.trainer import Trainer
-from ditask_jax.training.writers import read_metrics
 from tests.data.test_folder import make_labels, write
 
 

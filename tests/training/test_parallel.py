@@ -10,13 +10,12 @@ import pytest
 import ditask_jax as dj
 from ditask_jax.adapters.wrap import wrap
 from ditask_jax.data import Augmentation, train_batches
-from ditask_jax.data.scenes import ScenesSource
 from ditask_jax.errors import ConfigError
 from ditask_jax.nn import flatten
 from ditask_jax.nn.state import split_state
-from ditask_jax.training.forward import Passage
-from ditask_jax.training.mesh import check_batch_size, frozen_shardings, make_mesh, place_batch, replicated, sharded
-from ditask_jax.training.step import make_gradients
+from ditask_jax.scenes import ScenesSource
+from ditask_jax.training.sharding import check_batch_size, frozen_shardings, make_mesh, place_batch, replicated, sharded
+from ditask_jax.training.step import Passage, make_gradients
 from tests.training.small import two_stages
 
 BATCH = 8
@@ -155,7 +154,7 @@ def test_computing_again_changes_nothing(parts, tasks, batch, alone, remat):
 
 @pytest.mark.slow
 def test_spread_weights_change_nothing(parts, tasks, batch, alone, monkeypatch):
-    from ditask_jax.training import mesh as meshes
+    from ditask_jax.training import sharding as meshes
 
     monkeypatch.setattr(meshes, "_SMALLEST_SPREAD", 1)
     _assert_close(_run(parts, tasks, batch, devices=8, fsdp=4), alone, loss=1e-6, gradient=5e-5)

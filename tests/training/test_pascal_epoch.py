@@ -7,8 +7,8 @@ import signal
 import pytest
 
 from ditask_jax import cli, train
+from ditask_jax.training.metrics_log import read_metrics
 from ditask_jax.training.trainer import Trainer
-from ditask_jax.training.writers import read_metrics
 from tests.data.miniature import write_pascal
 
 SMALL = {

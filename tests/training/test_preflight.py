@@ -10,14 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ditask_jax import cli, preflight
+from ditask_jax import cli
 from ditask_jax.config import load_config, to_json
 from ditask_jax.errors import CheckpointError, ConfigError, DataError
-from ditask_jax.training import preflight_checks, preflight_trial
-from ditask_jax.training.checkpoints import Checkpointer
-from ditask_jax.training.cluster import Cluster
-from ditask_jax.training.mesh import make_mesh, replicated
-from ditask_jax.training.preflight_checks import (
+from ditask_jax.preflight import __main__ as preflight_command
+from ditask_jax.preflight import preflight_checks
+from ditask_jax.preflight import trial as trial_module
+from ditask_jax.preflight.preflight_checks import (
     Setting,
     check_data,
     check_devices,
@@ -26,9 +25,11 @@ from ditask_jax.training.preflight_checks import (
     check_workdir,
     visible_gpus,
 )
-from ditask_jax.training.preflight_report import CHECKS, name_of
-from ditask_jax.training.preflight_report import preflight as run_checks
-from ditask_jax.training.preflight_trial import check_checkpoint, check_memory, check_step
+from ditask_jax.preflight.trial import CHECKS, check_checkpoint, check_memory, check_step, name_of
+from ditask_jax.preflight.trial import preflight as run_checks
+from ditask_jax.training.checkpoints import Checkpointer
+from ditask_jax.training.cluster import Cluster
+from ditask_jax.training.sharding import make_mesh, replicated
 from tests.data import miniature
 
 SMOKE = "--config=configs/smoke.py"
@@ -236,7 +237,7 @@ def test_a_data_set_that_is_not_there(setting, tmp_path):
 
 def test_a_step_that_does_not_fit(trial, monkeypatch):
     assert "for each of 8 devices" in check_memory(trial) or jax.local_device_count() != 8
-    monkeypatch.setattr(preflight_trial, "memory_limit", lambda: (10, "each H200"))
+    monkeypatch.setattr(trial_module, "memory_limit", lambda: (10, "each H200"))
     with pytest.raises(
         ConfigError, match=r"^memory: .* GiB per device for a step, and each H200 has 0\.00 GiB; lower batch"
     ):
@@ -316,7 +317,7 @@ def test_every_check_waits_for_checks_before_it():
 
 def test_the_command_prints_lines_and_ends_with_two(tmp_path, capsys):
     weights = f"--config.backbone.weights={tmp_path / 'none.safetensors'}"
-    code = cli.execute(preflight.main, [SMOKE, f"--workdir={tmp_path / 'run'}", weights, "--samples=2"])
+    code = cli.execute(preflight_command.main, [SMOKE, f"--workdir={tmp_path / 'run'}", weights, "--samples=2"])
     lines = capsys.readouterr().out.splitlines()
     assert code == cli.USER_ERROR
     assert [line.split()[0] for line in lines] == ["ok", "ok", "ok", "FAIL", "ok", "-", "-", "-", "-", "preflight:"]
@@ -326,7 +327,7 @@ def test_the_command_prints_lines_and_ends_with_two(tmp_path, capsys):
 
 
 def test_mistakes_on_the_command_line(capsys):
-    assert cli.execute(preflight.main, [SMOKE, "--samples=0"]) == cli.USER_ERROR
+    assert cli.execute(preflight_command.main, [SMOKE, "--samples=0"]) == cli.USER_ERROR
     assert "--samples: got 0, expected at least 1" in capsys.readouterr().err
 
 

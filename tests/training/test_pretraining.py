@@ -6,7 +6,7 @@ import pytest
 from ditask_jax import cli, pretrain
 from ditask_jax.model import create_model
 from ditask_jax.tasks import tasks
-from ditask_jax.training.build import load_backbone
+from ditask_jax.training.experiment import load_backbone
 from ditask_jax.weights import read_weights
 
 

@@ -16,10 +16,10 @@ import pytest
 from ditask_jax import cli
 from ditask_jax.errors import ConfigError
 from ditask_jax.files import locked
-from ditask_jax.training import cluster, processes
+from ditask_jax.training import cluster, distributed
 from ditask_jax.training.cluster import Cluster, find_cluster, meet, tasks_per_node
-from ditask_jax.training.mesh import make_mesh
-from ditask_jax.training.processes import start
+from ditask_jax.training.distributed import start
+from ditask_jax.training.sharding import make_mesh
 from tests.training.process_cases import computed, rows_read
 from tests.training.two_processes import EXACT
 
@@ -235,7 +235,7 @@ def test_a_port_that_is_closed_is_one_line(monkeypatch):
 
     monkeypatch.setattr(jax.distributed, "initialize", refuse)
     monkeypatch.setattr(jax.config, "update", lambda *_: None)
-    monkeypatch.setattr(processes, "meet", lambda cluster: None)
+    monkeypatch.setattr(distributed, "meet", lambda cluster: None)
     with pytest.raises(ConfigError, match=r"^cluster: process 3 of 4 could not join host:1 \(DEADLINE_EXCEEDED: no an"):
         start(EXPLICIT)
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from ditask_jax.config import load_config, validate
-from ditask_jax.data.prepare import Wish, prepare
-from ditask_jax.data.prepared import PreparedSource
-from ditask_jax.data.skipping import SkippingSource
-from ditask_jax.data.trees import TreeSource
+from ditask_jax.data.benchmarks import TreeSource
+from ditask_jax.data.prepared.prepared_source import PreparedSource
+from ditask_jax.data.prepared.preparing import Wish, prepare
+from ditask_jax.data.wrappers import SkippingSource
 from ditask_jax.errors import ConfigError, DataError
-from ditask_jax.training.build import build_source, build_tasks
+from ditask_jax.training.experiment import build_source, build_tasks
 from tests.data import miniature
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from ditask_jax.config import load_config
 from ditask_jax.training.manifest import read_manifest
+from ditask_jax.training.metrics_log import read_metrics, without_timings
 from ditask_jax.training.trainer import Trainer
-from ditask_jax.training.writers import read_metrics, without_timings
 from tests.training.small import OPTIONS, two_stages
 
 STEPS = 50

@@ -14,12 +14,10 @@ import pytest
 
 from ditask_jax.config import load_config
 from ditask_jax.errors import ConfigError
-from ditask_jax.training.build import build_tasks
-from ditask_jax.training.rundir import RunDir
-from ditask_jax.training.sinks import PACKAGES, RunLog, check_logging
-from ditask_jax.training.starts import read_starts
+from ditask_jax.training.experiment import build_tasks
+from ditask_jax.training.metrics_log import PACKAGES, RunLog, check_logging, read_metrics
+from ditask_jax.training.run_folder import RunDir, read_starts
 from ditask_jax.training.wandb_files import offline_rows
-from ditask_jax.training.writers import read_metrics
 from tests.training.event_files import read_events
 
 CHECKOUT = pathlib.Path(__file__).parents[2]

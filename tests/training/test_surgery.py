@@ -15,9 +15,9 @@ from ditask_jax.errors import ConfigError
 from ditask_jax.nn import Context, flatten
 from ditask_jax.nn.context import name_hash
 from ditask_jax.tasks import multi_task_loss, tasks
-from ditask_jax.training.mesh import make_mesh
+from ditask_jax.training.pcgrad import gram_matrix, pcgrad, pcgrad_weights, projection_orders
+from ditask_jax.training.sharding import make_mesh
 from ditask_jax.training.step import make_train_step
-from ditask_jax.training.surgery import gram_matrix, pcgrad, pcgrad_weights, projection_orders
 from tests.adapters.micro import IMAGES, SIZE, Micro, method_of
 
 

@@ -19,13 +19,13 @@ from ditask_jax.config import load_config
 from ditask_jax.data import train_batches
 from ditask_jax.errors import CheckpointError, ConfigError, DataError
 from ditask_jax.nn import flatten
-from ditask_jax.training.build import build_experiment, build_tasks
 from ditask_jax.training.checkpoints import Checkpointer
-from ditask_jax.training.mesh import make_mesh, place_batch
-from ditask_jax.training.rundir import LATER_FIELDS, RunDir
+from ditask_jax.training.experiment import build_experiment, build_tasks
+from ditask_jax.training.metrics_log import read_metrics, without_timings
+from ditask_jax.training.run_folder import LATER_FIELDS, RunDir
+from ditask_jax.training.sharding import make_mesh, place_batch
 from ditask_jax.training.step import make_loss
 from ditask_jax.training.trainer import Trainer
-from ditask_jax.training.writers import read_metrics, without_timings
 
 # Few adapted layers: what is tested is all the same, and the step compiles in two thirds of the time.
 ONE_DEVICE = ("mesh.data=1", "method.shared_layers=fc1", "method.task_layers=fc2")

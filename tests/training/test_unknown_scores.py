@@ -6,20 +6,20 @@ import math
 import numpy as np
 import pytest
 
-from ditask_jax.data.scenes import ScenesSource
 from ditask_jax.errors import ConfigError
 from ditask_jax.files import atomic_write_json, json_text
-from ditask_jax.inspection.sweep import gain_curve
+from ditask_jax.reports.compared_runs import gain_curve
 from ditask_jax.reports.comparison import compare
-from ditask_jax.reports.html_page import report_page
 from ditask_jax.reports.model_card import model_card
+from ditask_jax.reports.report_html import report_page
 from ditask_jax.reports.runs import read_run
-from ditask_jax.sweeps.states import has_unknown_scores, score_of
+from ditask_jax.scenes import ScenesSource
+from ditask_jax.sweeps.running import has_unknown_scores, score_of
 from ditask_jax.tasks import delta_m, delta_m_of, load_references, tasks
 from ditask_jax.training.checkpoints import Checkpointer
 from ditask_jax.training.evaluation import check_best_metric, evaluate, score_table
-from ditask_jax.training.mesh import make_mesh
-from ditask_jax.training.writers import METRICS_NAME, MetricsWriter, read_metrics
+from ditask_jax.training.metrics_log import METRICS_NAME, MetricsWriter, read_metrics
+from ditask_jax.training.sharding import make_mesh
 from tests.reports.folders import write_run
 
 TASKS = tasks("semseg+human_parts+sal+normals+depth+edge", dataset="scenes")

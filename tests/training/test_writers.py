@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ditask_jax.errors import DataError
+from ditask_jax.training.metrics_log import METRICS_NAME, MetricsWriter, read_metrics, without_timings
 from ditask_jax.training.progress import Progress
-from ditask_jax.training.writers import METRICS_NAME, MetricsWriter, read_metrics, without_timings
 
 
 def test_calls_for_one_step_become_one_row(tmp_path):

@@ -13,10 +13,10 @@ import numpy as np
 
 from ditask_jax import cli
 from ditask_jax.errors import CheckpointError
-from ditask_jax.training import processes
+from ditask_jax.training import distributed
 from ditask_jax.training.checkpoints import Checkpointer
-from ditask_jax.training.mesh import make_mesh, place_whole, replicated, spread_flag
-from ditask_jax.training.processes import StopSignal, add_up, agree, gather, locked_by_first, own_rows, wait_for_all
+from ditask_jax.training.distributed import StopSignal, add_up, agree, gather, locked_by_first, own_rows, wait_for_all
+from ditask_jax.training.sharding import make_mesh, place_whole, replicated, spread_flag
 from tests.training.process_cases import computed, rows_read, state
 
 EXACT = 2**53 - 1  # needs every bit of a 64-bit number
@@ -25,7 +25,7 @@ EXACT = 2**53 - 1  # needs every bit of a 64-bit number
 def look(folder: Path) -> dict:
     """Goes through everything that processes do together."""
     here, mesh = jax.process_index(), make_mesh()
-    found = {"first": processes.is_first(), "devices": [jax.local_device_count(), mesh.size]}
+    found = {"first": distributed.is_first(), "devices": [jax.local_device_count(), mesh.size]}
     found["mesh"] = [device.process_index for device in mesh.devices.ravel()]
     found["gathered"] = gather(np.array([EXACT + here, -1])).tolist()
     found["total"] = add_up({"n": np.array([EXACT, here]), "one": np.array(1)})
@@ -70,7 +70,7 @@ def _message(call) -> str:
 
 def main(argv: list[str]) -> int:
     """Joins the others, looks, prints."""
-    processes.start()
+    distributed.start()
     print(json.dumps(look(Path(argv[0]))), flush=True)
     return cli.OK
 

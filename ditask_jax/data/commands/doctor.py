@@ -1,16 +1,16 @@
 """`python -m ditask_jax.data doctor`: checks a data set before a GPU is paid for."""
 
 from ditask_jax import cli
-from ditask_jax.data.commands.bar import progress_bar
-from ditask_jax.data.commands.options import (
+from ditask_jax.data.benchmarks import TREES
+from ditask_jax.data.commands.build import (
     add_folder_options,
     add_tree_options,
     folder,
     folder_options,
     parse_tasks,
+    progress_bar,
 )
 from ditask_jax.data.sources import OPENERS
-from ditask_jax.data.trees import TREES
 from ditask_jax.errors import ConfigError, DataError, check_known
 
 EXAMPLES = (
@@ -55,15 +55,15 @@ def run(args) -> int:
 
 
 def _examine(args, samples, on_example) -> list:
-    from ditask_jax.data import doctor
+    from ditask_jax.data import dataset_checks
 
     tasks = parse_tasks(args.tasks)
     root = folder(args.root)
     if args.name == "vtab":
-        return [doctor.examine_vtab(root, task, samples, on_example) for task in _vtab_tasks(root, args.task)]
+        return [dataset_checks.examine_vtab(root, task, samples, on_example) for task in _vtab_tasks(root, args.task)]
     if args.name != "folder":
         chosen = (args.layout, args.depth_unit, args.semseg_classes)
-        return [doctor.examine_multitask(args.name, root, tasks, samples, on_example, *chosen)]
+        return [dataset_checks.examine_multitask(args.name, root, tasks, samples, on_example, *chosen)]
     from ditask_jax.data.folder import READERS, SPLITS, FolderSource, unread_files
 
     if tasks is None:
@@ -73,8 +73,8 @@ def _examine(args, samples, on_example) -> list:
     options = folder_options(args)
     sources = {split: (lambda split=split: FolderSource(root, split, tasks, **options)) for split in SPLITS}
     title, classes = f"folder in {root}", options["num_classes"]
-    report = doctor.examine_sources(title, sources, tasks, classes, samples, on_example)
-    doctor.doubt_labels(report, args.mask_ignore, args.depth_unit)
+    report = dataset_checks.examine_sources(title, sources, tasks, classes, samples, on_example)
+    dataset_checks.doubt_labels(report, args.mask_ignore, args.depth_unit)
     for split in report.counts:
         unread = unread_files(root / split / "images")
         if unread:
@@ -85,8 +85,7 @@ def _examine(args, samples, on_example) -> list:
 
 
 def _vtab_tasks(root, task: str | None) -> list[str]:
-    from ditask_jax.data.vtab import find_tasks
-    from ditask_jax.data.vtab_tasks import VTAB_TASKS, vtab_task
+    from ditask_jax.data.vtab import VTAB_TASKS, find_tasks, vtab_task
 
     found = find_tasks(root) if task is None else [vtab_task(task).name]
     if not found:

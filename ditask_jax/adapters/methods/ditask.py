@@ -1,0 +1,213 @@
+"""DiTASK: frozen singular vectors, and a small diffeomorphism of the singular values, shared and per task.
+
+References: Mantri et al., "DiTASK: Multi-Task Fine-Tuning with Diffeomorphic Transformations", CVPR 2025.
+"""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from ditask_jax import cpab
+from ditask_jax.adapters.execution import EXECUTIONS
+from ditask_jax.adapters.method_registry import (
+    PerStage,
+    PerTask,
+    check_dropout,
+    check_layers,
+    check_option,
+    is_count,
+    pick,
+    plain,
+    words,
+)
+from ditask_jax.adapters.plan import ROLES, FanOut, LayerPlan, Site
+from ditask_jax.adapters.spectral import SpectralAdapter, spectral_plan, stream_parameters
+from ditask_jax.adapters.wrap import PUBLISHED, UnfrozenMethod, check_unfrozen
+from ditask_jax.errors import ConfigError, check_known
+from ditask_jax.factors import Factors
+from ditask_jax.nn.context import Scope
+from ditask_jax.nn.linear import Linear
+
+DOMAINS = ("value", "index")
+INITS = ("identity", "upstream")
+# In a packed q, k, v the originals' task thetas exist too, but nothing reads what they produce.
+DEAD_ROLE = "qkv"
+
+
+class DiffeomorphicAdapter(SpectralAdapter):
+    """Singular values moved by `f_theta`, with one theta per stream that has its own."""
+
+    def __init__(self, plan: LayerPlan, method: "DiTASK", thetas: Mapping[str, jax.Array], factors: Factors):
+        super().__init__(plan, method.dropout, thetas, factors)
+        self.domain = method.domain
+        self.headroom = method.headroom
+
+    @classmethod
+    def prepare(cls, adapters: Sequence["DiffeomorphicAdapter"]) -> list[jax.Array]:
+        """Changes of all singular values, `[S, P, R]` for each layer, from one CPAB call per tessellation."""
+        batches = defaultdict(list)
+        for index, adapter in enumerate(adapters):
+            by_size = defaultdict(list)
+            for name in dict.fromkeys(adapter.names):
+                if name:
+                    by_size[getattr(adapter, name)[...].shape[0]].append(name)
+            for size, names in by_size.items():
+                batches[size, adapter.domain, adapter.headroom].append((index, names))
+        found: list[dict[str, jax.Array]] = [{} for _ in adapters]
+        for (size, domain, headroom), entries in batches.items():
+            deltas = cpab.spectrum_displacements(
+                [jnp.stack([getattr(adapters[i], name)[...] for name in names]) for i, names in entries],
+                [adapters[i].singular_values[...] for i, _ in entries],
+                cpab.Tessellation(size + 1),
+                domain,
+                headroom,
+            )
+            for (index, names), delta in zip(entries, deltas, strict=True):
+                found[index].update({name: delta[row] for row, name in enumerate(names)})
+        return [adapter.per_stream(changes) for adapter, changes in zip(adapters, found, strict=True)]
+
+
+@dataclasses.dataclass(frozen=True)
+class DiTASK(UnfrozenMethod):
+    """Options of DiTASK.
+
+    Attributes:
+      shared_cells: cells N_P of the shared tessellation (theta has N_P - 1 numbers); an int, or one per stage.
+      task_cells: cells of every task's tessellation: the same, or a mapping from task name to the same.
+      shared_layers: roles with a shared theta, in every block; none: task-specific transforms only.
+      task_layers: roles with a theta per task, in the last blocks of every stage; none: shared transforms only.
+      task_blocks: how many of a stage's last blocks the task streams run through.
+      domain: "value" maps the singular values, "index" warps their index axis (the released code).
+      headroom: c >= 1; Omega = [0, c sigma_max]; above 1 the largest singular value moves too.
+      init: "identity", or "upstream" (uniform in +-1/sqrt(N_P - 1)).
+      execution: "auto", "materialised" or "factored".
+      dropout: rate on the input of adapted layers.
+      unfrozen: groups of backbone weights that train too; see `adapters.unfrozen`.
+
+    >>> DiTASK(shared_cells=64, task_cells={"semseg": 16, "depth": (8, 8, 32, 32)}).cells("theta_depth", stage=2)
+    32
+    """
+
+    name = "ditask"
+
+    shared_cells: PerStage = 64
+    task_cells: PerTask = 64
+    shared_layers: tuple[str, ...] = ROLES
+    task_layers: tuple[str, ...] = ("proj", "fc1", "fc2")
+    task_blocks: int = 1
+    domain: str = "value"
+    headroom: float = 1.0
+    init: str = "identity"
+    execution: str = "auto"
+    dropout: float = 0.05
+    unfrozen: tuple[str, ...] = PUBLISHED
+
+    @classmethod
+    def from_config(cls, config) -> "DiTASK":
+        return cls(
+            shared_cells=plain(config.shared_cells),
+            task_cells=plain(config.task_cells),
+            shared_layers=tuple(config.shared_layers),
+            task_layers=tuple(config.task_layers),
+            task_blocks=config.task_blocks,
+            domain=config.domain,
+            headroom=float(config.headroom),
+            init=config.init,
+            execution=config.execution,
+            dropout=float(config.dropout),
+            unfrozen=tuple(config.unfrozen),
+        )
+
+    @property
+    def identity_at_start(self) -> bool:
+        return self.init == "identity"
+
+    @property
+    def fan(self) -> FanOut:
+        """Where task streams split off: no layer of a task reads the shared stream."""
+        return FanOut(self.task_layers, self.task_blocks)
+
+    def cells(self, name: str, stage: int) -> int:
+        """Cells of the tessellation of one theta, by its name."""
+        shared = name == "theta_shared"
+        return pick(self.shared_cells, stage) if shared else pick(self.task_cells, stage, name.removeprefix("theta_"))
+
+    def describe(self) -> str:
+        return (
+            f"singular values moved by diffeomorphisms: {words(self.shared_cells)} cells shared, "
+            f"{words(self.task_cells)} per task, domain `{self.domain}`, headroom {self.headroom:g}"
+        )
+
+    @property
+    def layer_roles(self) -> tuple[str, ...]:
+        return (*self.shared_layers, *self.task_layers)
+
+    def check(self, tasks: Sequence[str], stages: int | None = None) -> None:
+        check_known("config: method.domain", self.domain, DOMAINS)
+        check_known("config: method.init", self.init, INITS)
+        check_known("config: method.execution", self.execution, EXECUTIONS)
+        check_layers(self.shared_layers, self.task_layers, self.task_blocks)
+        if self.headroom < 1:
+            raise ConfigError(f"config: method.headroom: got {self.headroom}, expected a number >= 1")
+        if self.headroom != 1 and self.domain == "index":
+            raise ConfigError(
+                f"config: method.headroom: got {self.headroom} with domain 'index', which keeps the spectrum's ends; "
+                "use headroom=1 or domain='value'"
+            )
+        check_dropout(self.dropout)
+        check_unfrozen(self.unfrozen)
+        words = "a whole number of cells >= 2"
+        check_option("shared_cells", self.shared_cells, (), stages, is_count(2), words)
+        check_option("task_cells", self.task_cells, tasks if self.task_layers else (), stages, is_count(2), words)
+
+    def needs_factors(self) -> bool:
+        return True
+
+    def plan_layer(self, site: Site) -> LayerPlan | None:
+        role = site.info.role
+        if not site.in_block:
+            return None
+        streams, names = stream_parameters(site, self.fan, role in self.shared_layers, "theta")
+        if not names:
+            return None
+        shapes = {name: (self.cells(name, site.info.stage) - 1,) for name in names}
+        return spectral_plan(site, self.fan, streams, shapes, self.execution)
+
+    def attach(self, linear: Linear, plan: LayerPlan, factors: Factors, seed: int) -> DiffeomorphicAdapter:
+        scope = Scope(seed=seed, path=plan.info.path)
+        start = lambda name, shape: (
+            scope.zeros(shape) if self.init == "identity" else scope.uniform(name, shape, shape[0] ** -0.5)
+        )
+        thetas = {name: start(name, shape) for name, shape in plan.parameters.items()}
+        return DiffeomorphicAdapter(plan, self, thetas, factors)
+
+    def upstream_extra(self, sites: Sequence[Site]) -> dict[str, int]:
+        """Dead thetas: per task in every q, k, v and in stages that nothing reads; shared behind the last fan-out."""
+        if not self.task_layers or self.task_blocks != 1:
+            return {}
+        size = lambda site, name: self.cells(name, site.info.stage) - 1
+        dead_task = sum(
+            size(site, f"theta_{task}") for site in sites if site.info.role == DEAD_ROLE for task in site.tasks
+        )
+        dead_shared = sum(
+            size(site, "theta_shared")
+            for site in sites
+            if site.info.role in self.shared_layers and self.fan.applies(site) and self.fan.ends_shared(site)
+        )
+        ends = {site.info.stage: site.info.block for site in sites if site.info.role in self.task_layers}
+        dead_stage = sum(
+            size(site, f"theta_{task}")
+            for site in sites
+            if site.info.role in self.task_layers
+            and site.blocks_behind is None
+            and site.info.block == ends[site.info.stage]
+            for task in site.tasks
+        )
+        extra = {
+            "theta per task of q, k, v (no reader)": dead_task,
+            "theta shared, last block (no reader)": dead_shared,
+        }
+        return extra | ({"theta per task of stages without a reader": dead_stage} if dead_stage else {})

@@ -1,0 +1,186 @@
+"""MTLoRA: low-rank changes for the shared stream and for every task, on one frozen kernel.
+
+References: Agiza et al., "MTLoRA: A Low-Rank Adaptation Approach for Efficient Multi-Task Learning", CVPR 2024.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ditask_jax.adapters.method_registry import (
+    PerStage,
+    PerTask,
+    check_dropout,
+    check_layers,
+    check_option,
+    is_count,
+    is_scale,
+    pick,
+    plain,
+)
+from ditask_jax.adapters.methods.lora import LowRankAdapter, low_rank_shapes, low_rank_start
+from ditask_jax.adapters.plan import ROLES, FanOut, LayerPlan, Site
+from ditask_jax.adapters.wrap import PUBLISHED, UnfrozenMethod, check_unfrozen
+from ditask_jax.errors import check_known
+from ditask_jax.nn.context import Context
+from ditask_jax.nn.linear import SHARED, Linear, apply_kernel
+from ditask_jax.nn.norm import normalise
+from ditask_jax.nn.stochastic import drop_shared
+from ditask_jax.numerics import widened
+
+MODES = ("matrix", "matrixv2", "addition")
+
+
+class AdditionAdapter(LowRankAdapter):
+    """Tasks as in `LowRankAdapter`; the shared stream adds the normalised sum of all tasks' outputs.
+
+    `y_t = x_shared W + bias + scale_t x_t A_t B_t` and `y_shared = x_shared W + bias + LayerNorm(sum_t y_t)`, so that
+    the start is not the identity and no kernel can stand for it.
+    """
+
+    mergeable = False
+
+    def __call__(self, linear: Linear, x: jax.Array, streams: tuple[str, ...], context: Context) -> jax.Array:
+        dropped = drop_shared(x, self.dropout_rate, context, self.path, streams)
+        base = apply_kernel(x[:1], linear.kernel[...].astype(context.dtype), context.wide)
+        tasks = base + self.task_changes(dropped, streams, context)
+        if SHARED not in self.streams:
+            return tasks
+        total = widened(tasks).sum(0, keepdims=True)
+        if hasattr(linear, "bias"):
+            total = total + len(self.owners) * linear.bias[...].reshape((1,) * (total.ndim - 1) + (-1,))
+        normed = normalise(total, self.norm_scale_shared[...], self.norm_bias_shared[...])
+        return jnp.concatenate([base + normed.astype(context.dtype), tasks])
+
+
+@dataclasses.dataclass(frozen=True)
+class MTLoRA(UnfrozenMethod):
+    """Options of MTLoRA. The published rows have shared ranks 16, 32 and 64, task rank 4 and scale 4.
+
+    Attributes:
+      shared_rank: of the shared matrices; an int, or one per stage.
+      task_rank: of every task's matrices: the same, or a mapping from task name to the same.
+      shared_scale, task_scale: of the changes; likewise.
+      scale_trains: whether the scales are parameters.
+      mode: "matrix": a task's change replaces the shared one. "matrixv2": it comes on top. "addition": there are no
+        shared matrices; the shared stream adds the normalised sum of all tasks' outputs.
+      shared_layers: roles with shared matrices, in every block.
+      task_layers: roles with matrices per task, in the last blocks of every stage.
+      task_blocks: how many of a stage's last blocks the task streams run through.
+      dropout: rate on the input of the matrices; none on a task's own input.
+      unfrozen: groups of backbone weights that train too; see `adapters.unfrozen`.
+
+    >>> MTLoRA(shared_rank=64, task_rank={"semseg": 8, "depth": 4}).rank("depth", stage=0)
+    4
+    """
+
+    name = "mtlora"
+    config_names: ClassVar[Mapping[str, str]] = {"scale_trains": "train_scales"}
+
+    shared_rank: PerStage = 4
+    task_rank: PerTask = 4
+    shared_scale: PerStage = 1.0
+    task_scale: PerTask = 1.0
+    scale_trains: bool = False
+    mode: str = "matrix"
+    shared_layers: tuple[str, ...] = ROLES
+    task_layers: tuple[str, ...] = ("proj", "fc1", "fc2")
+    task_blocks: int = 1
+    dropout: float = 0.05
+    unfrozen: tuple[str, ...] = PUBLISHED
+
+    @classmethod
+    def from_config(cls, config) -> "MTLoRA":
+        return cls(
+            shared_rank=plain(config.shared_rank),
+            task_rank=plain(config.task_rank),
+            shared_scale=plain(config.shared_scale),
+            task_scale=plain(config.task_scale),
+            scale_trains=config.train_scales,
+            mode=config.mode,
+            shared_layers=tuple(config.shared_layers),
+            task_layers=tuple(config.task_layers),
+            task_blocks=config.task_blocks,
+            dropout=float(config.dropout),
+            unfrozen=tuple(config.unfrozen),
+        )
+
+    @property
+    def identity_at_start(self) -> bool:
+        return self.mode != "addition" or not self.task_layers
+
+    @property
+    def fan(self) -> FanOut:
+        """Where task streams split off: a task's layer multiplies the shared stream by the frozen kernel."""
+        return FanOut(self.task_layers, self.task_blocks, reads_shared=True)
+
+    def rank(self, stream: str, stage: int) -> int:
+        """Rank of a stream's matrices."""
+        return pick(self.shared_rank, stage) if stream == SHARED else pick(self.task_rank, stage, stream)
+
+    def scale(self, stream: str, stage: int) -> float:
+        """Scale of a stream's change, at the start where it trains."""
+        return float(pick(self.shared_scale, stage) if stream == SHARED else pick(self.task_scale, stage, stream))
+
+    @property
+    def layer_roles(self) -> tuple[str, ...]:
+        return (*self.shared_layers, *self.task_layers)
+
+    def check(self, tasks: Sequence[str], stages: int | None = None) -> None:
+        check_known("config: method.mode", self.mode, MODES)
+        check_layers(self.shared_layers, self.task_layers, self.task_blocks)
+        own = tasks if self.task_layers else ()
+        for field, names in (("shared_rank", ()), ("task_rank", own)):
+            check_option(field, getattr(self, field), names, stages, is_count(1), "a whole number >= 1")
+        for field, names in (("shared_scale", ()), ("task_scale", own)):
+            check_option(field, getattr(self, field), names, stages, is_scale, "a finite number")
+        check_dropout(self.dropout)
+        check_unfrozen(self.unfrozen)
+
+    def plan_layer(self, site: Site) -> LayerPlan | None:
+        stage = site.info.stage
+        if not site.in_block:
+            return None
+        streams = self.fan.streams(site)
+        owners = [stream for stream in streams if stream != SHARED]
+        if self._reads_shared_matrices(site, streams):
+            owners.insert(0, SHARED)
+        shapes: dict[str, tuple[int, ...]] = {}
+        for stream in owners:
+            shapes |= low_rank_shapes(site.shape, stream, self.rank(stream, stage), self.scale_trains)
+        if self.mode == "addition" and SHARED in streams:
+            shapes |= dict.fromkeys(("norm_scale_shared", "norm_bias_shared"), site.shape[1:])
+        return LayerPlan(site.info, site.shape, streams, shapes, "beside") if shapes else None
+
+    def _reads_shared_matrices(self, site: Site, streams: tuple[str, ...]) -> bool:
+        """Whether anything behind a layer depends on shared matrices in it."""
+        if self.mode == "addition" or site.info.role not in self.shared_layers:
+            return False
+        return not streams or SHARED in streams or self.mode == "matrixv2"
+
+    def attach(self, linear: Linear, plan: LayerPlan, factors, seed: int) -> LowRankAdapter:
+        streams = (SHARED, *(stream for stream in plan.streams if stream != SHARED))
+        scales = {s: self.scale(s, plan.info.stage) for s in streams if f"a_{s}" in plan.parameters}
+        values = low_rank_start(plan, scales, seed)
+        if self.mode == "addition":
+            adapter = AdditionAdapter(plan, values, scales, self.dropout)
+            if "norm_scale_shared" in plan.parameters:
+                adapter.norm_scale_shared = nnx.Param(jnp.ones(plan.shape[1:], jnp.float32))
+                adapter.norm_bias_shared = nnx.Param(jnp.zeros(plan.shape[1:], jnp.float32))
+            return adapter
+        return LowRankAdapter(plan, values, scales, self.dropout, adds_shared=self.mode == "matrixv2")
+
+    def upstream_extra(self, sites: Sequence[Site]) -> dict[str, int]:
+        """The shared matrices of the very last layer: no task reads the stream that they change."""
+        if self.mode != "matrix" or self.task_blocks != 1:
+            return {}
+        dead = sum(
+            self.rank(SHARED, site.info.stage) * sum(site.shape)
+            for site in sites
+            if site.info.role in self.shared_layers and self.fan.applies(site) and self.fan.ends_shared(site)
+        )
+        return {"low rank shared, last fc2 (no reader)": dead} if dead else {}

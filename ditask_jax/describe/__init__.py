@@ -1,0 +1,1 @@
+"""What a configuration means, and what it costs, before anything is trained."""

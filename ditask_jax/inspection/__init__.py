@@ -1,1 +1,0 @@
-"""Looking into trained runs: spectra before and after, how far layers moved, predictions on the same pictures."""

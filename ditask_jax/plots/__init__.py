@@ -1,0 +1,1 @@
+"""Figures from plain arrays, drawn by Matplotlib: one file per figure."""

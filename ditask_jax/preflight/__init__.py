@@ -1,0 +1,1 @@
+"""The preflight: tries a training before it is paid for."""

@@ -1,0 +1,190 @@
+"""TensorBoard and Weights & Biases, and the spectra that they are sent."""
+
+import json
+import math
+import os
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from ditask_jax.adapters.spectral import SpectralAdapter
+from ditask_jax.config import to_json
+from ditask_jax.files import atomic_write_text
+from ditask_jax.nn.context import Context
+from ditask_jax.nn.linear import linears, prepare_adapters
+from ditask_jax.nn.state import ModelState
+from ditask_jax.tasks import Task
+from ditask_jax.training.metrics_log import Sink, original_names, read_metrics
+from ditask_jax.training.sharding import replicated
+from ditask_jax.training.wandb_files import offline_rows
+
+# Singular values before and after, layer by layer, from a training state: what the logs show of a spectral method.
+
+
+def make_spectra(parts: ModelState, mesh: Mesh) -> Callable:
+    """`spectra(trainable, stats, frozen) -> {"LAYER/STREAM": (before, after)}`, jitted, each `[P, R]`.
+
+    P > 1 in a packed q, k, v. Streams with the unchanged spectrum are left out, and so are layers whose singular values
+    do not move: for most methods the dict is empty.
+    """
+
+    def spectra(trainable, stats, frozen):
+        backbone = parts.merge(trainable, frozen, stats).backbone
+        prepared = prepare_adapters(backbone, Context(train=False)).prepared
+        found = {}
+        for layer in linears(backbone):
+            adapter = layer.adapter
+            if not isinstance(adapter, SpectralAdapter):
+                continue
+            before, change = adapter.singular_values[...], prepared[layer.info.path]
+            for stream, (row, _) in adapter.moving.items():
+                found[f"{layer.info.path}/{stream}"] = (before, before + change[row])
+        return found
+
+    return jax.jit(spectra, out_shardings=replicated(mesh))
+
+
+# TensorBoard event files, by tensorboardX: NumPy and protobuf alone, no TensorFlow and no server to install.
+
+
+_FLUSH_SECONDS = 30
+
+
+class TensorBoardSink(Sink):
+    """Writes event files of TensorBoard.
+
+    Every start of a run writes a file of its own. It begins by telling the reader which steps of older files count no
+    longer: those behind the checkpoint that training goes on from, which are written again.
+
+    Events are written here and now. The package's `SummaryWriter` hands them to a thread: what waits there when a
+    process is killed is lost, and where the thread has died of a full disk, training would wait for it for ever.
+
+    Args:
+      folder: for `tensorboard --logdir`.
+      start: steps done.
+    """
+
+    def __init__(self, folder: Path, start: int):
+        from tensorboardX import summary
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        self._summary, self._event = summary, Event
+        folder.mkdir(parents=True, exist_ok=True)
+        # The number of the process: two starts within a second are two files.
+        self._file = EventsWriter(str(folder / "events"), f".{os.getpid()}.{start}")
+        self._flushed = time.monotonic()
+        began = SessionLog(status=SessionLog.START)
+        self._file.write_event(Event(wall_time=time.time(), step=start + 1, session_log=began))
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._write(step, self._summary.scalar(name, value))
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self.flush()
+
+    def picture(self, step: int, name: str, picture: np.ndarray) -> None:
+        self._write(step, self._summary.image(name, picture, dataformats="HWC"))
+
+    def histogram(self, step: int, name: str, values: np.ndarray) -> None:
+        self._write(step, self._summary.histogram(name, np.asarray(values, np.float64), "auto"))
+
+    def flush(self) -> None:
+        self._file.flush()
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, step: int, content) -> None:
+        self._file.write_event(self._event(wall_time=time.time(), step=step, summary=content))
+
+
+# Weights & Biases, online or offline, under the names that the originals log too.
+
+
+_BINS = 64
+
+
+class WandbSink(Sink):
+    """Logs to a run of Weights & Biases whose id stays the same however often training is started.
+
+    What W&B has cannot be taken back, and what it had not written yet when a process was killed is lost. So a training
+    that goes on first asks for the last step that is there; steps up to it are not sent again, and what is missing
+    before the checkpoint is taken from `metrics.jsonl`.
+
+    Args:
+      folder: of the run; W&B keeps its files in `wandb/` below. The log of metrics is open already.
+      config: of the run.
+      tasks: its tasks.
+      steps_per_epoch: of this training set.
+    """
+
+    def __init__(self, folder: Path, config: ConfigDict, tasks: Sequence[Task], steps_per_epoch: int):
+        import wandb
+
+        own = folder / "wandb"
+        identity = _identity(own / "id")
+        self._weights = {task.name: task.loss_weight for task in tasks}
+        self._steps_per_epoch = steps_per_epoch
+        self._histogram, self._image = wandb.Histogram, wandb.Image
+        self._begun: int | None = None  # a step whose values may not all be there yet
+        options = config.logging
+        online = options.wandb == "online"
+        before = [] if online else offline_rows(own, identity)
+        self._run = wandb.init(
+            project=options.wandb_project,
+            name=options.wandb_name or folder.resolve().name,
+            id=identity,
+            dir=str(folder),
+            mode=options.wandb,
+            # Offline there is nobody to ask about an earlier part.
+            resume="allow" if online else None,
+            config=json.loads(to_json(config)),
+            # Online it says where the run can be seen.
+            settings=wandb.Settings(silent=not online, console="off", disable_git=True, save_code=False),
+        )
+        self._last = self._run.step - 1 if online else max((row["_step"] for row in before), default=0)
+        for row in read_metrics(folder):
+            known = {name: value for name, value in row.items() if name != "step" and _is_number(value)}
+            self.scalars(row["step"], known)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        more = original_names(step, values, self._steps_per_epoch, self._weights)
+        self._log(step, {**values, **more})
+
+    def picture(self, step: int, name: str, picture: np.ndarray) -> None:
+        self._log(step, {name: self._image(picture)})
+
+    def histogram(self, step: int, name: str, values: np.ndarray) -> None:
+        self._log(step, {name: self._histogram(np_histogram=np.histogram(values, _BINS))})
+
+    def flush(self) -> None:
+        if self._begun is not None:
+            self._run.log({}, step=self._begun, commit=True)
+            self._begun = None
+
+    def close(self) -> None:
+        self._run.finish()
+
+    def _log(self, step: int, values: Mapping) -> None:
+        if step > self._last:
+            self._begun = step
+            self._run.log(dict(values), step=step)
+
+
+def _identity(path: Path) -> str:
+    """The id of the run, made when it is asked for first."""
+    if not path.is_file():
+        atomic_write_text(path, uuid.uuid4().hex[:8] + "\n")
+    return path.read_text(encoding="utf-8").strip()
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
