@@ -1,6 +1,10 @@
-"""The rooms of the package: who may import whom, and a few habits that a reader relies on."""
+"""The structure of the package: who may import whom, how many files there are, and habits that a reader relies on.
+
+python -m tests.test_architecture     prints what is counted here: files and lines per folder, and the imports
+"""
 
 import ast
+import collections
 import functools
 import importlib
 import inspect
@@ -15,65 +19,54 @@ import ditask_jax
 PACKAGE = pathlib.Path(ditask_jax.__file__).resolve().parent
 NAME = PACKAGE.name
 FILES = sorted(PACKAGE.rglob("*.py"))
-MAX_LINES = 450
+MOST_FILES = 190
+MOST_LINES = 450
 
-# Room -> rooms of the package that it may import, besides itself. Every room must be listed.
-ROOMS: dict[str, set[str]] = {
+# Part of the package (a folder or a module at its top) -> parts that it may import, besides itself. All must be listed.
+MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "files": {"errors"},
     "labels": set(),
-    "backends": set(),
-    "precision": set(),
+    "numerics": set(),
     "plugins": {"errors", "files"},
-    "cpab": {"backends", "errors"},
-    "linalg": {"errors"},
-    "factor_cache": {"files", "linalg"},
-    "nn": {"backends", "errors", "precision"},
+    "cpab": {"errors", "numerics"},
+    "factors": {"errors", "files"},
+    "nn": {"errors", "numerics"},
     "backbones": {"errors", "nn"},
-    "heads": {"errors", "nn", "precision"},
-    "classifier": {"nn"},
+    "heads": {"errors", "nn", "numerics"},
     "model": {"errors", "nn", "backbones", "heads"},
-    "tensors": {"errors"},
-    "weight_files": {"errors", "files", "tensors"},
+    "weight_files": {"errors", "files"},
     "weights": {"errors", "nn", "weight_files"},
-    "adapters": {"errors", "files", "precision", "cpab", "linalg", "factor_cache", "nn", "model", "weight_files"},
-    "conversion": {"errors", "files", "nn", "backbones", "model", "adapters", "tensors", "weight_files"},
-    "line_erosion": set(),
-    "tasks": {"errors", "files", "labels", "line_erosion", "precision"},
-    "data": {"errors", "files", "labels", "line_erosion"},
+    "adapters": {"errors", "files", "numerics", "cpab", "factors", "nn", "model", "weight_files"},
+    "conversion": {"errors", "files", "nn", "backbones", "model", "adapters", "weight_files"},
+    "tasks": {"errors", "files", "labels", "numerics"},
+    "scenes": {"errors"},
+    "data": {"errors", "files", "labels", "scenes"},
     "registering": {"errors", "data", "tasks"},
     "config_overrides": {"errors", "config_rules"},
     "config_rules": {"errors", "files"},
     "config": {"errors", "files", "config_overrides", "config_rules"},
     "shell": {"errors"},
     "cli": {"errors", "files", "config", "plugins", "shell"},
-    "pictures": {"errors", "files", "tasks"},
+    "plots": {"errors", "files", "tasks"},
 }
 # Above all of them, and below the commands.
-ROOMS["training"] = set(ROOMS) - {"cli"}
-ROOMS["reports"] = {"errors", "files", "config", "tasks", "training", "backbones", "pictures"}
-ROOMS["prediction"] = set(ROOMS) - {"cli", "reports"}
-ROOMS["inspection"] = set(ROOMS) - {"cli"}
-ROOMS["sweeps"] = {"errors", "files", "plugins", "config", "cli", "tasks", "training", "reports", "pictures"}
-FLAX_ROOMS = {"nn", "backbones", "heads", "model", "classifier", "adapters", "weights"}
+MAY_IMPORT["training"] = set(MAY_IMPORT) - {"cli"}
+MAY_IMPORT["prediction"] = set(MAY_IMPORT) - {"cli"}
+MAY_IMPORT["reports"] = set(MAY_IMPORT) - {"cli"}
+MAY_IMPORT["scenes pretraining"] = set(MAY_IMPORT) - {"cli"}
+MAY_IMPORT["describe"] = set(MAY_IMPORT) - {"cli"}
+MAY_IMPORT["preflight"] = set(MAY_IMPORT) - {"cli"}
+MAY_IMPORT["sweeps"] = {"errors", "files", "plugins", "config", "cli", "tasks", "training", "reports", "plots"}
+WITH_FLAX = {"nn", "backbones", "heads", "model", "adapters", "weights"}
 # Worker processes of the loader import these; JAX in them would cost seconds and, on a GPU, memory.
-JAX_FREE_ROOMS = {
-    "errors",
-    "files",
-    "labels",
-    "plugins",
-    "line_erosion",
-    "data",
-    "linalg",
-    "factor_cache",
-    "tensors",
-    "weight_files",
-    "config_overrides",
-    "config_rules",
-    "config",
-    "shell",
-    "cli",
+WITHOUT_JAX = {
+    *("errors", "files", "labels", "plugins", "scenes", "data", "factors", "weight_files"),
+    *("config_overrides", "config_rules", "config", "shell", "cli"),
 }
+# A file per entry of a registry; every other folder is to be taken in at a glance.
+OF_A_REGISTRY = {"methods", "backbones", "tasks", "heads"}
+MOST_IN_A_FOLDER = 22
 
 
 @functools.cache
@@ -85,10 +78,15 @@ def shown(path: pathlib.Path) -> str:
     return path.relative_to(PACKAGE.parent).as_posix()
 
 
-def room(path: pathlib.Path) -> str:
+def part(path: pathlib.Path) -> str:
+    """The folder or module of the package that a file belongs to, its programs apart."""
     first, *rest = path.relative_to(PACKAGE).parts
     if first == "data" and rest[0] in ("commands", "__main__.py"):
         return "data commands"  # `python -m ditask_jax.data`, which draws with the tasks; the library below does not
+    if rest == ["__main__.py"]:
+        return f"{first} command"
+    if first == "scenes" and rest == ["pretraining.py"]:
+        return "scenes pretraining"  # trains on scenes, where the rest of the folder only makes them
     return first.removesuffix(".py")
 
 
@@ -112,8 +110,8 @@ def is_command(path: pathlib.Path) -> bool:
     return any(isinstance(node, ast.If) and "__name__" in ast.unparse(node.test) for node in tree(path).body)
 
 
-def rooms_imported(path: pathlib.Path) -> dict[str, int]:
-    """Rooms of the package that a file imports, with a line each."""
+def parts_imported(path: pathlib.Path) -> dict[str, int]:
+    """Parts of the package that a file imports, with a line each."""
     names = {item.stem for item in PACKAGE.iterdir() if item.suffix == ".py" or (item / "__init__.py").exists()}
     found = {}
     for name, line in imports(path):
@@ -123,50 +121,74 @@ def rooms_imported(path: pathlib.Path) -> dict[str, int]:
     return found
 
 
-COMMANDS = {room(path) for path in FILES if is_command(path)}
-LIBRARY = [path for path in FILES if room(path) not in COMMANDS | {"__init__"}]
+COMMANDS = {part(path) for path in FILES if is_command(path)}
+LIBRARY = [path for path in FILES if part(path) not in COMMANDS | {"__init__"}]
 
 
 def test_there_is_something_to_check():
     assert len(LIBRARY) > 40
     assert "pretrain" in COMMANDS
-    assert rooms_imported(PACKAGE / "adapters" / "wrap.py").keys() >= {"nn", "model", "factor_cache"}
+    assert parts_imported(PACKAGE / "adapters" / "wrap.py").keys() >= {"nn", "model", "factors"}
 
 
-def test_every_room_has_its_place():
-    unknown = sorted({room(path) for path in LIBRARY} - set(ROOMS))
-    assert unknown == [], f"say in ROOMS what these may import: {unknown}"
+def test_every_part_has_its_place():
+    unknown = sorted({part(path) for path in LIBRARY} - set(MAY_IMPORT))
+    assert unknown == [], f"say in MAY_IMPORT what these may import: {unknown}"
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=shown)
 def test_imports_go_one_way(path):
-    here = room(path)
-    allowed = ROOMS.get(here, set()) | {here}
-    wrong = [f"{shown(path)}, line {line}: {here} imports {other}" for other, line in rooms_imported(path).items()]
+    here = part(path)
+    allowed = MAY_IMPORT.get(here, set()) | {here}
+    wrong = [f"{shown(path)}, line {line}: {here} imports {other}" for other, line in parts_imported(path).items()]
     wrong = [text for text in wrong if text.rsplit(" ", 1)[1] not in allowed]
     assert wrong == []
 
 
-def test_rooms_form_no_cycle():
+def test_parts_form_no_cycle():
     placed: set[str] = set()
-    while remaining := set(ROOMS) - placed:
-        ready = {name for name in remaining if ROOMS[name] <= placed}
-        assert ready, f"these rooms import each other in a circle: {sorted(remaining)}"
+    while remaining := set(MAY_IMPORT) - placed:
+        ready = {name for name in remaining if MAY_IMPORT[name] <= placed}
+        assert ready, f"these parts import each other in a circle: {sorted(remaining)}"
         placed |= ready
 
 
 def test_nothing_imports_a_command():
-    importers = [(shown(path), sorted(rooms_imported(path).keys() & COMMANDS)) for path in FILES]
+    importers = [(shown(path), sorted(parts_imported(path).keys() & COMMANDS)) for path in FILES]
     assert [entry for entry in importers if entry[1]] == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=shown)
-def test_flax_and_jax_stay_in_their_rooms(path):
+def test_flax_and_jax_stay_in_their_parts(path):
     outside = {name.split(".")[0]: line for name, line in imports(path)}
-    if room(path) not in FLAX_ROOMS:
-        assert "flax" not in outside, f"{shown(path)}, line {outside['flax']}: flax belongs to {sorted(FLAX_ROOMS)}"
-    if room(path) in JAX_FREE_ROOMS:
-        assert "jax" not in outside, f"{shown(path)}, line {outside['jax']}: this room must work without JAX"
+    if part(path) not in WITH_FLAX:
+        assert "flax" not in outside, f"{shown(path)}, line {outside['flax']}: flax belongs to {sorted(WITH_FLAX)}"
+    if part(path) in WITHOUT_JAX:
+        assert "jax" not in outside, f"{shown(path)}, line {outside['jax']}: this part must work without JAX"
+
+
+def folders() -> dict[str, list[pathlib.Path]]:
+    """The files of every folder of the package."""
+    found = collections.defaultdict(list)
+    for path in FILES:
+        found[shown(path.parent)].append(path)
+    return dict(found)
+
+
+def lines(path: pathlib.Path) -> int:
+    return path.read_text(encoding="utf-8").count("\n")
+
+
+def test_there_are_not_too_many_files():
+    assert len(FILES) <= MOST_FILES, "two files that are read together are one module"
+    for folder, paths in folders().items():
+        if folder != NAME and pathlib.Path(folder).name not in OF_A_REGISTRY:
+            assert len(paths) <= MOST_IN_A_FOLDER, f"{folder} holds {len(paths)} files"
+
+
+def test_no_two_files_have_one_name():
+    counts = collections.Counter(path.name for path in FILES if path.stem not in ("__init__", "__main__"))
+    assert [name for name, count in counts.items() if count > 1] == []
 
 
 def test_json_never_holds_what_is_no_json():
@@ -187,7 +209,7 @@ def test_json_never_holds_what_is_no_json():
 @pytest.mark.parametrize("path", FILES, ids=shown)
 def test_files_are_short_and_say_what_they_are(path):
     text = path.read_text(encoding="utf-8")
-    assert text.count("\n") <= MAX_LINES, f"{shown(path)} has more than {MAX_LINES} lines: one concept per file"
+    assert text.count("\n") <= MOST_LINES, f"{shown(path)} has more than {MOST_LINES} lines: one concept per file"
     assert ast.get_docstring(tree(path)), f"{shown(path)} has no docstring"
 
 
@@ -256,3 +278,27 @@ def _modules_after(statement: str) -> set[str]:
 )
 def test_imports_stay_light(statement, unwanted):
     assert _modules_after(statement) & unwanted == set()
+
+
+def report() -> str:
+    """What this file counts: files and lines of every folder, and what each part of the package imports."""
+    sizes = sorted(lines(path) for path in FILES)
+    short, usual = sum(size < 60 for size in sizes), sum(80 <= size <= 250 for size in sizes)
+    rows = [
+        f"{len(FILES)} files (at most {MOST_FILES}), {sum(sizes)} lines",
+        f"median {sizes[len(sizes) // 2]} lines, most {sizes[-1]}; {short} of fewer than 60, {usual} of 80 to 250",
+        "",
+        "| folder | files | lines |",
+        "|---|---|---|",
+    ]
+    rows += [f"| {name} | {len(paths)} | {sum(map(lines, paths))} |" for name, paths in sorted(folders().items())]
+    rows += ["", "| part | imports |", "|---|---|"]
+    imported = collections.defaultdict(set)
+    for path in FILES:
+        imported[part(path)] |= parts_imported(path).keys() - {part(path)}
+    rows += [f"| {name} | {' '.join(sorted(others)) or '-'} |" for name, others in sorted(imported.items())]
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    print(report())
