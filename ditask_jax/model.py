@@ -16,6 +16,7 @@ from ditask_jax.heads.hrnet import Neck
 from ditask_jax.nn.context import Context, Scope
 from ditask_jax.nn.linear import Dense, prepare_adapters
 from ditask_jax.nn.norm import LayerNorm
+from ditask_jax.nn.remat import by_pieces
 from ditask_jax.nn.resize import normalise_images, resize_bilinear
 
 # A multi-task model: one backbone, and per task a head, behind a neck where the head asks for one.
@@ -99,7 +100,7 @@ class MultiTaskModel(nnx.Module):
 
     def features(self, images: jax.Array, context: Context) -> dict[str, list[jax.Array]]:
         """Per task its stage features `[B, h, w, C]`, from normalised images `[B, H, W, 3]`."""
-        return self.pick(self.backbone(images, prepare_adapters(self.backbone, context)))
+        return self.pick(by_pieces(self.backbone, images, prepare_adapters(self.backbone, context)))
 
     def pick(self, taps: Taps) -> dict[str, list[jax.Array]]:
         """Per task its own stream of every tap, or the shared one where it has none.

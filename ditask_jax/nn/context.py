@@ -37,6 +37,8 @@ class Context:
       rows: the examples' places in the whole batch, int32 `[B]`, where this pass sees a part of it: every part then
         draws what the whole batch would have drawn. None: it is the whole batch.
       remat: what the backward pass computes again instead of keeping it; see `ditask_jax.nn.remat`.
+      pieces: into how many pieces the backbone cuts the rows, one after another, each recomputed in the backward pass:
+        the activations of one are alive at a time; see `ditask_jax.nn.remat.by_pieces`.
       batch_axes: axes of the device mesh that the batch is spread over, where this pass sees one device's rows and what
         it computes across examples is meant for the whole batch; see `mean_over_devices`.
 
@@ -50,6 +52,7 @@ class Context:
     prepared: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     rows: jax.Array | None = None
     remat: str = "none"
+    pieces: int = 1
     batch_axes: tuple[str, ...] = ()
 
     def mean_over_devices(self, x: jax.Array) -> jax.Array:

@@ -1,6 +1,8 @@
 """What the backward pass computes again instead of keeping it: less memory for more work, the same gradients."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -63,3 +65,53 @@ def _computed_twice(compute: Callable, x: jax.Array) -> jax.Array:
     twice = custom_vjp(lambda *arguments: (run(*arguments), arguments), backward, push)(run)
     pick = lambda wanted: [value for value, moves in zip(closed.consts, moving, strict=True) if moves == wanted]
     return twice(x, pick(True), pick(False))
+
+
+def by_pieces(features: Callable, images: jax.Array, context: Context) -> list[tuple[jax.Array, tuple[str, ...]]]:
+    """Calls `features(images, context) -> [(x, streams)]` on `context.pieces` pieces of the rows, one after another.
+
+    For layers that couple no examples. Each piece is computed again in the backward pass.
+
+    Args:
+      features: gives arrays `[S, B, ...]` with the names of their streams.
+      images: `[B, ...]`; `context.pieces` divides B.
+      context: its `rows` are cut with the images, so that every example draws what it would in the whole batch.
+
+    >>> double = lambda images, context: [(2 * images[None], ("shared",))]
+    >>> [(x, streams)] = by_pieces(double, jnp.arange(4.0), Context(train=True, pieces=2))
+    >>> x.tolist(), streams
+    ([[0.0, 2.0, 4.0, 6.0]], ('shared',))
+    """
+    if context.pieces == 1:
+        return features(images, context)
+    names = []
+
+    def compute(piece):
+        found = features(piece[0], dataclasses.replace(context, rows=piece[1]))
+        names[:] = [streams for _, streams in found]
+        return [x for x, _ in found]
+
+    rows = jnp.arange(images.shape[0], dtype=jnp.int32) if context.rows is None else context.rows
+    found = jax.lax.map(jax.checkpoint(compute), split((images, rows), context.pieces))
+    return list(zip([join(x, axis=1) for x in found], names, strict=True))
+
+
+def split(tree: Any, pieces: int) -> Any:
+    """Cuts rows into pieces.
+
+    Shapes: leaves `[B, ...]` to `[pieces, B / pieces, ...]`.
+
+    >>> split(jnp.arange(4), pieces=2).tolist()
+    [[0, 1], [2, 3]]
+    """
+    return jax.tree.map(lambda x: x.reshape(pieces, -1, *x.shape[1:]), tree)
+
+
+def join(x: jax.Array, axis: int = 0) -> jax.Array:
+    """The inverse of `split`, for results whose rows are at `axis` (counted without the axis of pieces).
+
+    >>> join(split(jnp.arange(4), pieces=2)).tolist()
+    [0, 1, 2, 3]
+    """
+    x = jnp.moveaxis(x, 0, axis)  # [..., pieces, rows, ...]
+    return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from ditask_jax.adapters.merging import merge
 from ditask_jax.errors import check_known
 from ditask_jax.nn.context import Context, name_hash
-from ditask_jax.nn.linear import prepare_adapters
+from ditask_jax.nn.remat import split
 from ditask_jax.nn.state import ModelState, statistics
 from ditask_jax.tasks.base import Task, multi_task_loss
 from ditask_jax.training.nonfinite import all_finite
@@ -109,36 +109,24 @@ def make_forward(
     """
     passage = passage or Passage()
     tasks = tuple(tasks)
-    context_of = lambda key, place: Context(
-        train=True, key=key, dtype=dtype, rows=place.rows, remat=passage.remat, batch_axes=place.axes
-    )
 
-    def whole(trainable, frozen, stats, key, batch, place):
+    def whole(trainable, frozen, stats, key, batch, place, pieces=passage.accumulate):
         model = parts.merge(trainable, frozen, stats)
-        logits = model(batch["image"], context_of(key, place))
-        return logits, statistics(model)
-
-    def in_pieces(trainable, frozen, stats, key, batch, place):
-        model = parts.merge(trainable, frozen, stats)
-        context = context_of(key, place)
-        prepared = prepare_adapters(model.backbone, context)
-        names = []
-
-        def taps_of(piece):
-            found = model.backbone(model.normalise(piece["image"]), dataclasses.replace(prepared, rows=piece["rows"]))
-            names[:] = [streams for _, streams in found]
-            return [x for x, _ in found]
-
-        pieces = split({"image": batch["image"], "rows": place.rows_of(batch)}, passage.accumulate)
-        taps = jax.lax.map(jax.checkpoint(taps_of), pieces)
-        features = model.pick(list(zip([join(x, axis=1) for x in taps], names, strict=True)))
-        logits = model.decode(features, batch["image"].shape[1:3], context)
-        return logits, statistics(model)
+        context = Context(
+            train=True,
+            key=key,
+            dtype=dtype,
+            rows=place.rows,
+            remat=passage.remat,
+            pieces=pieces,
+            batch_axes=place.axes,
+        )
+        return model(batch["image"], context), statistics(model)
 
     def per_shard(trainable, frozen, stats, key, batch, place):
         def piece_of(stats, piece):
             here = dataclasses.replace(place, rows=piece.pop("rows"), axes=())
-            logits, stats = whole(trainable, frozen, stats, key, piece, here)
+            logits, stats = whole(trainable, frozen, stats, key, piece, here, pieces=1)
             return stats, multi_task_loss(tasks, logits, piece["labels"], piece["valid"])
 
         batch = batch | {"rows": place.rows_of(batch)}
@@ -159,7 +147,7 @@ def make_forward(
 
         return forward
 
-    logits_of = on_each_device(parts, mesh, whole if passage.accumulate == 1 else in_pieces)
+    logits_of = on_each_device(parts, mesh, whole)
 
     def forward(trainable, frozen, stats, batch, key):
         logits, stats = logits_of(trainable, frozen, stats, key, {"image": batch["image"]})
@@ -167,28 +155,6 @@ def make_forward(
         return total, losses, stats
 
     return forward
-
-
-def split(tree: Any, pieces: int) -> Any:
-    """Cuts rows into pieces.
-
-    Shapes: leaves `[B, ...]` to `[pieces, B / pieces, ...]`.
-
-    >>> import numpy as np
-    >>> split(np.arange(4), pieces=2).tolist()
-    [[0, 1], [2, 3]]
-    """
-    return jax.tree.map(lambda x: x.reshape(pieces, -1, *x.shape[1:]), tree)
-
-
-def join(x: jax.Array, axis: int = 0) -> jax.Array:
-    """The inverse of `split`, for results whose rows are at `axis` (counted without the axis of pieces).
-
-    >>> join(split(jax.numpy.arange(4), pieces=2)).tolist()
-    [0, 1, 2, 3]
-    """
-    x = jax.numpy.moveaxis(x, 0, axis)  # [..., pieces, rows, ...]
-    return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
 
 
 # One optimiser step and one evaluation step, jitted over plain nested dicts.
@@ -315,11 +281,11 @@ def make_train_step(
         state = jax.lax.cond(applies, lambda new, old: new, lambda new, old: old, new, old)
         return *state, metrics
 
-    whole, split = replicated(mesh), sharded(mesh)
+    whole, by_rows = replicated(mesh), sharded(mesh)
     return jax.jit(
         step,
         donate_argnums=(0, 1, 2),
-        in_shardings=(whole, whole, whole, frozen_shardings(mesh, parts.frozen), split, None),
+        in_shardings=(whole, whole, whole, frozen_shardings(mesh, parts.frozen), by_rows, None),
         out_shardings=whole,
     )
 
@@ -359,6 +325,6 @@ def make_eval_step(parts: ModelState, tasks: Sequence[Task], mesh: Mesh, dtype=j
         _, losses = multi_task_loss(tuple(tasks), logits, labels, valid)
         return sums, losses, decoded
 
-    whole, split = replicated(mesh), sharded(mesh)
+    whole, by_rows = replicated(mesh), sharded(mesh)
     frozen = whole if parts is None else frozen_shardings(mesh, parts.frozen)
-    return jax.jit(eval_step, in_shardings=(whole, whole, frozen, split), out_shardings=whole)
+    return jax.jit(eval_step, in_shardings=(whole, whole, frozen, by_rows), out_shardings=whole)
