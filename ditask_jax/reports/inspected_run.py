@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from ditask_jax import cpab
@@ -14,7 +15,7 @@ from ditask_jax.adapters.spectral import SpectralAdapter
 from ditask_jax.model import MultiTaskModel
 from ditask_jax.nn.context import Context
 from ditask_jax.nn.linear import Linear, linears, prepare_adapters
-from ditask_jax.nn.state import filled
+from ditask_jax.nn.state import filled, split_state
 from ditask_jax.plots.spectra import LayerSpectra
 from ditask_jax.plots.spectral_shift import Movement
 from ditask_jax.prediction.predictor import Prediction, Predictor
@@ -77,7 +78,16 @@ def layer_spectra(model: MultiTaskModel) -> list[LayerSpectra]:
       model: wrapped and filled with what was trained, not merged.
     """
     layers = [layer for layer in linears(model.backbone) if isinstance(layer.adapter, SpectralAdapter)]
-    changes = prepare_adapters(model.backbone, Context(train=False)).prepared
+    if not layers:
+        return []
+    parts = split_state(model.backbone)
+
+    @jax.jit  # one program in place of hundreds: every operation of a flow would be compiled by itself
+    def prepare(*values):
+        prepared = prepare_adapters(parts.merge(*values), Context(train=False)).prepared
+        return {layer.info.path: prepared[layer.info.path] for layer in layers}
+
+    changes = prepare(parts.trainable, parts.frozen, parts.stats)
     fields = _fields([layer.adapter for layer in layers if isinstance(layer.adapter, DiffeomorphicAdapter)])
     return [_of_layer(layer, np.asarray(changes[layer.info.path]), fields) for layer in layers]
 
