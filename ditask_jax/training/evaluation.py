@@ -4,11 +4,14 @@ import dataclasses
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
+from ditask_jax.adapters.plan import Plan
 from ditask_jax.data import Augmentation, eval_batches
 from ditask_jax.data.pipeline import widen_labels
 from ditask_jax.errors import check_known
@@ -207,6 +210,33 @@ def _host_sums(task: Task, predicted: np.ndarray, batch: Mapping) -> Iterator[Ma
 
 
 _ON_DEVICE = ("image", "labels", "valid", "size")
+
+
+def scores_record(evaluation: Evaluation, step: int, config: ConfigDict, plan: Plan) -> dict[str, Any]:
+    """The content of `evaluation.json`: scores, how they were measured, and what was trained.
+
+    Args:
+      evaluation: of the validation split.
+      step: steps trained before.
+      config: of the run.
+      plan: of its model.
+    """
+    size = config.image_size
+    size = f"{size}x{size}" if isinstance(size, int) else f"{size[0]}x{size[1]}"
+    original = config.eval_resolution == "original"
+    resolution = f"original resolution, logits resized from {size}" if original else f"network resolution {size}"
+    return {
+        "step": step,
+        "split": "val",
+        "data": config.data.name,
+        "protocol": f"{resolution}, all examples, metrics pooled",
+        "method": plan.method,
+        "trainable_backbone": plan.trainable_backbone,
+        "trainable_total": plan.trainable_total,
+        "total": plan.total,
+        "groups": dict(plan.groups),
+        **evaluation.to_json(),
+    }
 
 
 def score_table(evaluation: Evaluation, tasks: Sequence[Task]) -> str:

@@ -27,6 +27,7 @@ from ditask_jax.training.evaluation import (
     evaluate,
     predictions,
     score_table,
+    scores_record,
 )
 from ditask_jax.training.experiment import (
     build_augmentation,
@@ -426,19 +427,6 @@ class Trainer:
             return self._write_report(run, evaluation, file, say)
 
     def _write_report(self, run: RunDir, evaluation: Evaluation, file: Path, say: Callable[[str], Any]) -> str:
-        plan = self.experiment.plan
-        content = {
-            "step": self.step,
-            "split": "val",
-            "data": self.config.data.name,
-            "protocol": f"{self._resolution()}, all examples, metrics pooled",
-            "method": plan.method,
-            "trainable_backbone": plan.trainable_backbone,
-            "trainable_total": plan.trainable_total,
-            "total": plan.total,
-            "groups": dict(plan.groups),
-            **evaluation.to_json(),
-        }
         lines = []
 
         def tell(line: str) -> None:
@@ -447,20 +435,10 @@ class Trainer:
                 say(line)
 
         if is_first():
-            atomic_write_json(file, content)
+            atomic_write_json(file, scores_record(evaluation, self.step, self.config, self.experiment.plan))
         tell(score_table(evaluation, self.tasks))
         tell(f"scores: {file}")
         figure = run.figures / "evaluation.png"
         with optional(f"figure {figure}"):
             tell(f"figure: {self.draw(figure, run.examples)}")
         return "\n".join(lines)
-
-    def _resolution(self) -> str:
-        size = _text_size(self.config.image_size)
-        if self.config.eval_resolution == "original":
-            return f"original resolution, logits resized from {size}"
-        return f"network resolution {size}"
-
-
-def _text_size(size) -> str:
-    return f"{size}x{size}" if isinstance(size, int) else f"{size[0]}x{size[1]}"
