@@ -102,7 +102,7 @@ class Ours:
                     setattr(layer, name, nnx.Param(getattr(layer, name)[...]))
         self.parts: ModelState = split_state(self.model)
         self.batch = jax.device_put(random_batch(config, self.tasks))
-        self.optimizer = make_optimizer(config.optimizer, lambda step: 1e-4, self.parts.trainable)
+        self.optimizer = make_optimizer(config.optimizer, lambda step: 1e-4, self.parts.declared)
         self.key = jax.random.key(config.seed)
 
     @property

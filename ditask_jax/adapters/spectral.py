@@ -43,7 +43,7 @@ class SpectralAdapter(LayerAdapter):
         left, values, right = jax.device_put(factors, may_alias=True)
         self.left, self.singular_values, self.right = FrozenParam(left), FrozenParam(values), FrozenParam(right)
         for name, value in parameters.items():
-            setattr(self, name, nnx.Param(value))
+            setattr(self, name, nnx.Param(value, decay="thetas"))
 
     def streams_out(self, streams: tuple[str, ...]) -> tuple[str, ...]:
         return self.streams or streams

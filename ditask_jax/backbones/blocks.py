@@ -34,6 +34,7 @@ class Backbone(Gridded):
       config: sizes; `feature_channels` has the channels of every stage, `readouts` what can be read from this kind.
       image_size: (height, width) in pixels.
       roles: of the dense layers of a block.
+      param_group: of its parameters; see `ditask_jax.nn.state.Declared`.
       readout: "map": a tap per stage, for heads that make maps. "last": the last stage's alone, and "token": the class
         token alone, as a map of one position, for classifiers. A stage that is not read splits no streams off.
     """
@@ -42,6 +43,7 @@ class Backbone(Gridded):
     image_size: tuple[int, int]
     readout: str
     roles: ClassVar[Roles] = USUAL_ROLES
+    param_group: ClassVar[str] = "pretrained"
 
     def __call__(self, images: jax.Array, context: Context) -> Taps:
         raise TypeError(f"{type(self).__name__} does not define __call__")

@@ -55,10 +55,10 @@ class PvtStage(PyramidStage):
         self.leading = int(last)
         self.reads_token = last and readout == "token"
         rows = self.leading + grid[0] * grid[1]
-        self.position_embedding = nnx.Param(scope.normal("position_embedding", (rows, channels)))
+        self.position_embedding = nnx.Param(scope.normal("position_embedding", (rows, channels)), decay=True)
         if last:
-            kind = nnx.Param if self.reads_token else FrozenParam
-            self.class_token = kind(scope.normal("class_token", (channels,)))
+            token = scope.normal("class_token", (channels,))
+            self.class_token = nnx.Param(token, decay=False) if self.reads_token else FrozenParam(token)
 
     def before(self, x: jax.Array) -> jax.Array:
         positions = self.position_embedding[...].astype(x.dtype)

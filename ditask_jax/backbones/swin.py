@@ -70,7 +70,8 @@ class WindowAttention(nnx.Module):
         self.shift = geometry.shift if shifted else 0
         self.qkv = Linear(channels, 3 * channels, scope / "qkv", place.info("attn/qkv", "qkv", 3))
         self.proj = Linear(channels, channels, scope / "proj", place.info("attn/proj", "proj"))
-        self.relative_position_bias_table = nnx.Param(scope.normal("table", ((2 * window - 1) ** 2, heads), 0.02))
+        table = scope.normal("table", ((2 * window - 1) ** 2, heads), 0.02)
+        self.relative_position_bias_table = nnx.Param(table, decay="bias_tables")
 
     def _bias(self, examples: int) -> jax.Array:
         """The bias (and mask, where shifted) of every window: `[1, N or 1, heads, L, L]`, float32."""

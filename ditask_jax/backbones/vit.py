@@ -122,9 +122,9 @@ class Vit(Backbone):
         self.leading = int(config.class_token)
         channels, tokens = config.embed_dim, self.leading + self.grid[0] * self.grid[1]
         self.patch_embed = PatchEmbed(3, channels, config.patch, scope / "patch_embed", norm=False)
-        self.position_embedding = nnx.Param(scope.normal("position_embedding", (tokens, channels)))
+        self.position_embedding = nnx.Param(scope.normal("position_embedding", (tokens, channels)), decay=True)
         if config.class_token:
-            self.class_token = nnx.Param(scope.normal("class_token", (channels,)))
+            self.class_token = nnx.Param(scope.normal("class_token", (channels,)), decay=False)
         blocks = []
         for stage, rates in enumerate(rising_rates(drop_path_rate, config.depths)):
             for block, drop_rate in enumerate(rates):

@@ -206,7 +206,7 @@ def compiled_costs(config: ConfigDict) -> dict[str, Any]:
     plan = wrap(model, build_method(config), examples=config.batch_size, seed=config.seed)
     mesh, parts = make_mesh(config.mesh.data, config.mesh.fsdp), split_state(model)
     check_batch_size("config: batch_size", config.batch_size, mesh, config.optimizer.accumulate)
-    optimizer = make_optimizer(config.optimizer, lambda step: 1e-3, parts.trainable)
+    optimizer = make_optimizer(config.optimizer, lambda step: 1e-3, parts.declared)
     options = config.seed, dtype, config.optimizer.surgery, passage_of(config)
     step = make_train_step(parts, tasks, optimizer, mesh, *options)
     batch = _batch(config, tasks)

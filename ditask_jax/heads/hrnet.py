@@ -19,9 +19,9 @@ class Pointwise(nnx.Module):
     """A 1x1 convolution on `[B, H, W, C]`, started as PyTorch starts convolutions."""
 
     def __init__(self, inputs: int, outputs: int, scope: Scope, use_bias: bool = True):
-        self.kernel = nnx.Param(scope.fan_in_uniform("kernel", (inputs, outputs)))
+        self.kernel = nnx.Param(scope.fan_in_uniform("kernel", (inputs, outputs)), decay=True)
         if use_bias:
-            self.bias = nnx.Param(scope.uniform("bias", (outputs,), inputs**-0.5))
+            self.bias = nnx.Param(scope.uniform("bias", (outputs,), inputs**-0.5), decay=False)
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         return self.wide(x, context).astype(context.dtype)

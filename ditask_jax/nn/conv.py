@@ -26,8 +26,8 @@ class Conv(nnx.Module):
 
     def __init__(self, inputs: int, outputs: int, size: int, stride: int, padding: int, scope: Scope):
         self.size, self.stride, self.padding = size, stride, padding
-        self.kernel = nnx.Param(scope.fan_in_uniform("kernel", (size, size, inputs, outputs)))
-        self.bias = nnx.Param(scope.zeros((outputs,)))
+        self.kernel = nnx.Param(scope.fan_in_uniform("kernel", (size, size, inputs, outputs)), decay=True)
+        self.bias = nnx.Param(scope.zeros((outputs,)), decay=False)
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         x, kernel = x.astype(context.dtype), self.kernel[...].astype(context.dtype)
@@ -83,8 +83,8 @@ class DepthwiseConv(nnx.Module):
     """
 
     def __init__(self, channels: int, size: int, scope: Scope):
-        self.kernel = nnx.Param(scope.fan_in_uniform("kernel", (size, size, 1, channels)))
-        self.bias = nnx.Param(scope.zeros((channels,)))
+        self.kernel = nnx.Param(scope.fan_in_uniform("kernel", (size, size, 1, channels)), decay=True)
+        self.bias = nnx.Param(scope.zeros((channels,)), decay=False)
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         height, width = x.shape[-3:-1]

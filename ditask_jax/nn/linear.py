@@ -67,9 +67,11 @@ class LayerAdapter(nnx.Module):
 
     Attributes:
       mergeable: whether plain kernels can stand for it.
+      param_group: of its parameters; see `ditask_jax.nn.state.Declared`.
     """
 
     mergeable: bool = True
+    param_group = "adapters"
 
     def streams_out(self, streams: tuple[str, ...]) -> tuple[str, ...]:
         """Names of the streams that leave the layer when `streams` enter it."""
@@ -112,9 +114,9 @@ class Linear(nnx.Module):
         self.inputs = inputs
         self.outputs = outputs
         self.info = info
-        self.kernel = nnx.Param(scope.normal("kernel", (inputs, outputs), inputs**-0.5))
+        self.kernel = nnx.Param(scope.normal("kernel", (inputs, outputs), inputs**-0.5), decay=True)
         if use_bias:
-            self.bias = nnx.Param(scope.zeros((outputs,)))
+            self.bias = nnx.Param(scope.zeros((outputs,)), decay=False)
 
     def streams_out(self, streams: tuple[str, ...]) -> tuple[str, ...]:
         if self.adapter is not None:
@@ -209,8 +211,8 @@ class Dense(nnx.Module):
     """`x @ kernel + bias` on the last axis."""
 
     def __init__(self, inputs: int, outputs: int, scope: Scope):
-        self.kernel = nnx.Param(scope.normal("kernel", (inputs, outputs), 0.02))
-        self.bias = nnx.Param(scope.zeros((outputs,)))
+        self.kernel = nnx.Param(scope.normal("kernel", (inputs, outputs), 0.02), decay=True)
+        self.bias = nnx.Param(scope.zeros((outputs,)), decay=False)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = x @ self.kernel[...]

@@ -72,8 +72,8 @@ class LayerNorm(nnx.Module):
 
     def __init__(self, channels: int, scope: Scope, epsilon: float = 1e-5):
         self.epsilon = epsilon
-        self.scale = nnx.Param(scope.ones((channels,)))
-        self.bias = nnx.Param(scope.zeros((channels,)))
+        self.scale = nnx.Param(scope.ones((channels,)), decay=False)
+        self.bias = nnx.Param(scope.zeros((channels,)), decay=False)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return normalise(x, self.scale[...], self.bias[...], self.epsilon)
@@ -88,8 +88,8 @@ class BatchNorm(nnx.Module):
     def __init__(self, channels: int, scope: Scope, epsilon: float = 1e-5, momentum: float = 0.1):
         self.epsilon = epsilon
         self.momentum = momentum
-        self.scale = nnx.Param(scope.ones((channels,)))
-        self.bias = nnx.Param(scope.zeros((channels,)))
+        self.scale = nnx.Param(scope.ones((channels,)), decay=False)
+        self.bias = nnx.Param(scope.zeros((channels,)), decay=False)
         self.mean = Statistic(scope.zeros((channels,)))
         self.variance = Statistic(scope.ones((channels,)))
 

@@ -20,6 +20,51 @@ class Statistic(nnx.Variable):
     """A running statistic (BatchNorm mean and variance): written by a training step, never differentiated."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Declared:
+    """What the maker of a parameter declares to the optimiser.
+
+    A layer declares whether weight decay applies, `nnx.Param(value, decay=False)`; where it does not say, matrices decay
+    and vectors do not. A module declares the group of all parameters in it, unless a module inside declares its own, by
+    the class attribute `param_group`.
+
+    Attributes:
+      decay: whether weight decay applies; or the name of the switch that decides, "thetas" for
+        `optimizer.decay_thetas`, "bias_tables" for `optimizer.decay_bias_tables`.
+      group: "pretrained" (of a backbone), "adapters" (added by a method) or "decoders" (anything else).
+    """
+
+    decay: bool | str
+    group: str = "decoders"
+
+
+def declarations(model: nnx.Module) -> dict:
+    """The `Declared` of every parameter, as a nested dict like the trainable ones of `split_state`.
+
+    >>> from ditask_jax.nn import LayerNorm, Scope
+    >>> declarations(LayerNorm(4, Scope()))["scale"]
+    Declared(decay=False, group='decoders')
+    """
+    groups = {}
+    for path, module in nnx.iter_modules(model):
+        if (group := getattr(type(module), "param_group", None)) is not None:
+            groups[tuple(path)] = group
+
+    def declared(path: tuple, variable: nnx.Variable) -> Declared:
+        decay = variable.get_metadata().get("decay")
+        owners = [groups[path[:end]] for end in range(len(path), -1, -1) if path[:end] in groups]
+        return Declared(len(variable.shape) > 1 if decay is None else decay, *owners[:1])
+
+    found = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    tree: dict = {}
+    for path, variable in found:
+        node = tree
+        for name in path[:-1]:
+            node = node.setdefault(name, {})
+        node[path[-1]] = declared(tuple(path), variable)
+    return tree
+
+
 # Between a module tree and the plain nested dicts that cross `jax.jit`.
 
 
@@ -32,12 +77,14 @@ class ModelState:
       trainable: nested dict of what trains.
       frozen: nested dict of what never changes.
       stats: nested dict of running statistics.
+      declared: nested dict like `trainable`, of `Declared`.
     """
 
     graphdef: Any
     trainable: dict
     frozen: dict
     stats: dict
+    declared: dict = dataclasses.field(default_factory=dict)
 
     def merge(self, trainable: Mapping, frozen: Mapping, stats: Mapping) -> nnx.Module:
         """The module again, with these values; a copy, so that statistics may be written during a trace."""
@@ -47,7 +94,8 @@ class ModelState:
 def split_state(model: nnx.Module) -> ModelState:
     """Takes a model apart by variable type: `Param` trains, `Statistic` runs, everything else is frozen."""
     graphdef, trainable, stats, frozen = nnx.split(model, nnx.Param, Statistic, ...)
-    return ModelState(graphdef, *(nnx.to_pure_dict(part) for part in (trainable, frozen, stats)))
+    parts = (nnx.to_pure_dict(part) for part in (trainable, frozen, stats))
+    return ModelState(graphdef, *parts, declared=declarations(model))
 
 
 def statistics(model: nnx.Module) -> dict:

@@ -94,7 +94,7 @@ def pretrain(settings: PretrainSettings, report: Callable[[str], None] = print) 
     schedule = with_warmup(cosine(peak, peak * 1e-3, settings.steps - warmup), peak * 1e-3, peak, warmup)
     options = {"name": "adamw", "betas": (0.9, 0.999), "eps": 1e-8, "clip_norm": 1.0}
     options |= {"weight_decay": settings.weight_decay, "decay_thetas": True, "decay_bias_tables": False}
-    optimizer = make_optimizer(options, schedule, parts.trainable)
+    optimizer = make_optimizer(options, schedule, parts.declared)
     step = _make_step(parts, entry, optimizer)
     trainable, opt_state = parts.trainable, optimizer.init(parts.trainable)
     progress = Progress(settings.steps, settings.batch_size, log_every_steps=25)

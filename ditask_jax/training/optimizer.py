@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import optax
 
 from ditask_jax.errors import check_known
+from ditask_jax.nn.state import Declared
 
 OPTIMIZERS = ("adamw", "sgd")
 CLIP_EPSILON = 1e-6  # torch.nn.utils.clip_grad_norm_ adds it to the norm
 
 
 def make_optimizer(
-    optimizer: Mapping[str, Any], schedule: Callable[[Any], Any], trainable: Any
+    optimizer: Mapping[str, Any], schedule: Callable[[Any], Any], declared: Any
 ) -> optax.GradientTransformation:
     """Builds the gradient transformation of a config.
 
@@ -25,7 +26,7 @@ def make_optimizer(
     Args:
         optimizer: `config.optimizer` of `configs/base.py`.
         schedule: Learning rate by optimiser step; see `make_schedule`.
-        trainable: Nested dict of the trainable parameters (arrays or shapes); only names and ranks are looked at.
+        declared: Nested dict like the trainable parameters, of what their makers declared; see `ModelState.declared`.
 
     Returns:
         An optax gradient transformation; `update` needs the parameters.
@@ -38,15 +39,14 @@ def make_optimizer(
 
     >>> import configs.base
     >>> params = {"proj": {"theta": jnp.ones(3)}}
-    >>> transform = make_optimizer(configs.base.get_config().optimizer, lambda step: 0.1, params)
+    >>> declared = {"proj": {"theta": Declared(decay="thetas", group="adapters")}}
+    >>> transform = make_optimizer(configs.base.get_config().optimizer, lambda step: 0.1, declared)
     >>> updates, _ = transform.update({"proj": {"theta": jnp.ones(3)}}, transform.init(params), params)
     >>> [round(float(u), 4) for u in updates["proj"]["theta"]]
     [-0.105, -0.105, -0.105]
     """
     check_known("config: optimizer.name", optimizer["name"], OPTIMIZERS)
-    mask = decay_mask(
-        trainable, decay_thetas=optimizer["decay_thetas"], decay_bias_tables=optimizer["decay_bias_tables"]
-    )
+    mask = jax.tree.map(lambda leaf: decays(leaf, optimizer), declared)
     beta1, beta2 = optimizer["betas"]
     direction = {
         "adamw": lambda: optax.scale_by_adam(b1=beta1, b2=beta2, eps=optimizer["eps"]),
@@ -62,31 +62,19 @@ def make_optimizer(
     return optax.chain(*parts)
 
 
-def decay_mask(trainable: Any, *, decay_thetas: bool = True, decay_bias_tables: bool = True) -> Any:
-    """Tells for every trainable leaf whether weight decay applies.
+def decays(declared: Declared, optimizer: Mapping[str, Any]) -> bool:
+    """Whether weight decay applies to a parameter: the one place that decides it.
 
-    Decided by the leaf's own name and rank: `theta*` and `gain*` (which move singular values) and
-    `relative_position_bias*` follow their switches (thetas are decayed whatever their shape: the original keeps them as
-    a row `[1, K]`); other leaves of rank 0 or 1 and names ending in `bias` or `scale` are never decayed; everything
-    else is.
+    Args:
+      declared: by who made the parameter.
+      optimizer: `config.optimizer`; the switches `decay_thetas` and `decay_bias_tables` are read.
 
-    Returns:
-        Booleans in the structure of `trainable`.
-
-    >>> shapes = {"theta": jnp.zeros(3), "norm": {"scale": jnp.ones(3)}, "conv": {"kernel": jnp.ones((1, 2))}}
-    >>> decay_mask(shapes)
-    {'conv': {'kernel': True}, 'norm': {'scale': False}, 'theta': True}
+    >>> decays(Declared("thetas"), {"decay_thetas": False}), decays(Declared(True), {})
+    (False, True)
     """
-
-    def decays(path, leaf) -> bool:
-        name = jax.tree_util.keystr(path[-1:], simple=True)
-        if name.startswith(("theta", "gain")):
-            return bool(decay_thetas)
-        if name.startswith("relative_position_bias"):
-            return bool(decay_bias_tables)
-        return jnp.ndim(leaf) > 1 and not name.endswith(("bias", "scale"))
-
-    return jax.tree_util.tree_map_with_path(decays, trainable)
+    if isinstance(declared.decay, str):
+        return bool(optimizer[f"decay_{declared.decay}"])
+    return declared.decay
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:

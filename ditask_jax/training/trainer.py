@@ -109,7 +109,7 @@ class Trainer:
         self.steps_per_epoch, self.total_steps = training_length(config, len(self.train_source))
         parts, dtype = self.experiment.parts, self.experiment.dtype
         self.schedule = make_schedule(config.optimizer, self.steps_per_epoch, self.total_steps, config.batch_size)
-        self.optimizer = make_optimizer(config.optimizer, self.schedule, parts.trainable)
+        self.optimizer = make_optimizer(config.optimizer, self.schedule, parts.declared)
         options = config.seed, dtype, config.optimizer.surgery, passage_of(config)
         self._train_step = make_train_step(parts, self.tasks, self.optimizer, self.mesh, *options)
         self._diagnose = make_diagnosis(make_gradients(parts, self.tasks, self.mesh, *options))

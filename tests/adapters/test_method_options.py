@@ -13,10 +13,10 @@ from ditask_jax.adapters import DiTASK, LoRA, MTLoRA, make_plan, method_class, m
 from ditask_jax.adapters.storage import method_from_record, method_options
 from ditask_jax.config import from_json, load_config, to_json
 from ditask_jax.errors import ConfigError
-from ditask_jax.nn import Context
+from ditask_jax.nn import Context, flatten
 from ditask_jax.nn.linear import Linear, pick_streams
 from ditask_jax.training.experiment import build_method as method_of_config
-from ditask_jax.training.optimizer import decay_mask
+from ditask_jax.training.optimizer import decays
 from tests.adapters.micro import Micro, method_of, plain_model
 
 SMOKE = "configs/smoke.py"
@@ -190,13 +190,13 @@ def test_streams_that_leave_are_picked_by_name():
 
 def test_weight_decay_spares_vectors_and_follows_the_switch_for_spectra():
     for name, decayed in (("svf", "gain"), ("ditask", "theta")):
-        trainable = Micro(method_of(name), "depth").parts.trainable
+        declared = flatten(Micro(method_of(name), "depth").parts.declared)
         for switch in (True, False):
-            flat = jax.tree_util.tree_leaves_with_path(decay_mask(trainable, decay_thetas=switch))
-            found = {mask for path, mask in flat if f"'{decayed}_" in jax.tree_util.keystr(path)}
+            options = {"decay_thetas": switch, "decay_bias_tables": True}
+            found = {decays(leaf, options) for path, leaf in declared.items() if f"/{decayed}_" in path}
             assert found == {switch}
-    flat = jax.tree_util.tree_leaves_with_path(decay_mask(Micro(method_of("dora"), "depth").parts.trainable))
-    masks = {jax.tree_util.keystr(path[-1:], simple=True): mask for path, mask in flat if "adapter" in str(path)}
+    declared = flatten(Micro(method_of("dora"), "depth").parts.declared)
+    masks = {path.rsplit("/", 1)[1]: decays(leaf, {}) for path, leaf in declared.items() if "/adapter/" in path}
     assert masks == {"a_shared": True, "b_shared": True, "magnitude_shared": False}
 
 

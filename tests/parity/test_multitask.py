@@ -124,7 +124,7 @@ def _train(case):
         "decay_thetas": True,
         "decay_bias_tables": True,
     }
-    optimizer = make_optimizer(settings, lambda step: train["lr"], case.trainable)
+    optimizer = make_optimizer(settings, lambda step: train["lr"], case.parts.declared)
 
     @jax.jit
     def step(trainable, opt_state, frozen):

@@ -97,7 +97,7 @@ def test_inference_asks_nothing_of_other_devices(parts):
 def test_the_compiled_step_adds_nothing(parts, monkeypatch):
     """With spread weights and blocks computed again; the compiler partitions the losses, and they are scalars."""
     monkeypatch.setattr(meshes, "_SMALLEST_SPREAD", 64)
-    optimizer = make_optimizer(configs.base.get_config().optimizer, lambda step: 1e-3, parts.trainable)
+    optimizer = make_optimizer(configs.base.get_config().optimizer, lambda step: 1e-3, parts.declared)
     mesh, passage = make_mesh(4, fsdp=2), Passage(remat="blocks")
     step = make_train_step(parts, TASKS, optimizer, mesh, 0, jnp.bfloat16, passage=passage)
     trainable, stats, frozen = map(_shapes, (parts.trainable, parts.stats, parts.frozen))

@@ -1,14 +1,24 @@
 """The optimiser against a NumPy AdamW, and its weight-decay groups."""
 
+import ast
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
+import ditask_jax
 from configs import base
+from ditask_jax.adapters import method_names, wrap
+from ditask_jax.adapters.method_registry import method_class
 from ditask_jax.errors import ConfigError
-from ditask_jax.training.optimizer import clip_by_global_norm, decay_mask, make_optimizer
+from ditask_jax.model import create_model
+from ditask_jax.nn.state import Declared, flatten, split_state
+from ditask_jax.tasks import tasks
+from ditask_jax.training.optimizer import clip_by_global_norm, decays, make_optimizer
 
 RATE = 0.01
 
@@ -20,6 +30,17 @@ def _params():
     return jax.tree.map(
         lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32), shapes, is_leaf=lambda x: isinstance(x, tuple)
     )
+
+
+def _declared(**tree):
+    """The declarations of `_params`, or of another tree of the values of `decay`."""
+    tree = tree or {
+        "proj": {"theta": "thetas", "theta_tasks": "thetas"},
+        "attn": {"relative_position_bias_table": "bias_tables"},
+        "norm": {"scale": False, "bias": False},
+        "conv": {"kernel": True},
+    }
+    return jax.tree.map(Declared, tree)
 
 
 def _adamw(params, gradients, mask, config):
@@ -42,44 +63,75 @@ def _adamw(params, gradients, mask, config):
 def test_adamw_equals_numpy(scale):
     config = base.get_config().optimizer
     params = start = _params()
-    transform = make_optimizer(config, lambda step: RATE, params)
+    transform = make_optimizer(config, lambda step: RATE, _declared())
     state = transform.init(params)
     gradients = [jax.tree.map(lambda x, k=k: scale * jnp.sin(x + k), start) for k in range(4)]
     update = jax.jit(transform.update)
     for gradient in gradients:
         updates, state = update(gradient, state, params)
         params = optax.apply_updates(params, updates)
-    for got, expected in zip(jax.tree.leaves(params), _adamw(start, gradients, decay_mask(start), config), strict=True):
+    mask = jax.tree.map(lambda leaf: decays(leaf, config), _declared())
+    for got, expected in zip(jax.tree.leaves(params), _adamw(start, gradients, mask, config), strict=True):
         np.testing.assert_allclose(got, expected, rtol=2e-5, atol=1e-6)
 
 
-def test_decay_groups_follow_names_ranks_and_switches():
-    mask = decay_mask(_params())
-    assert mask == {
-        "proj": {"theta": True, "theta_tasks": True},
-        "attn": {"relative_position_bias_table": True},
-        "norm": {"scale": False, "bias": False},
-        "conv": {"kernel": True},
+@pytest.mark.parametrize("switch", ["thetas", "bias_tables"])
+def test_decay_follows_what_was_declared_and_the_switches(switch):
+    config = base.get_config().optimizer
+    before = jax.tree.map(lambda leaf: decays(leaf, config), _declared())
+    assert before == jax.tree.map(lambda leaf: leaf.decay is not False, _declared())
+    config[f"decay_{switch}"] = False
+    after = jax.tree.map(lambda leaf: decays(leaf, config), _declared())
+    assert after == jax.tree.map(lambda leaf: leaf.decay not in (False, switch), _declared())
+
+
+def _all_models():
+    """A small model of every kind of backbone and head, and of every method."""
+    for backbone in ("swin_test", "pvt_test", "pvt_v2_test", "vit_test"):
+        yield create_model(backbone, tasks("semseg+depth", dataset="scenes"), 32, abstract=True)
+    for name in method_names():
+        model = create_model("swin_test", tasks("semseg+depth", dataset="scenes"), 32)
+        wrap(model, method_class(name)())
+        yield model
+
+
+def test_every_parameter_of_the_package_declares_its_decay_and_group():
+    """By the layer or adapter that makes it; the rule by rank is for modules of a user's own."""
+    groups = set()
+    for model in _all_models():
+        for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+            assert variable.get_metadata().get("decay") in (True, False, "thetas", "bias_tables"), path
+        for path, declared in flatten(split_state(model).declared).items():
+            part = "adapters" if "/adapter/" in path else "pretrained" if path.startswith("backbone/") else "decoders"
+            assert declared.group == part, path
+            vector = path.endswith(("/bias", "/scale")) or "scale_" in path
+            assert declared.decay is not True or not vector, path
+            groups.add(part)
+    assert groups == {"adapters", "pretrained", "decoders"}
+
+
+def test_one_function_decides_what_weight_decay_applies_to():
+    """No other file of the package reads the switches, or a declaration's `decay`."""
+    package = pathlib.Path(ditask_jax.__file__).parent
+    readers = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr == "decay" and isinstance(node.value, ast.Name)
     }
-    mask = decay_mask(_params(), decay_thetas=False, decay_bias_tables=False)
-    assert not any(jax.tree.leaves({"proj": mask["proj"], "attn": mask["attn"]}))
-    assert mask["conv"]["kernel"]
-    # A bias stacked over streams stays a bias, a relative-position table of any rank stays a table.
-    assert decay_mask({"bias": jnp.ones((2, 3)), "relative_position_bias": jnp.ones(3)}) == {
-        "bias": False,
-        "relative_position_bias": True,
-    }
+    assert readers == {"training/optimizer.py"}
+    assert "`decays`" in (package.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 
 def test_switches_reach_the_update():
     config = base.get_config().optimizer
     config.decay_thetas = False
-    params = {"theta": jnp.ones(3)}
+    params, declared = {"theta": jnp.ones(3)}, _declared(theta="thetas")
     zero = jax.tree.map(jnp.zeros_like, params)
-    transform = make_optimizer(config, lambda step: 1.0, params)
+    transform = make_optimizer(config, lambda step: 1.0, declared)
     assert float(jnp.abs(transform.update(zero, transform.init(params), params)[0]["theta"]).max()) == 0.0
     config.decay_thetas = True
-    transform = make_optimizer(config, lambda step: 1.0, params)
+    transform = make_optimizer(config, lambda step: 1.0, declared)
     np.testing.assert_allclose(transform.update(zero, transform.init(params), params)[0]["theta"], -0.05, rtol=1e-6)
 
 
@@ -88,7 +140,7 @@ def test_schedule_is_read_at_the_number_of_updates_done():
     config.weight_decay, config.name = 0.0, "sgd"
     config.betas = (0.0, 0.999)
     params = {"kernel": jnp.ones((1, 1))}
-    transform = make_optimizer(config, lambda step: step + 1.0, params)
+    transform = make_optimizer(config, lambda step: step + 1.0, _declared(kernel=True))
     state = transform.init(params)
     for expected in (-1.0, -2.0, -3.0):
         updates, state = transform.update({"kernel": jnp.ones((1, 1))}, state, params)
@@ -98,7 +150,7 @@ def test_schedule_is_read_at_the_number_of_updates_done():
 def test_state_is_arrays_only_and_clip_can_be_switched_off():
     config = base.get_config().optimizer
     config.clip_norm = None
-    state = make_optimizer(config, lambda step: RATE, _params()).init(_params())
+    state = make_optimizer(config, lambda step: RATE, _declared()).init(_params())
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
 
 
@@ -115,4 +167,4 @@ def test_unknown_optimizer_is_named():
     config = base.get_config().optimizer
     config.name = "adam"
     with pytest.raises(ConfigError, match=r"optimizer.name: unknown name 'adam'\. Did you mean 'adamw'"):
-        make_optimizer(config, lambda step: RATE, _params())
+        make_optimizer(config, lambda step: RATE, _declared())

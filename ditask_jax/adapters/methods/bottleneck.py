@@ -25,7 +25,7 @@ class BottleneckAdapter(LayerAdapter):
 
     def __init__(self, parameters: Mapping[str, jax.Array]):
         for name, value in parameters.items():
-            setattr(self, name, nnx.Param(value))
+            setattr(self, name, nnx.Param(value, decay=value.ndim > 1))
 
     def __call__(self, linear: Linear, x: jax.Array, streams: tuple[str, ...], context: Context) -> jax.Array:
         cast = lambda array: array[...].astype(context.dtype)

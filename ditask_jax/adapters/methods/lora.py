@@ -79,7 +79,7 @@ class LowRankAdapter(LayerAdapter):
         self.has_shared = f"a_{SHARED}" in parameters
         self.scales = tuple(sorted((s, float(v)) for s, v in scales.items() if f"scale_{s}" not in parameters))
         for name, value in parameters.items():
-            setattr(self, name, nnx.Param(value))
+            setattr(self, name, nnx.Param(value, decay=not name.startswith("scale_")))
 
     @property
     def owners(self) -> tuple[str, ...]:
@@ -302,5 +302,5 @@ class DoRA(SharedLowRank):
     def attach(self, linear: Linear, plan: LayerPlan, factors, seed: int) -> MagnitudeAdapter:
         scales = self.scales(plan)
         adapter = MagnitudeAdapter(plan, low_rank_start(plan, scales, seed), scales, self.dropout)
-        adapter.magnitude_shared = nnx.Param(column_lengths(linear.kernel[...]))
+        adapter.magnitude_shared = nnx.Param(column_lengths(linear.kernel[...]), decay=False)
         return adapter

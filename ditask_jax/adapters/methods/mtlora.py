@@ -169,8 +169,8 @@ class MTLoRA(UnfrozenMethod):
         if self.mode == "addition":
             adapter = AdditionAdapter(plan, values, scales, self.dropout)
             if "norm_scale_shared" in plan.parameters:
-                adapter.norm_scale_shared = nnx.Param(jnp.ones(plan.shape[1:], jnp.float32))
-                adapter.norm_bias_shared = nnx.Param(jnp.zeros(plan.shape[1:], jnp.float32))
+                adapter.norm_scale_shared = nnx.Param(jnp.ones(plan.shape[1:], jnp.float32), decay=False)
+                adapter.norm_bias_shared = nnx.Param(jnp.zeros(plan.shape[1:], jnp.float32), decay=False)
             return adapter
         return LowRankAdapter(plan, values, scales, self.dropout, adds_shared=self.mode == "matrixv2")
 
