@@ -24,7 +24,7 @@ class Statistic(nnx.Variable):
 class Declared:
     """What the maker of a parameter declares to the optimiser.
 
-    A layer declares whether weight decay applies, `nnx.Param(value, decay=False)`; where it does not say, matrices decay
+    A layer declares whether weight decay applies, `nnx.Param(value, decay=False)`; where it does not, matrices decay
     and vectors do not. A module declares the group of all parameters in it, unless a module inside declares its own, by
     the class attribute `param_group`.
 
