@@ -25,8 +25,7 @@ PACKAGES = (
     "prediction",
     "plugins",
     "weight_files",
-    "linalg",
-    "factor_cache",
+    "factors",
 )
 TITLES = {"": "the usual names, `import ditask_jax as dj`"}
 HEAD = """# Reference

@@ -99,7 +99,9 @@ def arguments(parser, chosen, value):
 
 def test_all_commands_are_walked_over():
     package = pathlib.Path(cli.__file__).parent
-    programs = {path.stem for path in package.glob("*.py") if "cli.run(main" in path.read_text(encoding="utf-8")}
+    files = [*package.glob("*.py"), *package.glob("*/__main__.py")]
+    files = [path for path in files if "cli.run(main" in path.read_text(encoding="utf-8")]
+    programs = {path.parent.name if path.stem == "__main__" else path.stem for path in files} - {"data"}
     assert programs == {command for command in COMMANDS if " " not in command}
     assert len(OPTIONS) > 30
 

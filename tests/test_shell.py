@@ -372,15 +372,14 @@ def test_a_figure_that_fails_costs_no_scores(monkeypatch, tmp_path):
     class Stub(module.Trainer):
         def __init__(self):
             self.step, self.tasks = 3, ()
-            self.config = types.SimpleNamespace(data=types.SimpleNamespace(name="scenes"))
+            self.config = types.SimpleNamespace(
+                data=types.SimpleNamespace(name="scenes"), image_size=32, eval_resolution="network"
+            )
             self.experiment = types.SimpleNamespace(
                 plan=types.SimpleNamespace(
                     method="m", trainable_backbone=1, trainable_total=2, total=3, groups={"a": 1}
                 )
             )
-
-        def _resolution(self):
-            return "x"
 
         def draw(self, path, examples=None):
             assert told == ["table", f"scores: {run.evaluation}"]

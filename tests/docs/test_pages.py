@@ -32,9 +32,10 @@ def test_there_are_commands_to_check():
 def help_of(program: str, capsys) -> str:
     """What `--help` prints, from the parser itself."""
     module, *rest = program.split()
-    name = "ditask_jax.data.__main__" if module == "ditask_jax.data" else module
+    found = importlib.import_module(module)
+    found = importlib.import_module(f"{module}.__main__") if hasattr(found, "__path__") else found
     with pytest.raises(SystemExit) as left:
-        importlib.import_module(name).main([*rest, "--help"])
+        found.main([*rest, "--help"])
     assert left.value.code == 0
     return capsys.readouterr().out
 

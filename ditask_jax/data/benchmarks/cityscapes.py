@@ -67,7 +67,7 @@ class CityscapesTree(Tree):
                 found.add(path.name.removesuffix(f"_{ending}"))
         return sorted(found)
 
-    def image_files(self, split: str, name: str, what: str, exists: Exists = Path.exists) -> tuple[File, ...]:
+    def files(self, split: str, name: str, what: str, exists: Exists = Path.exists) -> tuple[File, ...]:
         city = name.partition("_")[0]
         wanted = (what, "camera") if what == "depth" and self.depth_unit == "metres" else (what,)
         return tuple(
@@ -193,7 +193,7 @@ class MtanTree(Tree):
         found = {path.stem for what in ("image", "depth") for path in (self.root / split / what).glob("*.npy")}
         return sorted(found, key=lambda name: (len(name), name))
 
-    def image_files(self, split: str, name: str, what: str, exists: Exists = Path.exists) -> tuple[File, ...]:
+    def files(self, split: str, name: str, what: str, exists: Exists = Path.exists) -> tuple[File, ...]:
         folder = f"label_{self.class_counts['semseg']}" if what == "semseg" else what
         return (File(self.root / split / folder / f"{name}.npy", ARCHIVE),)
 

@@ -72,7 +72,7 @@ class NyudTree(Tree):
     def _find_ids(self, split: str) -> Sequence[str]:
         return read_id_list(self.root / "gt_sets" / f"{split}.txt", self.name, ARCHIVES[self.layout])
 
-    def image_files(self, split: str, name: str, what: str, exists: Exists = Path.exists) -> tuple[File, ...]:
+    def files(self, split: str, name: str, what: str, exists: Exists = Path.exists) -> tuple[File, ...]:
         ending = PACKAGES[self.layout][what]
         return (File(self.root / FOLDERS[what] / f"{name}{ending}", ARCHIVES[self.layout]),)
 

@@ -77,7 +77,7 @@ class PascalTree(Tree):
     def _find_ids(self, split: str) -> Sequence[str]:
         return read_id_list(self.root / "ImageSets/Context" / f"{split}.txt", self.name, ARCHIVE)
 
-    def image_files(self, split: str, name: str, what: str, exists: Exists = Path.exists) -> tuple[File, ...]:
+    def files(self, split: str, name: str, what: str, exists: Exists = Path.exists) -> tuple[File, ...]:
         root = self.root
         context = File(root / "pascal-context/trainval" / f"{name}.mat", _LABELS)
         if what == "semseg":

@@ -168,7 +168,7 @@ class Tree(abc.ABC):
         """Ids of a split, in order."""
 
     @abc.abstractmethod
-    def image_files(self, split: str, name: str, what: str, exists: Exists = Path.exists) -> tuple[File, ...]:
+    def files(self, split: str, name: str, what: str, exists: Exists = Path.exists) -> tuple[File, ...]:
         """The files that hold the picture (`what="image"`) or one label of an example."""
 
     @abc.abstractmethod
