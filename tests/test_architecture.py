@@ -153,6 +153,28 @@ def test_parts_form_no_cycle():
         placed |= ready
 
 
+def test_files_form_no_cycle():
+    """Whatever is imported first, by a worker process for one, finds what it needs: no file waits for itself."""
+    names = {path: ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in FILES}
+    files = {name.removesuffix(".__init__"): path for path, name in names.items()}
+
+    def needed(path: pathlib.Path) -> set[pathlib.Path]:
+        """Files that are run before this one: what it imports outside of functions, and the packages around that."""
+        found = set()
+        for node in tree(path).body:
+            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == NAME:
+                for name in [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]:
+                    parts = name.split(".")
+                    found |= {files.get(".".join(parts[:end])) for end in range(1, len(parts) + 1)}
+        return {other for other in found - {None, path} if other.stem != "__init__" or other.parent not in path.parents}
+
+    placed: set[pathlib.Path] = set()
+    while remaining := set(FILES) - placed:
+        ready = {path for path in remaining if needed(path) <= placed}
+        assert ready, f"these files import each other in a circle: {sorted(map(shown, remaining))}"
+        placed |= ready
+
+
 def test_nothing_imports_a_command():
     importers = [(shown(path), sorted(parts_imported(path).keys() & COMMANDS)) for path in FILES]
     assert [entry for entry in importers if entry[1]] == []

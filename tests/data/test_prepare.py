@@ -11,11 +11,12 @@ import pytest
 import tensorflow_datasets as tfds
 
 from ditask_jax.data.augment import Augmentation
-from ditask_jax.data.benchmarks import TreeSource, open_multitask, open_tree
+from ditask_jax.data.benchmarks import TreeSource, open_tree
 from ditask_jax.data.pipeline import train_batches
 from ditask_jax.data.prepared import prepared_source
 from ditask_jax.data.prepared.prepared_source import PreparedSource, find_prepared, verify
 from ditask_jax.data.prepared.preparing import Wish, prepare
+from ditask_jax.data.sources import open_multitask
 from ditask_jax.errors import ConfigError, DataError
 from tests.data import miniature
 from tests.data.specs import NORMALS, SEMSEG

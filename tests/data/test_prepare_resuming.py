@@ -10,10 +10,10 @@ import sys
 import numpy as np
 import pytest
 
-from ditask_jax.data.benchmarks import open_multitask
 from ditask_jax.data.prepared import prepared_source
 from ditask_jax.data.prepared.prepared_source import PreparedSource, verify
 from ditask_jax.data.prepared.preparing import Wish, prepare
+from ditask_jax.data.sources import open_multitask
 from ditask_jax.errors import ConfigError, DataError
 from tests.data import miniature
 from tests.data.test_prepare import build, contents
@@ -29,16 +29,16 @@ def pascal(tmp_path):
 KILL = """
 import os, signal, sys
 from pathlib import Path
-from ditask_jax.data import prepare as module, prepared, staging
+from ditask_jax.data.prepared import preparing as module
 root, out, moment = sys.argv[1:]
 die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-write_journal = staging.Staging._write_journal
+write_journal = module.Staging._write_journal
 def on_example(split, name, total):
     if moment == "within" and name == module.open_tree("pascal", root).ids("train")[3]: die()
 def journal(self):
     if moment == "between" and any("00001-of-00003" in name for name in self._shards): die()
     write_journal(self)
-staging.Staging._write_journal = journal
+module.Staging._write_journal = journal
 if moment == "manifest": module.atomic_write_json = die
 if moment == "rename": module._put_in_place = die
 module.prepare(module.Wish("pascal", ("semseg",), examples_per_shard=2), Path(root), Path(out), on_example=on_example)
