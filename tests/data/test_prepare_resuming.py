@@ -39,7 +39,9 @@ def journal(self):
     if moment == "between" and any("00001-of-00003" in name for name in self._shards): die()
     write_journal(self)
 module.Staging._write_journal = journal
-if moment == "manifest": module.atomic_write_json = die
+write_json = module.atomic_write_json
+if moment == "manifest":
+    module.atomic_write_json = lambda path, *rest: die() if path.name != "progress.json" else write_json(path, *rest)
 if moment == "rename": module._put_in_place = die
 module.prepare(module.Wish("pascal", ("semseg",), examples_per_shard=2), Path(root), Path(out), on_example=on_example)
 """
