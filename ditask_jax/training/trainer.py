@@ -202,7 +202,7 @@ class Trainer:
             stop = StopSignal()
             flight = InFlight(self._take, self.mesh, stop, lambda step: self._pauses_after(step, profile))
             steps = self._steps(start, progress, guard, flight)
-            if main:
+            if main and profile is not None:
                 steps = traced(steps, profile, start, run.profile, progress.message)
             with contextlib.closing(steps), self._log(run, start) as writer, stop:
 

@@ -22,7 +22,7 @@ ROOMS = {
         ("tests/cpab", "tests/parity/test_cpab_core.py", "tests/parity/test_cpab.py", "ditask_jax/cpab"),
     ),
     "adapters": Room(
-        ("ditask_jax/adapters/*.py",),
+        ("ditask_jax/adapters/*.py", "ditask_jax/adapters/methods/*.py"),
         ("tests/adapters", "tests/parity/test_linears.py", "ditask_jax/adapters"),
     ),
     "tasks": Room(

@@ -2,8 +2,10 @@
 
 import errno
 import gc
+import inspect
 import json
 import os
+import pathlib
 import re
 import shutil
 import signal
@@ -14,7 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import ditask_jax
 from ditask_jax import cli, train
+from ditask_jax.adapters import spectral
 from ditask_jax.config import load_config
 from ditask_jax.data import train_batches
 from ditask_jax.errors import CheckpointError, ConfigError, DataError
@@ -28,6 +32,7 @@ from ditask_jax.training.step import make_loss
 from ditask_jax.training.trainer import Trainer
 from tests.training.small import OPTIONS, two_stages
 
+PACKAGE = pathlib.Path(ditask_jax.__file__).resolve().parent
 # Few layers, and few of them adapted: what is tested is all the same, and the step compiles in a third of the time.
 ONE_DEVICE = (*OPTIONS, "mesh.data=1", "method.shared_layers=fc1", "method.task_layers=fc2")
 
@@ -43,13 +48,48 @@ def config():
     return load_config("configs/smoke.py", ONE_DEVICE)
 
 
+WAYS: dict[str, list[str]] = {}
+"""By way of computing, the files of the package between the training loop and the product in an adapted layer."""
+
+
+def _recorded(execution, function):
+    """The function, which writes down in `WAYS` by way of which files it was called."""
+
+    def recorded(*arguments, **options):
+        if execution not in WAYS:
+            frames = [pathlib.Path(frame.filename) for frame in reversed(inspect.stack(context=0))]
+            own = [frame.relative_to(PACKAGE).as_posix() for frame in frames if PACKAGE in frame.parents]
+            place = own.index("training/trainer.py")
+            last = function.__module__.removeprefix("ditask_jax.").replace(".", "/") + ".py"
+            WAYS[execution] = list(dict.fromkeys([*own[place:], last]))
+        return function(*arguments, **options)
+
+    return recorded
+
+
 @pytest.fixture(scope="module")
 def straight(config, tmp_path_factory):
     """An uninterrupted run: the trainer, its folder, its state as NumPy."""
     folder = tmp_path_factory.mktemp("straight")
     trainer = Trainer(config)
-    trainer.fit(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        for execution, name in (("materialised", "apply_kernel"), ("factored", "factored_product")):
+            patch.setattr(spectral, name, _recorded(execution, getattr(spectral, name)))
+        trainer.fit(folder)
     return trainer, folder, jax.tree.map(np.asarray, trainer.state)
+
+
+def test_a_step_can_be_followed(straight):
+    """From the training loop to the product in an adapted layer there are few files; the page names them in order."""
+    assert {plan.execution for plan in straight[0].experiment.plan.layers} == WAYS.keys()
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = page.partition("## A step, file by file")[2].partition("\n## ")[0]
+    named = re.findall(r"^\d+\. `([\w/]+\.py)`", section, re.MULTILINE)
+    assert len(named) == len(set(named)) <= 12
+    for way in WAYS.values():
+        places = [named.index(file) for file in way]
+        assert places == sorted(places), way
+    assert set(named) == {file for way in WAYS.values() for file in way} | {"nn/products.py"}
 
 
 def _rows(folder):
