@@ -9,7 +9,7 @@ from ditask_jax.plots.option_sweep import Line, draw_sweep
 from ditask_jax.plots.sheet import line_style, save, text_width, to_bytes, wrapped
 from ditask_jax.plots.spectra import LayerSpectra, draw_spectra
 from ditask_jax.plots.spectral_shift import Movement, draw_movement
-from tests.pictures.layout import check_plots_are_clear, check_text, inner_texts_stay_inside, rendered
+from tests.plots.layout import check_plots_are_clear, check_text, inner_texts_stay_inside, rendered
 
 NAMES = ("semseg", "human_parts", "sal", "normals", "depth", "edge")
 

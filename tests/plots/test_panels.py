@@ -8,7 +8,7 @@ from ditask_jax.plots.panels import Cell, draw_panel, picture_grid
 from ditask_jax.plots.sheet import Entry, key_rows, numbers_of, to_bytes
 from ditask_jax.plots.side_by_side import Example, draw_example, draw_task
 from ditask_jax.tasks import tasks
-from tests.pictures.layout import check_grid, check_text, inner_texts_stay_inside, pixels_of
+from tests.plots.layout import check_grid, check_text, inner_texts_stay_inside, pixels_of
 
 NAMES = ("semseg", "human_parts", "sal", "normals", "depth", "edge")
 TASKS = tasks(NAMES, dataset="scenes")
