@@ -1,12 +1,14 @@
-"""Losses and scores over the steps of training, runs on top of each other."""
+"""Losses and scores over the steps of training, runs on top of each other: as figures, and as charts inside a page."""
 
 import dataclasses
+import html
 import math
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ditask_jax.plots.sheet import line_style, new_figure, styled, wrapped
+from ditask_jax.plots.sheet import line_style, new_figure, styled, to_bytes, wrapped
 
 # Legends have as many columns as fit into the width of a figure.
 _LEGEND_COLUMN = 2.3
@@ -148,3 +150,114 @@ def _smoothed(values: np.ndarray, window: int) -> np.ndarray:
     """
     kernel = np.ones(2 * (window // 2) + 1)
     return np.convolve(values, kernel, "same") / np.convolve(np.ones_like(values), kernel, "same")
+
+
+# A single chart as SVG inside a page: it takes the page's colours, light or dark.
+
+
+_CHART = (3.75, 2.25)
+_MOST_POINTS = 240
+_DOTS_UP_TO = 12
+_CHART_LINE = 1.3
+# The light colours of `reports/page/page.css`, each replaced by the variable of that name. None is black: Matplotlib
+# leaves black fills out of an SVG.
+_RUN_COLOURS = ("#1f5fbf", "#c2410c", "#0f766e", "#8b2fc9", "#a8123e", "#4d7c0f", "#7a5230", "#4b5563")
+_QUIET, _RULE = "#5b6370", "#d9dce1"
+_VARIABLES = {colour: f"--s{k}" for k, colour in enumerate(_RUN_COLOURS)} | {_QUIET: "--quiet", _RULE: "--rule"}
+CHART_STYLES = len(_RUN_COLOURS)
+"""Runs that a chart can tell apart."""
+
+
+@styled
+def draw_chart(runs: Sequence[Curves], key: str, prefix: str) -> str | None:
+    """One series of all runs as an `<svg>` element to be put into an HTML page.
+
+    Lines of very many points are drawn as means of neighbours, with everything between smallest and largest shaded.
+    Lines, and points where there are few, have titles. Colours are CSS variables: `--s0` to `--s7` by number of the
+    run, `--quiet` for text, `--rule` for the grid.
+
+    Args:
+      runs: at most `CHART_STYLES`; a run without two points is left out.
+      key: of the series.
+      prefix: begins every id of the element, as those of a page must differ.
+
+    Returns:
+      The element; None where no run has two points.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    found = [(k, run.name, *map(np.asarray, run.series.get(key, ((), ())))) for k, run in enumerate(runs)]
+    found = [entry for entry in found if len(entry[2]) > 1]
+    if not found:
+        return None
+    figure = new_figure(*_CHART, constrained=True)
+    figure.patch.set_visible(False)
+    axis = figure.subplots()
+    axis.patch.set_visible(False)
+    titles: dict[str, str] = {}
+    for number, name, steps, values in found:
+        _draw_line(axis, number, name, steps, values, titles)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+    axis.grid(False, axis="x")
+    axis.grid(color=_RULE, axis="y")
+    axis.tick_params(length=0, labelsize=8, labelcolor=_QUIET)
+    axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=(1, 2, 5, 10)))
+    axis.yaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10)))
+    for one in (axis.xaxis, axis.yaxis):
+        one.set_major_formatter(lambda value, _: _axis_number(value))
+    axis.set_xlabel("step", loc="right", color=_QUIET)
+    axis.margins(x=0.01)
+    return _element(to_bytes(figure, "svg").decode("utf-8"), titles, prefix)
+
+
+def _draw_line(axis, number: int, name: str, steps: np.ndarray, values: np.ndarray, titles: dict[str, str]) -> None:
+    colour, dashes = _RUN_COLOURS[number], line_style(number)["linestyle"]
+    if len(steps) > _MOST_POINTS:
+        # Reduced in groups of equal size, the last one shorter.
+        starts = np.arange(0, len(steps), math.ceil(len(steps) / _MOST_POINTS))
+        sizes = np.diff(np.append(starts, len(steps)))
+        lows, highs = np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
+        steps, values = np.add.reduceat(steps, starts) / sizes, np.add.reduceat(values, starts) / sizes
+        axis.fill_between(steps, lows, highs, color=colour, alpha=0.16, linewidth=0)
+    titles[f"line{number}"] = name
+    axis.plot(steps, values, color=colour, linestyle=dashes, linewidth=_CHART_LINE, gid=f"line{number}")
+    for k in range(len(steps) if len(steps) <= _DOTS_UP_TO else 0):
+        titles[f"dot{number}_{k}"] = f"{name}, step {steps[k]:g}: {values[k]:.4g}"
+        axis.plot(steps[k], values[k], "o", color=colour, markersize=3.5, gid=f"dot{number}_{k}")
+
+
+def _element(svg: str, titles: Mapping[str, str], prefix: str) -> str:
+    """What Matplotlib writes as a file, without what only a file needs."""
+    svg = svg[svg.index("<svg") :].strip()
+    svg = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*"/>|<defs>\s*</defs>', "", svg)
+    svg = re.sub(r' (?:width|height)="[^"]*pt"| xmlns(?::xlink)?="[^"]*"| version="[^"]*"', "", svg)
+    svg = re.sub(r"\n\s*", "\n", svg)
+    svg = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
+    # No group is referred to: those of a line or point get its title in place of an id.
+    title = lambda match: f"<g><title>{html.escape(titles[match[1]])}</title>" if match[1] in titles else "<g>"
+    return re.sub(rf'<g id="{prefix}-([^"]*)">', title, svg)
+
+
+def dash_array(number: int) -> str:
+    """The dashes of a run's line in a chart, as CSS has them.
+
+    >>> dash_array(0), dash_array(1)
+    ('none', '6.5 1.95')
+    """
+    style = line_style(number)["linestyle"]
+    return "none" if style == "-" else " ".join(f"{_CHART_LINE * part:g}" for part in style[1])
+
+
+def _axis_number(value: float) -> str:
+    """A number of an axis.
+
+    >>> _axis_number(0.0), _axis_number(20000), _axis_number(0.00005)
+    ('0', '20k', '5e-05')
+    """
+    if abs(value) >= 10_000 and value % 100 == 0:
+        return f"{value / 1000:g}k"
+    return f"{value:.4g}"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "svg")
 DPI = 150
-# SVG: equal figures give equal files.
+# SVG: equal figures give equal files; text stays text, to be searched and edited.
 _STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 8.0,
@@ -47,6 +47,7 @@ _STYLE = {
     "lines.linewidth": 1.3,
     "lines.markersize": 4.0,
     "svg.hashsalt": "ditask_jax",
+    "svg.fonttype": "none",
     "figure.max_open_warning": 0,
     # A dollar in the name of a file or a run is a dollar.
     "text.parse_math": False,

@@ -24,7 +24,7 @@ pytestmark = [
 # What a reader would do, and what is then seen.
 PLAY = """
 const seen = {};
-const section = document.querySelector("[data-pictures]");
+const section = document.querySelector("[data-images]");
 const shown = (selector) => [...section.querySelectorAll(selector)].filter((e) => e.getClientRects().length > 0).length;
 const slider = section.querySelector("input[type=range]");
 seen.first = [shown(".example"), shown("img"), section.querySelector("output").value];

@@ -9,9 +9,9 @@ import pytest
 
 from ditask_jax import cli, report
 from ditask_jax.errors import CheckpointError
+from ditask_jax.plots.curves import Curves, draw_chart
 from ditask_jax.plots.example_images import read_examples
 from ditask_jax.reports import find_runs
-from ditask_jax.reports.html_images import Line, line_chart
 from ditask_jax.reports.report_html import report_page
 from tests.reports.folders import write_run
 from tests.reports.pages import write_shown_run
@@ -75,9 +75,9 @@ def test_headings_are_in_order_and_contents_lead_somewhere(two):
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(later <= earlier + 1 for earlier, later in itertools.pairwise(levels))
-    identities = [attributes["id"] for _, attributes, _ in two.elements if "id" in attributes]
-    assert len(set(identities)) == len(identities)
-    assert [found["href"][1:] for found in two.all("a")] == identities
+    identities = [(attributes["id"], "svg" in open) for _, attributes, open in two.elements if "id" in attributes]
+    assert len(dict(identities)) == len(identities)
+    assert [found["href"][1:] for found in two.all("a")] == [name for name, in_chart in identities if not in_chart]
     assert all(found.get("alt") for found in two.all("img"))
 
 
@@ -92,7 +92,23 @@ def test_scores_stand_beside_the_references(two):
     assert "2 × a chip" in text
 
 
-def test_a_picture_per_image_task_and_run(two):
+def test_charts_are_in_the_page_with_its_colours(two):
+    charts = [found for found in two.all("div") if found.get("class") == "chart"]
+    assert [found["aria-label"].partition(" by step, at the end ")[0] for found in charts] == [
+        "training loss", "delta_m", "semseg mIoU", "depth rmse", "semseg training loss", "learning rate",
+    ]  # fmt: skip
+    drawn = [(attributes, open) for _, attributes, open in two.elements if "svg" in open and "defs" not in open]
+    styles = " ".join(attributes.get("style", "") for attributes, _ in drawn)
+    assert {"--s0", "--s1", "--quiet", "--rule"} == set(re.findall(r"var\((--\w+)\)", styles))
+    assert "#" not in styles
+    names = {attributes["id"] for _, attributes, _ in two.elements if "id" in attributes}
+    used = [found["xlink:href"][1:] for found in two.all("use")]
+    assert used
+    assert set(used) <= names
+    assert "thetas, step 6: 0.1667" in two.text
+
+
+def test_images_per_example_task_and_run(two):
     # Input and two targets once, predictions of both runs; three images.
     assert len(two.all("img")) == 3 * (1 + 2 * (1 + 2))
     examples = [found for found in two.all("div") if "data-example" in found]
@@ -129,7 +145,7 @@ def test_published_rows_and_what_differs_are_named(tmp_path):
     text = " ".join(Page(report_page(find_runs([tmp_path]))).text)
     for words in ("MTLoRA r64", "Free Sinewich r64", "arXiv 2502.06029", "224 here, 448 there", "70 here, 5105 there"):
         assert words in text
-    assert "No pictures of run" in text
+    assert "No images of run" in text
 
 
 def test_a_run_without_evaluation_or_log(tmp_path):
@@ -142,14 +158,14 @@ def test_a_run_without_evaluation_or_log(tmp_path):
     assert "No run has logged two steps" in text
 
 
-def test_pictures_that_are_gone_are_one_line(tmp_path):
+def test_images_that_are_gone_are_one_line(tmp_path):
     folder = write_shown_run(tmp_path / "run")
     entry = read_examples(folder / "examples")["examples"][1]
     (folder / "examples" / entry["tasks"]["depth"]["target"]["file"]).unlink()
     with pytest.raises(CheckpointError, match=r"report: '.*depth_target.png' cannot be read"):
         report_page(find_runs([folder]))
     (folder / "examples" / "examples.json").write_text("{")
-    assert "No pictures of run" in report_page(find_runs([folder]))
+    assert "No images of run" in report_page(find_runs([folder]))
 
 
 def test_the_command(tmp_path, capsys):
@@ -165,7 +181,7 @@ def test_the_command(tmp_path, capsys):
         (["no_such_run", f"--out={out}"], "'no_such_run' is no folder"),
         ([str(tmp_path), str(tmp_path / "run"), f"--out={out}"], "is named twice"),
         ([str(tmp_path / "run"), "--out=report.pdf"], "expected a file that ends in .html"),
-        ([str(tmp_path / "run"), f"--out={out}", "--pictures=-1"], "expected a whole number"),
+        ([str(tmp_path / "run"), f"--out={out}", "--images=-1"], "expected a whole number"),
         ([str(tmp_path / "run"), f"--out={out}", "--titel=x"], "Did you mean '--title'"),
     ):
         assert cli.execute(report.main, arguments) == 2
@@ -185,10 +201,13 @@ def test_damaged_scores_are_one_line(tmp_path, capsys):
 def test_long_lines_keep_their_extremes():
     steps = list(range(1, 5001))
     values = [1.0 if step != 2500 else 9.0 for step in steps]
-    chart = line_chart("loss", [Line("a", 0, steps, values)])
-    places = [tuple(map(float, pair.split(","))) for pair in re.search(r'polygon points="([^"]+)"', chart)[1].split()]
-    assert len(places) < 1000
-    top, bottom = min(y for _, y in places), max(y for _, y in places)
-    assert bottom - top > 100
-    assert line_chart("loss", [Line("a", 0, [1], [2.0])]) is None
-    assert line_chart("flat", [Line("a", 0, [1, 2], [0.0, 0.0])]) is not None
+    curves = lambda *series: [Curves("a & b", {"loss": series})]
+    chart = draw_chart(curves(steps, values), "loss", "x")
+    band = re.search(r'<defs>\s*<path id="x-\w+" d="([^"]+)"', chart)[1]
+    places = [tuple(map(float, pair)) for pair in re.findall(r"[ML] (\S+) (\S+)", band)]
+    assert 240 < len(places) < 1000
+    assert max(y for _, y in places) - min(y for _, y in places) > 100
+    assert "<title>a &amp; b</title>" in chart
+    assert draw_chart(curves([1], [2.0]), "loss", "x") is None
+    assert draw_chart(curves([1, 2], [2.0, 1.0]), "score", "x") is None
+    assert draw_chart(curves([1, 2], [0.0, 0.0]), "loss", "x") is not None

@@ -1,5 +1,5 @@
 "use strict";
-for (const section of document.querySelectorAll("[data-pictures]")) {
+for (const section of document.querySelectorAll("[data-images]")) {
   const slider = section.querySelector("input.which");
   const output = section.querySelector("output");
   const examples = [...section.querySelectorAll("[data-example]")];
