@@ -26,20 +26,11 @@ from ditask_jax.reports.compared_runs import (
 from ditask_jax.reports.comparison import compare, reference_scores
 from ditask_jax.reports.inspected_run import Inspection, inspect_run
 from ditask_jax.reports.pareto import draw_pareto
-from ditask_jax.reports.runs import Run
+from ditask_jax.reports.runs import Run, run_names
 from ditask_jax.tasks import Task, load_references
 
 KINDS = ("panels", "curves", "spectra", "movement", "sweep", "pareto")
 _BASE_TWO = ("cells", "rank", "bottleneck", "batch_size")
-
-
-def run_names(runs: Sequence[Run]) -> list[str]:
-    """Short names of runs, no two alike: as many of the last parts of their paths as it takes."""
-    paths = [run.path.resolve().parts for run in runs]
-    depth = 1
-    while len({path[-depth:] for path in paths}) < len(paths):
-        depth += 1
-    return ["/".join(path[-depth:]) for path in paths]
 
 
 def draw_runs(

@@ -1,8 +1,7 @@
-"""Published scores with the protocol they were measured by, and names and numbers as people read them."""
+"""Published scores with the protocol they were measured by, and numbers as people read them."""
 
 import dataclasses
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -11,21 +10,7 @@ from ditask_jax.reports.rows import text
 from ditask_jax.reports.runs import Run
 from ditask_jax.tasks import Task
 
-# What tables and texts about runs share: names of runs, units of tasks, numbers as people read them.
-
-
-def run_names(runs: Sequence[Run]) -> list[str]:
-    """A name for every run: that of its folder, with the folder above where two are alike."""
-    paths = [run.path.resolve() for run in runs]
-    names = [path.name for path in paths]
-    depth = 1
-    while depth < max((len(path.parts) for path in paths), default=1) and max(Counter(names).values(), default=1) > 1:
-        depth += 1
-        count = Counter(names)
-        names = [
-            "/".join(path.parts[-depth:]) if count[name] > 1 else name for path, name in zip(paths, names, strict=True)
-        ]
-    return names
+# What tables and texts about runs share: units of tasks, numbers as people read them.
 
 
 def score_text(task: Task, value: float | None) -> str:

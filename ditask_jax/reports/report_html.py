@@ -14,7 +14,6 @@ from ditask_jax.errors import CheckpointError, ConfigError
 from ditask_jax.plots.curves import CHART_STYLES, Curves, dash_array, draw_chart
 from ditask_jax.plots.example_images import read_examples
 from ditask_jax.reports.compared_runs import all_tasks
-from ditask_jax.reports.published import run_names
 from ditask_jax.reports.report_tables import (
     Named,
     configuration,
@@ -23,7 +22,7 @@ from ditask_jax.reports.report_tables import (
     parameters,
     scores,
 )
-from ditask_jax.reports.runs import Run
+from ditask_jax.reports.runs import Run, run_names
 from ditask_jax.tasks import Task
 from ditask_jax.training.run_folder import RunDir
 

@@ -171,6 +171,15 @@ def find_runs(paths: Iterable[str | Path], *, evaluated: bool = True) -> list[Ru
     return list(found.values())
 
 
+def run_names(runs: Sequence[Run]) -> list[str]:
+    """Short names of runs, no two alike: as many of the last parts of their paths as it takes."""
+    paths = [run.path.resolve().parts for run in runs]
+    depth = 1
+    while len({path[-depth:] for path in paths}) < len(paths):
+        depth += 1
+    return ["/".join(path[-depth:]) for path in paths]
+
+
 def _natural(path: Path) -> list[tuple[int, str]]:
     """Numbers inside names in the order of numbers: `rank8` before `rank16`."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]

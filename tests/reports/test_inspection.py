@@ -18,8 +18,9 @@ from ditask_jax.reports.compared_runs import (
     validation_examples,
 )
 from ditask_jax.reports.comparison import reference_scores
-from ditask_jax.reports.drawing import draw_runs, run_names
+from ditask_jax.reports.drawing import draw_runs
 from ditask_jax.reports.inspected_run import layer_spectra, movements
+from ditask_jax.reports.runs import run_names
 from ditask_jax.tasks import load_references, tasks
 from tests.prediction.made_run import made_run
 
