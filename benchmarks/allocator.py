@@ -1,6 +1,6 @@
 """A training step under settings of glibc's allocator, which only the environment of a process can choose.
 
-python benchmarks/allocator.py --config=configs/pascal_swin_tiny.py --batch=1
+python benchmarks/allocator.py --config=configs/pascal_swin_tiny.py --batch-size=1
 
 One process per setting, started together and stepping in turns. `plain` is as it comes; `huge pages` advises the kernel
 to use them; `kept` also never gives memory back, as launch/quickstart.sh sets it; `one arena` has all threads share
@@ -35,12 +35,12 @@ def main(argv: list[str] | None = None) -> int:
     """Steps all processes in turns; prints medians and the ratios to `plain` within rounds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/smoke.py", help="configuration, with an optional :VARIANT")
-    parser.add_argument("--batch", type=int, default=1, help="batch size (default 1)")
+    parser.add_argument("--batch-size", type=int, default=1, help="batch size (default 1)")
     parser.add_argument("--rounds", type=int, default=8, help="times that each process steps (default 8)")
     parser.add_argument("--step", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.step:
-        return step_when_asked(args.config, args.batch)
+        return step_when_asked(args.config, args.batch_size)
     processes = {name: _start(setting, args) for name, setting in SETTINGS.items()}
     times = {name: {"wall": [], "cpu": [], "peak": []} for name in processes}
     for _ in range(args.rounds):
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
 def _start(setting: str | None, args: argparse.Namespace) -> subprocess.Popen:
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     environment |= {} if setting is None else {"GLIBC_TUNABLES": setting}
-    command = [sys.executable, __file__, "--step", f"--config={args.config}", f"--batch={args.batch}"]
+    command = [sys.executable, __file__, "--step", f"--config={args.config}", f"--batch-size={args.batch_size}"]
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True)
     if process.stdout.readline().strip() != "ready":

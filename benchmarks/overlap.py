@@ -1,6 +1,6 @@
 """Loading beside computing: how much longer a step takes when its batches are read, augmented and placed meanwhile.
 
-python benchmarks/overlap.py --config=configs/pascal_swin_tiny.py --batch=1,4
+python benchmarks/overlap.py --config=configs/pascal_swin_tiny.py --batch-size=1,4
 python benchmarks/overlap.py --config=configs/scenes.py
 
 In turns, several steps each: steps on one batch that is on the device already, steps on batches that come as in
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sizes = lambda text: [int(part) for part in text.split(",")]
     parser.add_argument("--config", default="configs/smoke.py", help="configuration, with an optional :VARIANT")
-    parser.add_argument("--batch", type=sizes, metavar="N,N", help="batch sizes (default: the configuration's)")
+    parser.add_argument("--batch-size", type=sizes, metavar="N,N", help="batch sizes (default: the configuration's)")
     parser.add_argument("--steps", type=int, default=8, help="steps of a measurement (default 8)")
     parser.add_argument("--rounds", type=int, default=5, help="times that each row is measured (default 5)")
     parser.add_argument("--json", metavar="FILE", help="also write the figures there")
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         plain = load_config(args.config)
         data = [f"data.root={_pascal(pathlib.Path(folder))}"] if plain.data.name == "pascal" else []
         found = {}
-        for batch in args.batch or [plain.batch_size]:
+        for batch in args.batch_size or [plain.batch_size]:
             config = load_config(args.config, [f"batch_size={batch}", *data])
             found[str(batch)] = measure(config, args.steps, args.rounds)
     header = ["batch", "step, s", "CPU s", "fed, s", "CPU s", "fed / step", "in CPU s", "waited, s", "images/s: loader",

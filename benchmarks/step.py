@@ -1,10 +1,10 @@
 """A training step and inference, against what the machine can do and against PyTorch, all measured in turns.
 
-python benchmarks/step.py --config=configs/pascal_swin_tiny.py --batch=1,2,4 --peers --json=step.json
-python benchmarks/step.py --config=configs/pascal_swin_tiny.py --batch=1 --split
-python benchmarks/step.py --config=configs/pascal_swin_tiny.py --batch=1 --inference
-python benchmarks/step.py --config=configs/pascal_swin_tiny.py --batch=1,8,64 --memory
-python benchmarks/step.py --config=configs/pascal_swin_tiny.py --batch=64 --dtype=bfloat16 --profile=traces
+python benchmarks/step.py --config=configs/pascal_swin_tiny.py --batch-size=1,2,4 --peers --json=step.json
+python benchmarks/step.py --config=configs/pascal_swin_tiny.py --batch-size=1 --split
+python benchmarks/step.py --config=configs/pascal_swin_tiny.py --batch-size=1 --inference
+python benchmarks/step.py --config=configs/pascal_swin_tiny.py --batch-size=1,8,64 --memory
+python benchmarks/step.py --config=configs/pascal_swin_tiny.py --batch-size=64 --dtype=bfloat16 --profile=traces
 python benchmarks/step.py --config=configs/smoke.py
 
 Every round runs each row, so that other programs disturb all rows alike; of two steps one after another the second is
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     device = jax.devices()[0]
     found = {"config": args.config, "platform": device.platform, "device": device.device_kind}
     found |= {"cores": len(os.sched_getaffinity(0)), "jax": jax.__version__, "rounds": args.rounds}
-    for batch in args.batch:
+    for batch in args.batch_size:
         config = load(batch)
         entry = found.setdefault("batches", {}).setdefault(str(batch), {})
         if args.memory:
@@ -64,7 +64,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     sizes = lambda text: [int(part) for part in text.split(",")]
     parser.add_argument("--config", default="configs/smoke.py", help="configuration, with an optional :VARIANT")
-    parser.add_argument("--batch", type=sizes, default=[1], metavar="N,N", help="batch sizes (default 1)")
+    parser.add_argument("--batch-size", type=sizes, default=[1], metavar="N,N", help="batch sizes (default 1)")
+    # As it was spelt before.
+    parser.add_argument("--batch", type=sizes, default=argparse.SUPPRESS, dest="batch_size", help=argparse.SUPPRESS)
     parser.add_argument("--rounds", type=int, default=7, help="times that each row is measured (default 7)")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), help="of the products; default: the configuration's"

@@ -78,15 +78,22 @@ class Parser(argparse.ArgumentParser):
             self.add_option("--config", metavar="FILE", help=note, required=config == "required")
 
     def add_option(self, *names: str, **options) -> None:
-        """Adds an option or a positional argument; the arguments are those of `argparse.add_argument`."""
+        """Adds an option or a positional argument; the arguments are those of `argparse.add_argument`.
+
+        Besides them, `required` may be given for options, and `former`: spellings of earlier versions, which stay valid
+        without being shown. Of every option `--batch-size` the spelling `--batch_size` is valid too.
+        """
         self._add(*names, **options)
 
     def add_path(self, *names: str, **options) -> None:
         """Adds an option whose values are paths: `~` is expanded and URLs are refused (`files.user_path`)."""
         self._paths.append(self._add(*names, **options))
 
-    def _add(self, *names: str, required: bool = False, **options) -> argparse.Action:
+    def _add(self, *names: str, required: bool = False, former: Sequence[str] = (), **options) -> argparse.Action:
         action = self.add_argument(*names, **options)
+        if former:  # spellings of earlier versions: understood, and in no help
+            hidden = options | {"help": argparse.SUPPRESS, "default": argparse.SUPPRESS, "dest": action.dest}
+            self.add_argument(*former, **hidden)
         if required:
             # Checked after unknown options, so that a misspelt one is named and not reported as missing.
             self._required.append(action)
@@ -108,7 +115,7 @@ class Parser(argparse.ArgumentParser):
             raise ConfigError(
                 f"command line: --config.{overrides[0]}: this command takes no configuration. {self._see()}"
             )
-        args, unknown = self.parse_known_args(rest)
+        args, unknown = self.parse_known_args([self._spelt(token) for token in rest])
         if unknown:
             raise self._unknown(unknown[0])
         missing = [action.option_strings[0] for action in self._required if getattr(args, action.dest) is None]
@@ -132,11 +139,19 @@ class Parser(argparse.ArgumentParser):
     def _see(self) -> str:
         return f"See {self.prog} --help"
 
+    def _spelt(self, token: str) -> str:
+        """`--batch_size=8` as `--batch-size=8`, where there is such an option."""
+        name, equals, value = token.partition("=")
+        hyphened = name.replace("_", "-")
+        return f"{hyphened}{equals}{value}" if hyphened in self._option_string_actions else token
+
     def _unknown(self, token: str) -> ConfigError:
         if not token.startswith("-"):
             return ConfigError(f"command line: {token!r}: unexpected argument. {self._see()}")
         known = [
-            action.option_strings[-1] for action in self._actions if action.option_strings and action.dest != "help"
+            action.option_strings[-1]
+            for action in self._actions
+            if action.option_strings and action.dest != "help" and action.help != argparse.SUPPRESS
         ]
         name = token.partition("=")[0]
         return ConfigError(f"command line: {name}: unknown option. {did_you_mean(name, known)}")

@@ -18,12 +18,12 @@ def main(argv: list[str]) -> int:
     parser.add_path("--out", required=True, metavar="FILE", help="file to write")
     parser.add_option("--backbone", default="swin_nano_patch2_window6", help="backbone to train")
     parser.add_option("--steps", type=int, default=None, help="optimiser steps")
-    parser.add_option("--batch_size", type=int, default=None, help="pictures per step")
+    parser.add_option("--batch-size", type=int, default=None, help="images per step")
     parser.add_option("--seed", type=int, default=0, help="of weights and pictures")
     args = parser.parse(argv)
-    for name in ("steps", "batch_size"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise ConfigError(f"command line: --{name}: got {getattr(args, name)}, expected a positive number")
+    for name, value in (("--steps", args.steps), ("--batch-size", args.batch_size)):
+        if value is not None and value < 1:
+            raise ConfigError(f"command line: {name}: got {value}, expected a positive number")
 
     # Imported late, so that --help needs no JAX.
     import numpy as np

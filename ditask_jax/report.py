@@ -10,7 +10,7 @@ def main(argv: list[str]) -> int:
     parser = cli.Parser(
         "ditask_jax.report",
         "Writes one page on runs that needs no network: scores beside published ones with their protocol, curves, "
-        "pictures with a slider and a switch per task, what trains, hardware and time, configuration.",
+        "images with a slider and a switch per task, what trains, hardware and time, configuration.",
         [
             "runs/scenes --out=report.html",
             "runs/scenes runs/scenes_frozen --out=report.html --title='Thetas or decoders alone'",
@@ -20,7 +20,8 @@ def main(argv: list[str]) -> int:
     parser.add_path("runs", nargs="*", metavar="RUN", help="folder of a run, or a folder with several runs in it")
     parser.add_path("--out", required=True, metavar="FILE", help="the page to write, for example report.html")
     parser.add_option("--title", metavar="TEXT", help="heading (default: the names of the runs)")
-    parser.add_option("--pictures", default="8", metavar="N", help="images per data set at the most (default: 8)")
+    note = "images per data set at the most (default: 8)"
+    parser.add_option("--images", default="8", metavar="N", help=note, former=("--pictures",))
     args = parser.parse(argv)
 
     from ditask_jax.errors import ConfigError
@@ -28,8 +29,8 @@ def main(argv: list[str]) -> int:
     out = Path(args.out)
     if not args.runs:
         raise ConfigError(f"command line: RUN: missing; name at least one run folder. See {parser.prog} --help")
-    if not args.pictures.isascii() or not args.pictures.isdigit():
-        raise ConfigError(f"command line: --pictures: got {args.pictures!r}, expected a whole number from 0 up")
+    if not args.images.isascii() or not args.images.isdigit():
+        raise ConfigError(f"command line: --images: got {args.images!r}, expected a whole number from 0 up")
     if out.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"command line: --out: got '{out}', expected a file that ends in .html")
     if out.is_dir():
@@ -39,7 +40,7 @@ def main(argv: list[str]) -> int:
     from ditask_jax.reports import find_runs
     from ditask_jax.reports.report_html import report_page
 
-    page = report_page(find_runs(args.runs, evaluated=False), args.title, int(args.pictures))
+    page = report_page(find_runs(args.runs, evaluated=False), args.title, int(args.images))
     written = atomic_write_text(out, page)
     print(f"wrote {written} ({written.stat().st_size / 1e6:.1f} MB)")
     return cli.OK

@@ -52,6 +52,17 @@ def test_options_and_overrides_in_both_spellings():
     assert not hasattr(_parser(None).parse(["--workdir=x"]), "config")
 
 
+def test_hyphens_underscores_and_former_spellings():
+    parser = _parser(None)
+    parser.add_option("--batch-size", type=int, default=8, former=("--batch",))
+    for arguments in (["--batch-size=4"], ["--batch_size=4"], ["--batch_size", "4"], ["--batch", "4"]):
+        assert parser.parse(["--workdir=a_b", *arguments]).batch_size == 4
+    assert parser.parse(["--workdir=x"]).batch_size == 8
+    assert "--batch " not in parser.format_help()
+    with pytest.raises(ConfigError, match=r"--bach_size: unknown option. Did you mean '--batch-size'\? (?!.*--batch )"):
+        parser.parse(["--workdir=x", "--bach_size=4"])
+
+
 @pytest.mark.parametrize(
     ("config", "arguments", "line"),
     [

@@ -13,7 +13,9 @@ def measured(tmp_path, monkeypatch, capsys):
 
     def run(*arguments):
         file = tmp_path / "found.json"
-        assert step.main(["--config=configs/smoke.py", "--batch=2", "--rounds=2", f"--json={file}", *arguments]) == 0
+        assert (
+            step.main(["--config=configs/smoke.py", "--batch-size=2", "--rounds=2", f"--json={file}", *arguments]) == 0
+        )
         return json.loads(file.read_text())["batches"]["2"], capsys.readouterr().out
 
     return run

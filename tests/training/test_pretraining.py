@@ -14,7 +14,7 @@ from ditask_jax.weights import read_weights
 @pytest.mark.parametrize("backbone", ["swin_nano_patch2_window6", "pvt_nano"])
 def test_a_few_steps_write_weights_that_load(backbone, tmp_path, capsys):
     out = tmp_path / "start.safetensors"
-    arguments = [f"--out={out}", f"--backbone={backbone}", "--steps=3", "--batch_size=4"]
+    arguments = [f"--out={out}", f"--backbone={backbone}", "--steps=3", "--batch-size=4"]
     assert cli.execute(pretrain.main, arguments) == cli.OK
     assert "held-out regions" in capsys.readouterr().out
     arrays, metadata = read_weights(out)
