@@ -27,8 +27,8 @@ def main(argv: list[str]) -> int:
     args = parser.parse(argv)
 
     from ditask_jax.files import atomic_write_text
+    from ditask_jax.plots.sheet import save
     from ditask_jax.reports.comparison import compare
-    from ditask_jax.reports.pareto import draw_pareto
     from ditask_jax.reports.runs import find_runs
 
     found = compare(find_runs(args.runs), find_runs(args.reference))
@@ -39,9 +39,10 @@ def main(argv: list[str]) -> int:
     ]
     print(found.markdown())
     with optional(f"figure {out / 'delta_m'}"):
-        drawn = draw_pareto(out / "delta_m", found, args.count)
-        written += drawn
-        if not drawn:
+        figure = found.figure(args.count)
+        if figure is not None:
+            written += save(figure, out / "delta_m")
+        else:
             print("no figure: no row has both delta_m and a count of what trains")
     for file in written:
         print(f"wrote {file}")

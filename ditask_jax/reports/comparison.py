@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 
 from ditask_jax.errors import CheckpointError
+from ditask_jax.plots.pareto import Point, draw_pareto
 from ditask_jax.reports.published import task_header
 from ditask_jax.reports.rows import Row, Spread, check_comparable, make_rows, row_labels, same_but_for_seed, text
 from ditask_jax.reports.runs import Run, default_fields
@@ -105,6 +106,27 @@ class Comparison:
         if len(self._memory_kinds()) > 1:
             found.append("Peak memory is that of the device in some rows, of the whole process in others.")
         return found + [note for line in self.lines for note in _notes_of(line)]
+
+    def figure(self, count: str = "backbone"):
+        """Delta_m against trainable parameters; markers of single-task rows are hollow.
+
+        Args:
+          count: "backbone" or "total": which parameters.
+
+        Returns:
+          A Matplotlib figure; None where no row has both delta_m and a count.
+        """
+        counts = [getattr(line.row, f"trainable_{count}") for line in self.lines]
+        points = [
+            Point(line.label, line.row.method, known, line.delta_m.mean, line.delta_m.deviation, line.row.single_task)
+            for line, known in zip(self.lines, counts, strict=True)
+            if line.delta_m is not None and known is not None
+        ]
+        if not points:
+            return None
+        axis = "trainable parameters" + (" in the backbone" if count == "backbone" else ", decoders included")
+        title = f"{self.lines[0].row.runs[0].dataset}: {' + '.join(task.name for task in self.tasks)}"
+        return draw_pareto(points, axis, title)
 
     def csv(self) -> str:
         """All metrics of all rows with every digit; fractions, degrees, metres, seconds and bytes."""

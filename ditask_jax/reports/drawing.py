@@ -25,7 +25,6 @@ from ditask_jax.reports.compared_runs import (
 )
 from ditask_jax.reports.comparison import compare, reference_scores
 from ditask_jax.reports.inspected_run import Inspection, inspect_run
-from ditask_jax.reports.pareto import draw_pareto
 from ditask_jax.reports.runs import Run, run_names
 from ditask_jax.tasks import Task, load_references
 
@@ -176,13 +175,11 @@ def _pareto(book: _Book, runs: Sequence[Run], references: Sequence[Run]) -> None
     if len(scored) < 2:
         book.leave_out("pareto: takes at least two evaluated runs")
         return
-    files = draw_pareto(book.folder / "pareto", compare(scored, references))
-    for path in files:
-        if path.suffix[1:] not in book.formats:
-            path.unlink()
-    book.files += [path for path in files if path.suffix[1:] in book.formats]
-    if not files:
-        book.leave_out("pareto: no run has both delta_m and a count of trainable numbers")
+    figure = compare(scored, references).figure()
+    if figure is None:
+        book.leave_out("pareto: no run has both delta_m and a count of trainable parameters")
+        return
+    book.save(figure, "pareto")
 
 
 def _trained(

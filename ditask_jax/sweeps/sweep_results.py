@@ -14,7 +14,6 @@ from ditask_jax.files import atomic_write_text
 from ditask_jax.plots.sheet import new_figure, save, styled, wrapped
 from ditask_jax.reports import find_runs
 from ditask_jax.reports.comparison import Comparison, compare
-from ditask_jax.reports.pareto import draw_pareto
 from ditask_jax.sweeps.loading import Job
 from ditask_jax.sweeps.points import Sweep, value_text
 from ditask_jax.sweeps.running import BUSY, FAILED, FINISHED, STOPPED, Outcome, Share, read_evaluation, score_of
@@ -149,7 +148,8 @@ def write_results(sweep: Sweep, jobs: Sequence[Job], states: Mapping[str, str], 
     files.append(atomic_write_text(folder / "comparison.md", found.markdown()))
     files.append(atomic_write_text(folder / "comparison.csv", found.csv()))
     with optional(f"figure {folder / 'delta_m'}"):
-        files += draw_pareto(folder / "delta_m", found)
+        if (figure := found.figure()) is not None:
+            files += save(figure, folder / "delta_m")
     if effects := effects_of(finished, sweep.metric):
         with optional(f"figure {folder / 'axes'}"):
             files += save(draw_effects(effects, sweep.metric), folder / "axes")

@@ -1,98 +1,80 @@
 """Delta_m against trainable parameters, a point per row: who gains how much for how little."""
 
-import io
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-from ditask_jax.files import atomic_write_bytes
-from ditask_jax.plots.sheet import load_matplotlib, settings
-from ditask_jax.reports.comparison import Comparison, Line
+from ditask_jax.plots.sheet import line_style, new_figure, styled
 
 _SIZE = (7.0, 4.6)  # inches
-_DPI = 160
 _TEXT = 7.5  # points
-_MARKERS = "osD^vPX<>hp*"
-# Dark to light, so that methods stay apart in grey; hues that the usual colour-blindness keeps apart.
-_COLOURS = ("#00204d", "#b03a2e", "#2e6f8e", "#7d7d7d", "#d98e04", "#5aa469", "#9b7fb8", "#c9b037")
 _RADII = (0.9, 1.6, 2.6, 4.0, 5.6, 7.4, 9.6)  # of a label from its point, in heights of a line
 _DIRECTIONS = 16
 _PAD = 1.5  # points between two labels
 _MARKER = 4.5  # points from the middle of a marker to where a label may begin
 
 
-def draw_pareto(stem: Path, comparison: Comparison, count: str = "backbone") -> list[Path]:
-    """Writes the figure as PNG and SVG; nothing where no row can be drawn.
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One row of a comparison.
 
-    Args:
-      stem: file name without its ending.
-      comparison: the table.
-      count: "backbone" or "total": which trainable parameters.
-
-    Returns:
-      The files written.
+    Attributes:
+      label: written beside the point.
+      method: rows of one method share marker and colour.
+      count: trainable parameters.
+      gain: delta_m, per cent.
+      deviation: of the gain over seeds; None for a single seed.
+      hollow: whether the marker is.
     """
-    # A fixed salt and no date: equal tables give equal files. Text stays text, to be searched and edited.
-    with settings(**{"svg.hashsalt": "ditask_jax", "svg.fonttype": "none", "font.size": 9}):
-        figure = pareto_figure(comparison, count)
-        if figure is None:
-            return []
-        files = []
-        for ending, metadata in (("png", {}), ("svg", {"Date": None})):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=ending, metadata=metadata)
-            files.append(atomic_write_bytes(stem.with_name(f"{stem.name}.{ending}"), buffer.getvalue()))
-    return files
+
+    label: str
+    method: str
+    count: int
+    gain: float
+    deviation: float | None = None
+    hollow: bool = False
 
 
-def pareto_figure(comparison: Comparison, count: str = "backbone"):
+@styled
+def draw_pareto(points: Sequence[Point], axis: str = "trainable parameters", title: str = ""):
     """Delta_m with its spread against trainable parameters, on a logarithmic axis, every point with its label.
 
-    Rows of which nothing is counted (decoders alone, in the backbone) stand left of the axis, at 0. Markers of
-    single-task rows are hollow.
+    Points of which nothing is counted (decoders alone, in the backbone) stand left of the axis, at 0.
 
     Args:
-      comparison: the table.
-      count: "backbone" or "total".
+      points: at least one.
+      axis: what the counts are of.
+      title: one line above.
 
     Returns:
-      A Matplotlib figure; None where no row has both delta_m and a count.
+      A Matplotlib figure.
     """
-    load_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    lines = [line for line in comparison.lines if line.delta_m is not None and _count(line, count) is not None]
-    if not lines:
-        return None
-    figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(*_SIZE, constrained=True)
     axes = figure.subplots()
-    places = _places([_count(line, count) for line in lines])
-    methods = list(dict.fromkeys(line.row.method for line in lines))
-    for line, x in zip(lines, places, strict=True):
-        style = methods.index(line.row.method)
+    places = _places([point.count for point in points])
+    methods = list(dict.fromkeys(point.method for point in points))
+    for point, x in zip(points, places, strict=True):
+        style = line_style(methods.index(point.method))
         axes.errorbar(
             x,
-            line.delta_m.mean,
-            yerr=line.delta_m.deviation,
-            marker=_MARKERS[style % len(_MARKERS)],
-            color=_COLOURS[style % len(_COLOURS)],
-            markerfacecolor="white" if line.row.single_task else None,
+            point.gain,
+            yerr=point.deviation,
+            marker=style["marker"],
+            color=style["color"],
+            markerfacecolor="white" if point.hollow else None,
             markersize=6.5,
             capsize=2.5,
             elinewidth=0.9,
             linestyle="none",
             zorder=3,
         )
-    _dress(axes, lines, places, count, comparison)
-    _place_labels(figure, axes, lines, places)
+    _dress(axes, points, places)
+    axes.set_xlabel(axis)
+    bars = any(point.deviation is not None for point in points)
+    axes.set_title(title + (" (bars: one standard deviation over seeds)" if bars else ""))
+    _place_labels(figure, axes, points, places)
     return figure
-
-
-def _count(line: Line, count: str) -> int | None:
-    return line.row.trainable_backbone if count == "backbone" else line.row.trainable_total
 
 
 def _places(counts: Sequence[int]) -> list[float]:
@@ -102,22 +84,19 @@ def _places(counts: Sequence[int]) -> list[float]:
     return [float(count) if count > 0 else zero for count in counts]
 
 
-def _dress(axes, lines: Sequence[Line], places: Sequence[float], count: str, comparison: Comparison) -> None:
+def _dress(axes, points: Sequence[Point], places: Sequence[float]) -> None:
     axes.set_xscale("log")
     low, high = min(places), max(places)
     margin = max((high / low) ** 0.12, 1.6)
     axes.set_xlim(low / margin, high * margin)
-    ends = [line.delta_m.mean + sign * (line.delta_m.deviation or 0) for line in lines for sign in (-1, 1)]
+    ends = [point.gain + sign * (point.deviation or 0) for point in points for sign in (-1, 1)]
     room = max(0.12 * (max(ends) - min(ends)), 0.2)
     axes.set_ylim(min(ends) - room, max(ends) + room)
-    axes.set_xlabel("trainable parameters" + (" in the backbone" if count == "backbone" else ", decoders included"))
     axes.set_ylabel("delta_m (%)")
-    axes.grid(color="0.9", linewidth=0.6, which="major")
-    axes.set_axisbelow(True)
     bottom, top = axes.get_ylim()
     if bottom < 0 < top:
         axes.axhline(0, color="0.55", linewidth=0.8, linestyle="--", zorder=1)
-    zeros = [x for line, x in zip(lines, places, strict=True) if _count(line, count) == 0]
+    zeros = [x for point, x in zip(points, places, strict=True) if point.count == 0]
     start = low / margin
     if zeros:
         # The axis begins where counts do; the strip left of it is that of 0.
@@ -127,10 +106,6 @@ def _dress(axes, lines: Sequence[Line], places: Sequence[float], count: str, com
     labels = ["0"] * bool(zeros) + [_in_words(tick) for tick in ticks]
     axes.set_xticks([*zeros[:1], *ticks], labels)
     axes.minorticks_off()
-    names = " + ".join(task.name for task in comparison.tasks)
-    title = f"{comparison.lines[0].row.runs[0].dataset}: {names}"
-    bars = any(line.delta_m.deviation is not None for line in lines)
-    axes.set_title(title + (" (bars: one standard deviation over seeds)" if bars else ""), fontsize=8)
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -152,7 +127,7 @@ def _in_words(count: float) -> str:
     return f"{count:g}"
 
 
-def _place_labels(figure, axes, lines: Sequence[Line], places: Sequence[float]) -> None:
+def _place_labels(figure, axes, points: Sequence[Point], places: Sequence[float]) -> None:
     """Puts a label beside every point, clear of other labels, points and bars; far ones get a line to their point."""
     figure.draw_without_rendering()
     # Constrained layout has done its work; it would move the axes again for labels at their edge.
@@ -162,25 +137,18 @@ def _place_labels(figure, axes, lines: Sequence[Line], places: Sequence[float]) 
     place = lambda x, y: axes.transData.transform((x, y)) * to_points
     frame = axes.get_window_extent(renderer)
     bounds = tuple(edge * to_points for edge in (frame.x0 + 2, frame.y0 + 2, frame.x1 - 2, frame.y1 - 2))
-    points = [place(x, line.delta_m.mean) for line, x in zip(lines, places, strict=True)]
+    middles = [place(x, point.gain) for point, x in zip(points, places, strict=True)]
     taken = []
-    for (px, py), line, x in zip(points, lines, places, strict=True):
-        half = line.delta_m.deviation or 0.0
-        low, high = (place(x, line.delta_m.mean + sign * half)[1] for sign in (-1, 1))
+    for (px, py), point, x in zip(middles, points, places, strict=True):
+        half = point.deviation or 0.0
+        low, high = (place(x, point.gain + sign * half)[1] for sign in (-1, 1))
         taken.append((px - _MARKER, min(low, py - _MARKER), px + _MARKER, max(high, py + _MARKER)))
-    for (px, py), line, x in zip(points, lines, places, strict=True):
+    for (px, py), point, x in zip(middles, points, places, strict=True):
         # Offsets in points: where labels end up does not depend on the resolution of the file.
-        label = axes.annotate(
-            line.label,
-            (x, line.delta_m.mean),
-            (0, 0),
-            textcoords="offset points",
-            fontsize=_TEXT,
-            va="center",
-            zorder=4,
-        )
+        where = {"xy": (x, point.gain), "textcoords": "offset points"}
+        label = axes.annotate(point.label, xytext=(0, 0), fontsize=_TEXT, va="center", zorder=4, **where)
         extent = label.get_window_extent(renderer)
-        width, height = extent.width * to_points + 2 * _PAD, extent.height * to_points
+        width, height = extent.width * to_points + 2 * _PAD, extent.height * to_points + _PAD / 3
         candidates = list(_candidates(px, py, width, height))
         crowd = lambda box: sum(_overlap(box, other) for other in taken) + _outside(box, bounds)
         box = next((box for box in candidates if crowd(box) < 1e-6), None) or min(candidates, key=crowd)
@@ -189,10 +157,8 @@ def _place_labels(figure, axes, lines: Sequence[Line], places: Sequence[float]) 
         nearest = _nearest(box, px, py)
         if math.dist(nearest, (px, py)) > 2 * _MARKER:
             offset = (nearest[0] - px, nearest[1] - py)
-            axes.annotate(
-                "", (x, line.delta_m.mean), offset, textcoords="offset points", zorder=2,
-                arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "shrinkA": 0, "shrinkB": _MARKER},
-            )  # fmt: skip
+            line = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "shrinkA": 0, "shrinkB": _MARKER}
+            axes.annotate("", xytext=offset, zorder=2, arrowprops=line, **where)
 
 
 def _candidates(px: float, py: float, width: float, height: float) -> Iterator[tuple[float, float, float, float]]:

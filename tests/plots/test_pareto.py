@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 
+from ditask_jax.plots.sheet import save
 from ditask_jax.reports import find_runs
 from ditask_jax.reports.comparison import compare
-from ditask_jax.reports.pareto import draw_pareto, pareto_figure
 from tests.reports.folders import write_run
 
 
@@ -27,7 +27,7 @@ def crowded(tmp_path_factory):
 
 @pytest.mark.parametrize("count", ["backbone", "total"])
 def test_labels_overlap_neither_each_other_nor_the_frame(crowded, count):
-    figure = pareto_figure(crowded, count)
+    figure = crowded.figure(count)
     axes = figure.axes[0]
     figure.draw_without_rendering()
     frame = axes.get_window_extent()
@@ -44,17 +44,17 @@ def test_labels_overlap_neither_each_other_nor_the_frame(crowded, count):
 
 
 def test_what_has_no_logarithm_stands_at_zero(crowded):
-    axes = pareto_figure(crowded).axes[0]
+    axes = crowded.figure().axes[0]
     texts = [label.get_text() for label in axes.get_xticklabels()]
     assert texts[0] == "0"
     assert axes.get_xticks()[0] < 50_000
     assert axes.get_xscale() == "log"
-    assert "0" not in [label.get_text() for label in pareto_figure(crowded, "total").axes[0].get_xticklabels()]
+    assert "0" not in [label.get_text() for label in crowded.figure("total").axes[0].get_xticklabels()]
 
 
 def test_equal_tables_give_equal_files(crowded, tmp_path):
-    written = draw_pareto(tmp_path / "a", crowded)
-    again = draw_pareto(tmp_path / "b", crowded)
+    written = save(crowded.figure(), tmp_path / "a")
+    again = save(crowded.figure(), tmp_path / "b")
     assert [file.name for file in written] == ["a.png", "a.svg"]
     assert [file.read_bytes() for file in written] == [file.read_bytes() for file in again]
     svg = written[1].read_text()
