@@ -1,4 +1,4 @@
-"""Pictures of single examples, each in a file of its own: what a report lets its reader leaf through."""
+"""Examples with targets and predictions: in one figure, and in a file per image, which a report lets its reader browse."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,11 +8,38 @@ import cv2
 import numpy as np
 
 from ditask_jax.files import atomic_write_bytes, atomic_write_json, parse_json
+from ditask_jax.plots.panels import Cell, picture_grid, prediction_cell
+from ditask_jax.plots.sheet import to_bytes
 from ditask_jax.tasks import Task
 
 EXAMPLES_NAME = "examples.json"
 MOST_EXAMPLES = 8
 _JPEG_QUALITY = 92
+
+
+def draw_predictions(
+    path: Path, images: np.ndarray, labels: Mapping, predicted: Mapping, tasks: Sequence[Task], title: str
+) -> Path:
+    """Writes a PNG with one row per image: input, then target and prediction of every task.
+
+    Args:
+      path: file to write.
+      images: uint8 `[N, H, W, 3]`.
+      labels, predicted: by task, `[N, ...]`, in the units of the label.
+      tasks: columns.
+      title: one line above.
+    """
+    rows = []
+    for row, image in enumerate(images):
+        cells = [Cell(image, "" if row else "input")]
+        for task in tasks:
+            label, prediction = labels[task.name][row], predicted[task.name][row]
+            # Both on the scale of the label.
+            scale = task.value_range(label)
+            for kind, value in (("target", label), ("prediction", prediction)):
+                cells.append(prediction_cell(task, value, scale, image, "" if row else f"{task.name} {kind}"))
+        rows.append(cells)
+    return atomic_write_bytes(path, to_bytes(picture_grid(rows, title=title, cell_width=1.35)))
 
 
 def write_examples(

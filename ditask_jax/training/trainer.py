@@ -16,14 +16,13 @@ from ditask_jax.errors import CheckpointError, ConfigError, optional
 from ditask_jax.files import atomic_write_json
 from ditask_jax.model import MultiTaskModel
 from ditask_jax.nn.state import state_parts
-from ditask_jax.plots.example_images import write_examples
+from ditask_jax.plots.example_images import draw_predictions, write_examples
 from ditask_jax.tasks import Task, load_references
 from ditask_jax.training.checkpoints import Checkpointer, saved_if_it_fails
 from ditask_jax.training.distributed import StopSignal, agree, is_first, own_rows, share, wait_for_all
 from ditask_jax.training.evaluation import (
     Evaluation,
     check_best_metric,
-    draw_predictions,
     evaluate,
     predictions,
     score_table,
