@@ -1,6 +1,5 @@
 """`show`: an example with all its labels, before and after augmentation."""
 
-import io
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from ditask_jax.data.sources import OPENERS, open_source
 from ditask_jax.data.vtab import vtab_task
 from ditask_jax.errors import ConfigError, check_known
 from ditask_jax.files import atomic_write_bytes
-from ditask_jax.plots.sheet import drawable, settings
+from ditask_jax.plots.sheet import drawable, new_figure, styled, to_bytes
 from ditask_jax.tasks import Task
 
 # Draws an example with its labels: a row per version, a column per task, and below it what its colours say.
@@ -27,7 +26,7 @@ _MOST_CLASSES = 14
 _LINE = 34
 
 
-@settings(**{"text.parse_math": False})  # a dollar in the name of a file is a dollar
+@styled
 def draw_example(path: Path, rows: Sequence[tuple[str, np.ndarray, dict]], tasks: Sequence[Task], title: str) -> Path:
     """Writes the PNG.
 
@@ -37,16 +36,14 @@ def draw_example(path: Path, rows: Sequence[tuple[str, np.ndarray, dict]], tasks
       tasks: the columns behind the picture.
       title: one line above.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     shown = {task.name: [label[task.name] for _, _, label in rows] for task in tasks}
     legends = [_present(task, shown[task.name]) for task in tasks]
     ratios = [picture.shape[0] / picture.shape[1] for _, picture, _ in rows]
     legend_height = max([0.45, *(0.17 * len(names) + 0.1 for names in legends)])
     heights = [_CELL * ratio for ratio in ratios] + [legend_height]
-    figure = Figure(figsize=(_CELL * (1 + len(tasks)) + 0.9, sum(heights) + 0.22 * len(rows) + 0.8))
-    figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03)
+    size = (_CELL * (1 + len(tasks)) + 0.9, sum(heights) + 0.22 * len(rows) + 0.8)
+    figure = new_figure(*size, constrained=True)
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)
     axes = figure.subplots(len(rows) + 1, 1 + len(tasks), squeeze=False, height_ratios=heights)
     for line, (description, picture, labels) in zip(axes, rows, strict=False):
         _show(line[0], picture)
@@ -61,17 +58,14 @@ def draw_example(path: Path, rows: Sequence[tuple[str, np.ndarray, dict]], tasks
     for axis, task, names in zip(axes[-1][1:], tasks, legends, strict=True):
         _explain(axis, task, names, rows[0][2][task.name])
     figure.suptitle(drawable(title), fontsize=11)
-    buffer = io.BytesIO()
-    canvas = FigureCanvasAgg(figure)
-    figure.set_dpi(110)
-    canvas.print_png(buffer)
-    return atomic_write_bytes(path, buffer.getvalue())
+    return atomic_write_bytes(path, to_bytes(figure, dpi=110))
 
 
 def _show(axis, picture: np.ndarray, extent=None, caption: str = "") -> None:
     axis.imshow(picture, interpolation="nearest" if picture.shape[0] < 300 else "antialiased", extent=extent)
     axis.set_xticks([])
     axis.set_yticks([])
+    axis.spines[:].set_visible(True)
     if caption:
         middle = (sum(axis.get_xlim()) / 2, sum(axis.get_ylim()) / 2)
         box = {"facecolor": "white", "edgecolor": "none", "pad": 2}
@@ -141,9 +135,6 @@ def run(args) -> int:
     example = source[args.index]
     tasks = _tasks(args, names, example, source)
     title = f"{args.name}, {args.split} {args.index} of {len(source)}: {example.get('id', '?')}"
-
-    # REMOVED
-
     rows = _rows(example, tasks, args)
     path = draw_example(folder(args.out), rows, tasks, title)
     print(f"wrote {path}")
