@@ -1,4 +1,4 @@
-"""Examples with targets and predictions: in one figure, and in a file per image, which a report lets its reader browse."""
+"""Examples with targets and predictions: in one figure, and in a file per image for the reader of a report."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

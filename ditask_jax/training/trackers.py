@@ -22,7 +22,6 @@ from ditask_jax.nn.state import ModelState
 from ditask_jax.tasks import Task
 from ditask_jax.training.metrics_log import Sink, original_names, read_metrics
 from ditask_jax.training.sharding import replicated
-from ditask_jax.training.wandb_files import offline_rows
 
 # Singular values before and after, layer by layer, from a training state: what the logs show of a spectral method.
 
@@ -115,9 +114,10 @@ _BINS = 64
 class WandbSink(Sink):
     """Logs to a run of Weights & Biases whose id stays the same however often training is started.
 
-    What W&B has cannot be taken back, and what it had not written yet when a process was killed is lost. So a training
-    that goes on first asks for the last step that is there; steps up to it are not sent again, and what is missing
-    before the checkpoint is taken from `metrics.jsonl`.
+    Online, what W&B has cannot be taken back, and what it had not received when a process was killed is lost. So a
+    training that resumes asks for the last step that is there; steps up to it are not sent again, and what is missing
+    before the checkpoint is taken from `metrics.jsonl`. Offline every start writes a part of its own, and `wandb sync`
+    lets a later part of an id take the place of an earlier one: each holds all scalars from step 1 on.
 
     Args:
       folder: of the run; W&B keeps its files in `wandb/` below. The log of metrics is open already.
@@ -137,7 +137,6 @@ class WandbSink(Sink):
         self._begun: int | None = None  # a step whose values may not all be there yet
         options = config.logging
         online = options.wandb == "online"
-        before = [] if online else offline_rows(own, identity)
         self._run = wandb.init(
             project=options.wandb_project,
             name=options.wandb_name or folder.resolve().name,
@@ -150,7 +149,7 @@ class WandbSink(Sink):
             # Online it says where the run can be seen.
             settings=wandb.Settings(silent=not online, console="off", disable_git=True, save_code=False),
         )
-        self._last = self._run.step - 1 if online else max((row["_step"] for row in before), default=0)
+        self._last = self._run.step - 1 if online else 0
         for row in read_metrics(folder):
             known = {name: value for name, value in row.items() if name != "step" and _is_number(value)}
             self.scalars(row["step"], known)

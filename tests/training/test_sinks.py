@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import cv2
 import jax
@@ -17,7 +18,6 @@ from ditask_jax.errors import ConfigError
 from ditask_jax.training.experiment import build_tasks
 from ditask_jax.training.metrics_log import PACKAGES, RunLog, check_logging, read_metrics
 from ditask_jax.training.run_folder import RunDir, read_starts
-from ditask_jax.training.wandb_files import offline_rows
 from tests.training.event_files import read_events
 
 CHECKOUT = pathlib.Path(__file__).parents[2]
@@ -119,8 +119,91 @@ def test_a_mode_that_does_not_exist_is_refused():
         load_config("configs/smoke.py", ("logging.wandb=ofline",))
 
 
+class FakeWandb(types.ModuleType):
+    """Stands in for the package: keeps what every `init` was asked for and the rows that its run was logged.
+
+    Args:
+      steps: that the server already has.
+    """
+
+    Settings = staticmethod(dict)
+    Image = staticmethod(lambda picture: ("image", picture.shape))
+    Histogram = staticmethod(lambda np_histogram: ("histogram", int(np_histogram[0].sum())))
+
+    def __init__(self, steps=()):
+        super().__init__("wandb")
+        self.steps, self.inits, self.parts = list(steps), [], []
+
+    def init(self, **options):
+        self.inits.append(options)
+        self.parts.append({})
+        return types.SimpleNamespace(step=max(self.steps, default=-1) + 1, log=self._log, finish=lambda: None)
+
+    def _log(self, values, step, commit=None):
+        part = self.parts[-1]
+        assert step >= max(part, default=0), "steps never fall"
+        part.setdefault(step, {}).update(values)
+
+
+def _resumed(folder, mode):
+    """Seven steps, killed behind step 5, resumed from step 4."""
+    log = _log(folder, f"logging.wandb={mode}")
+    for step in range(1, 6):
+        log.write(step, _values(step))
+        if step == 2:
+            log.write(step, {"val/tasks/depth/loss": 1.0, "val/tasks/semseg/loss": 2.0, "val/delta_m": 3.0})
+            log.picture(step, "panels/val", _picture(folder, 9))
+        if step == 4:
+            log.flush()  # a checkpoint
+    with _log(folder, f"logging.wandb={mode}", start=4) as second:
+        for step in range(5, 8):
+            second.write(step, _values(step))
+        second.picture(7, "panels/val", _picture(folder, 9))
+        second.spectra(7, SPECTRA)
+    log.close()  # the process that was killed, so that no file stays open
+
+
+def test_wandb_offline_sends_every_scalar_again(tmp_path, monkeypatch):
+    wandb = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    _resumed(tmp_path, "offline")
+    first, second = wandb.parts
+    assert (list(first), list(second)) == ([1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6, 7])
+    for step in range(1, 5):
+        again = {name: value for name, value in first[step].items() if name != "panels/val"}
+        assert second[step] == again
+    assert second[1]["train/loss"] == second[1]["train/train_loss"] == 1.0
+    assert (second[4]["train/epoch_ndx"], second[4]["train/batch_ndx"]) == (1, 0)
+    assert second[2]["val/delta_m"] == second[2]["val/val_loss"] == 3.0
+    assert first[2]["panels/val"] == second[7]["panels/val"] == ("image", (4, 6, 3))
+    assert second[7]["spectra/blocks/0/proj/shared"] == ("histogram", 2)
+    assert [(one["mode"], one["resume"]) for one in wandb.inits] == [("offline", None)] * 2
+    assert {one["id"] for one in wandb.inits} == {(tmp_path / "wandb" / "id").read_text().strip()}
+
+
+def test_wandb_online_is_sent_what_it_lacks(tmp_path, monkeypatch):
+    wandb = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setattr(wandb, "steps", [])
+    log = _log(tmp_path, "logging.wandb=online")
+    for step in range(1, 5):
+        log.write(step, _values(step))
+    log.flush()
+    wandb.steps = [1, 2]  # the server has received no more
+    with _log(tmp_path, "logging.wandb=online", start=4) as second:
+        second.write(5, _values(5))
+    assert list(wandb.parts[1]) == [3, 4, 5]
+    wandb.steps = [1, 2, 3, 4, 5]  # and now more than the checkpoint
+    with _log(tmp_path, "logging.wandb=online", start=4) as third:
+        third.write(5, _values(5))
+        third.write(6, _values(6))
+    log.close()
+    assert list(wandb.parts[2]) == [6]
+    assert {one["resume"] for one in wandb.inits} == {"allow"}
+
+
 OFFLINE = """
-import sys
+import json, sys
 import numpy as np
 sys.path.insert(0, {checkout!r})
 from tests.training.test_sinks import SPECTRA, _log, _picture, _values
@@ -140,13 +223,15 @@ if kill:
     import time
     time.sleep(2)
     os._exit(9)
+log.flush()
+print(json.dumps(dict(log._sinks[0]._run.summary), default=dict))
 log.close()
 """
 
 
 @needs["wandb"]
 @pytest.mark.slow
-def test_wandb_offline_has_every_step_once_and_the_originals_names(tmp_path):
+def test_wandb_itself_takes_every_part(tmp_path):
     """In processes of their own: W&B starts a service, which would outlive a test."""
     environment = dict(os.environ, WANDB_SILENT="true")
     for start, last, kill, code in ((0, 5, True, 9), (4, 7, False, 0)):
@@ -156,16 +241,13 @@ def test_wandb_offline_has_every_step_once_and_the_originals_names(tmp_path):
             check=False,
         )  # fmt: skip
         assert done.returncode == code, done.stderr[-2000:]
-    rows = offline_rows(tmp_path / "wandb", (tmp_path / "wandb" / "id").read_text().strip())
-    # Whatever W&B had on the disk when it was killed.
-    assert [row["_step"] for row in rows] == list(range(1, 8))
-    by_step = {row["_step"]: row for row in rows}
-    assert by_step[1]["train/loss"] == by_step[1]["train/train_loss"] == 1.0
-    assert (by_step[4]["train/epoch_ndx"], by_step[4]["train/batch_ndx"]) == (1, 0)
-    assert by_step[2]["val/delta_m"] == 3.0
-    assert by_step[2]["val/val_loss"] == 3.0
-    assert by_step[6]["panels/val/_type"] == "image-file"
-    assert by_step[6]["spectra/blocks/0/proj/shared/_type"] == "histogram"
-    identities = {path.name.rsplit("-", 1)[1] for path in (tmp_path / "wandb").glob("offline-run-*")}
-    assert len(identities) == 1
-    assert json.loads(json.dumps(rows))
+    parts = sorted((tmp_path / "wandb").glob("offline-run-*"))
+    assert {path.name.rsplit("-", 1)[1] for path in parts} == {(tmp_path / "wandb" / "id").read_text().strip()}
+    assert len(parts) == 2
+    # The last value of everything in the second part: step 2 was logged by the first process.
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert last["_step"] == 7
+    assert (last["val/delta_m"], last["val/val_loss"], last["train/epoch_ndx"]) == (3.0, 3.0, 2)
+    assert last["train/loss"] == last["train/train_loss"] == pytest.approx(1 / 7)
+    assert last["panels/val"]["_type"] == "image-file"
+    assert last["spectra/blocks/0/proj/shared"]["_type"] == "histogram"
