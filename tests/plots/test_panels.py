@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ditask_jax.data import open_source, transform
+from ditask_jax.plots import example_images
 from ditask_jax.plots.panels import Cell, draw_panel, picture_grid
 from ditask_jax.plots.sheet import Entry, key_rows, numbers_of, to_bytes
 from ditask_jax.plots.side_by_side import Example, draw_example, draw_task
@@ -181,3 +182,25 @@ def test_names_of_files_are_written_as_they_are():
         figure = draw_panel(image, prediction, [sal], title=name)
         assert len(to_bytes(figure)) > 1000
         assert figure.texts[0].get_text() == written
+
+
+def test_targets_and_predictions_stand_side_by_side(scenes, tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(example_images, "to_bytes", lambda figure: figures.append(figure) or to_bytes(figure))
+    [semseg, depth] = tasks("semseg+depth", dataset="scenes")
+    images = np.stack([image for image, _ in scenes])
+    labels = {name: np.stack([found[name] for _, found in scenes]) for name in ("semseg", "depth")}
+    predicted = {"semseg": np.zeros_like(labels["semseg"]), "depth": labels["depth"] + 1}
+    file = example_images.draw_predictions(tmp_path / "new" / "a.png", images, labels, predicted, [semseg, depth], "a")
+    assert file.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    [figure] = figures
+    check_text(figure)
+    check_grid(figure, 2, 5)
+    written = [text.get_text() for text in figure.texts]
+    assert {"input", "semseg target", "semseg prediction", "depth target", "depth prediction"} <= set(written)
+    for row, (image, label) in enumerate(scenes):
+        shown = [axes.images[0].get_array() for axes in figure.axes[5 * row : 5 * row + 5]]
+        scale = depth.value_range(label["depth"])
+        expected = [image, semseg.render(label["semseg"]), semseg.render(predicted["semseg"][row])]
+        expected += [depth.render(label["depth"], scale), depth.render(predicted["depth"][row], scale)]
+        assert all(map(np.array_equal, shown, expected))
