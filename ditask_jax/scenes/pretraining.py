@@ -24,7 +24,6 @@ from ditask_jax.nn.state import ModelState, flatten, split_state
 from ditask_jax.scenes import CLASSES, ScenesSource
 from ditask_jax.training.optimizer import make_optimizer
 from ditask_jax.training.progress import Progress
-from ditask_jax.training.schedules import cosine, with_warmup
 
 # Pictures of this seed and its neighbours are nobody's training or validation set.
 PICTURE_SEED = 1_000_003
@@ -91,7 +90,8 @@ def pretrain(settings: PretrainSettings, report: Callable[[str], None] = print) 
     parts = split_state(RegionClassifier(backbone, len(CLASSES), scope))
     warmup = max(settings.steps // 10, 1)
     peak = settings.learning_rate
-    schedule = with_warmup(cosine(peak, peak * 1e-3, settings.steps - warmup), peak * 1e-3, peak, warmup)
+    low = peak * 1e-3
+    schedule = optax.warmup_cosine_decay_schedule(low, peak, warmup, max(settings.steps, warmup + 1), low)
     options = {"name": "adamw", "betas": (0.9, 0.999), "eps": 1e-8, "clip_norm": 1.0}
     options |= {"weight_decay": settings.weight_decay, "decay_thetas": True, "decay_bias_tables": False}
     optimizer = make_optimizer(options, schedule, parts.declared)

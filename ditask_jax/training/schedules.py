@@ -1,17 +1,17 @@
-"""Learning-rate schedules as pure functions of the integer step.
+"""Learning-rate schedules: optax's, joined behind a warm-up, as functions of the integer step.
 
-Every schedule accepts a Python integer or NumPy array (result in float64, for reports and tests) or a JAX array, traced
-or not (result in the default float type). The step stays an integer until the last division, so that large steps lose
-nothing.
+A schedule takes a JAX array, traced or not (result in the default float type), or a Python integer or NumPy array
+(result in float64 on the host, for reports and tests). Boundaries are compared as integers, so they are exact at any
+step.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from ditask_jax.errors import ConfigError, check_known
 
@@ -21,100 +21,17 @@ SCHEDULES = ("constant", "cosine", "linear", "multistep", "step")
 REFERENCE_BATCH = 512  # published learning rates are per this many images
 
 
-def constant(base: float) -> Schedule:
-    """The base rate at every step.
-
-    >>> float(constant(1e-3)(7))
-    0.001
-    """
-    return lambda step: _pick(step, lambda xp, t: xp.zeros_like(t, dtype=_float(xp)) + base)
-
-
-def cosine(base: float, end: float, steps: int) -> Schedule:
-    """Half a cosine from `base` at step 0 to `end` at `steps`, and `end` ever after.
-
-    >>> schedule = cosine(1.0, 0.0, 10)
-    >>> [round(float(schedule(t)), 6) for t in (0, 5, 10, 99)]
-    [1.0, 0.5, 0.0, 0.0]
-    """
-
-    def value(xp, t):
-        fraction = xp.clip(t, 0, steps) / steps
-        return xp.where(t < steps, end + 0.5 * (base - end) * (1.0 + xp.cos(math.pi * fraction)), end)
-
-    return lambda step: _pick(step, value)
-
-
-def linear(base: float, end: float, steps: int) -> Schedule:
-    """A straight line from `base` at step 0 to `end` at `steps`, and `end` ever after.
-
-    >>> [float(linear(1.0, 0.5, 10)(t)) for t in (0, 5, 10, 99)]
-    [1.0, 0.75, 0.5, 0.5]
-    """
-    return lambda step: _pick(step, lambda xp, t: base - (base - end) * (xp.clip(t, 0, steps) / steps))
-
-
 def step_decay(base: float, rate: float, every: int) -> Schedule:
     """`base * rate^floor(step / every)`.
+
+    `optax.exponential_decay(staircase=True)` divides in float32, which is off by a step beyond 2^24; here the integers
+    are divided first.
 
     >>> [round(float(step_decay(1.0, 0.1, 30)(t)), 6) for t in (0, 29, 30, 60)]
     [1.0, 1.0, 0.1, 0.01]
     """
-    return lambda step: _pick(step, lambda xp, t: base * _power(xp, rate, xp.maximum(t, 0) // every))
-
-
-def multistep(base: float, rate: float, milestones: tuple[int, ...]) -> Schedule:
-    """`base * rate^k` with k the number of milestones reached (a milestone counts at its own step).
-
-    >>> [round(float(multistep(1.0, 0.1, (4, 7))(t)), 6) for t in (3, 4, 7)]
-    [1.0, 0.1, 0.01]
-    """
-
-    def value(xp, t):
-        reached = xp.zeros_like(t)
-        for milestone in milestones:
-            reached = reached + (t >= milestone)
-        return base * _power(xp, rate, reached)
-
-    return lambda step: _pick(step, value)
-
-
-def with_warmup(schedule: Schedule, start: float, base: float, steps: int, *, prefix: bool = True) -> Schedule:
-    """Puts a linear warm-up from `start` to `base` over `steps` before a schedule.
-
-    Args:
-        schedule: What follows the warm-up.
-        start: Rate at step 0.
-        base: Rate that the line would reach at `steps`.
-        steps: Length of the warm-up; 0 leaves the schedule as it is.
-        prefix: Whether the schedule starts counting after the warm-up; otherwise the warm-up hides its first steps.
-
-    >>> warm = with_warmup(cosine(1.0, 0.0, 10), 0.0, 1.0, 4)
-    >>> [round(float(warm(t)), 6) for t in (0, 2, 4, 14)]
-    [0.0, 0.5, 1.0, 0.0]
-    """
-    if steps == 0:
-        return schedule
-
-    def value(xp, t):
-        rising = start + xp.minimum(t, steps) * ((base - start) / steps)
-        return xp.where(t < steps, rising, schedule(t - steps if prefix else t))
-
-    return lambda step: _pick(step, value)
-
-
-def used_at_step(schedule: Schedule, lag: int = 1) -> Schedule:
-    """The rate that optimiser step n really uses: `schedule(max(n - lag, 0))`.
-
-    The original loop updates the scheduler after the optimiser, so its steps 0 and 1 both use the first rate (lag 1).
-
-    >>> lagged = used_at_step(linear(1.0, 0.0, 4))
-    >>> [float(lagged(t)) for t in range(4)]
-    [1.0, 1.0, 0.75, 0.5]
-    """
-    if lag == 0:
-        return schedule
-    return lambda step: _pick(step, lambda xp, t: schedule(xp.maximum(t - lag, 0)))
+    decay = optax.exponential_decay(base, 1, rate)
+    return lambda step: decay(step // every)
 
 
 def describe_schedule(
@@ -180,6 +97,9 @@ def describe_schedule(
 def make_schedule(optimizer: Mapping[str, Any], steps_per_epoch: int, total_steps: int, batch_size: int) -> Schedule:
     """Builds the schedule of a config, as used at each optimiser step; the arguments are those of `describe_schedule`.
 
+    With `optimizer.schedule_lag` n the rate of a step is that of n steps before. The reference implementation updates
+    the scheduler after the optimiser, so its steps 0 and 1 both use the first rate: lag 1.
+
     Returns:
         A function of the integer optimiser step (0-based), usable on the host (float64) and inside `jax.jit`.
 
@@ -191,23 +111,31 @@ def make_schedule(optimizer: Mapping[str, Any], steps_per_epoch: int, total_step
 
     >>> import configs.base
     >>> schedule = make_schedule(configs.base.get_config().optimizer, 156, 46800, 512)
-    >>> [float(schedule(n)) for n in (0, 1, 3121)]
+    >>> [round(float(schedule(n)), 9) for n in (0, 1, 3121)]
     [5e-07, 5e-07, 0.0005]
     """
     n = describe_schedule(optimizer, steps_per_epoch, total_steps, batch_size)
-    base, warmup = n["learning_rate"], n["warmup_steps"]
+    name, base, end, warmup = n["schedule"], n["learning_rate"], n["end_learning_rate"], n["warmup_steps"]
     # The linear and step forms always count from the end of the warm-up; milestones always from step 0.
-    prefix = {"cosine": n["warmup_prefix"], "multistep": False}.get(n["schedule"], True)
-    length = total_steps - warmup if prefix else total_steps
+    after_warmup = {"cosine": n["warmup_prefix"], "multistep": False}.get(name, True)
+    offset = warmup if after_warmup else 0
+    milestones = n["milestones"]
     body = {
-        "constant": lambda: constant(base),
-        "cosine": lambda: cosine(base, n["end_learning_rate"], length),
-        "linear": lambda: linear(base, n["end_learning_rate"], length),
+        "constant": lambda: optax.constant_schedule(base),
+        "cosine": lambda: optax.cosine_decay_schedule(base, total_steps - offset, alpha=end / base),
+        "linear": lambda: optax.linear_schedule(base, end, total_steps - offset),
         "step": lambda: step_decay(base, n["decay_rate"], n["decay_steps"]),
-        "multistep": lambda: multistep(base, n["decay_rate"], tuple(n["milestones"])),
-    }[n["schedule"]]()
-    warm = with_warmup(body, n["warmup_learning_rate"], base, warmup, prefix=prefix)
-    return used_at_step(warm, n["lag"])
+        # Two milestones on one step count twice.
+        "multistep": lambda: optax.piecewise_constant_schedule(
+            base, {step: n["decay_rate"] ** milestones.count(step) for step in milestones}
+        ),
+    }[name]()
+    schedule = body
+    if warmup:
+        rising = optax.linear_schedule(n["warmup_learning_rate"], base, warmup)
+        # `join_schedules` counts every part from its own start.
+        schedule = optax.join_schedules([rising, lambda step: body(step + warmup - offset)], [warmup])
+    return _on_host_too(lambda step: schedule(jnp.maximum(step - n["lag"], 0)))
 
 
 def _steps(optimizer: Mapping[str, Any], what: str, steps_per_epoch: int) -> int:
@@ -216,17 +144,21 @@ def _steps(optimizer: Mapping[str, Any], what: str, steps_per_epoch: int) -> int
     return round(optimizer[f"{what}_epochs"] * steps_per_epoch) if steps is None else steps
 
 
-def _pick(step, value):
-    """Evaluates `value(xp, step)` with JAX for JAX arrays and with float64 NumPy for everything else."""
-    if isinstance(step, jax.Array):
-        return value(jnp, step)
-    return value(np, np.asarray(step, dtype=np.int64))
+def _on_host_too(schedule: Schedule) -> Schedule:
+    """Evaluates steps that are no JAX arrays in float64 on the CPU, where they wait for no training step."""
+
+    def value(step):
+        if isinstance(step, jax.Array):
+            return schedule(step)
+        with jax.enable_x64(True), jax.default_device(_cpu()):
+            return np.asarray(schedule(jnp.asarray(step, dtype=jnp.int64)), dtype=np.float64)
+
+    return value
 
 
-def _float(xp):
-    return np.float64 if xp is np else jnp.result_type(float)
-
-
-def _power(xp, rate: float, exponent):
-    """`rate ** exponent` for an integer array, in the float type of the namespace."""
-    return xp.power(xp.asarray(rate, dtype=_float(xp)), exponent.astype(_float(xp)))
+def _cpu() -> jax.Device | None:
+    """The host's own device; None, JAX's default, where JAX_PLATFORMS leaves out the CPU."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
