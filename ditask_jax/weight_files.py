@@ -11,7 +11,7 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-import safetensors
+import safetensors.numpy
 from safetensors import SafetensorError
 
 from ditask_jax.errors import WeightsError, did_you_mean
@@ -58,41 +58,6 @@ _TEXTS = {
 _ZIP = b"PK\x03\x04"
 
 
-def decode_tensors(content: bytes, where: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Arrays and metadata of a safetensors file's content.
-
-    The library checks the header: its size, the ranges of all tensors, and that they fill the file exactly.
-
-    Args:
-      content: the whole file.
-      where: the file's name, for errors.
-
-    Returns:
-      Read-only arrays by name, and the text entries of the header.
-
-    Raises:
-      WeightsError: truncated, damaged, or with numbers of a type that NumPy cannot hold.
-    """
-    try:
-        entries = safetensors.deserialize(content)
-        size = int.from_bytes(content[:_HEADER_SIZE], "little")
-        header = json.loads(content[_HEADER_SIZE : _HEADER_SIZE + size])
-    except (SafetensorError, ValueError, TypeError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise WeightsError(f"{where} is damaged or no safetensors file ({reason}); fetch it again") from None
-    strange = [f"{name} ({entry['dtype']})" for name, entry in entries if entry["dtype"] not in DTYPES]
-    if strange:
-        raise WeightsError(
-            f"{where} holds {len(strange)} tensors of types that are not read: {', '.join(sorted(strange)[:4])}. "
-            f"Known: {' '.join(DTYPES)}"
-        )
-    arrays = {}
-    # The library gives them in another order each time.
-    for name, entry in sorted(entries, key=lambda pair: pair[0]):
-        arrays[name] = np.frombuffer(bytes(entry["data"]), DTYPES[entry["dtype"]]).reshape(entry["shape"])
-    return arrays, header.get("__metadata__") or {}
-
-
 def file_kind(path: Path) -> str | None:
     """What a file is, from its first bytes: `SAFETENSORS`, `PYTORCH`, another kind in words, or None: it does not say.
 
@@ -134,38 +99,61 @@ def _zip_kind(path: Path) -> str:
 
 
 def read_tensors(path: Path, where: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Arrays and metadata of a safetensors file; see `decode_tensors`."""
+    """Arrays and metadata of a safetensors file.
+
+    The library checks the header: its size, the ranges of all tensors, and that they fill the file exactly.
+
+    Args:
+      path: the file.
+      where: its name, for errors.
+
+    Returns:
+      Read-only arrays, and the text entries of the header, both in order of name.
+
+    Raises:
+      WeightsError: not readable, truncated, damaged, or with numbers of a type that NumPy cannot hold.
+    """
     try:
-        content = path.read_bytes()
+        with safetensors.safe_open(path, framework="np") as file:
+            kinds = {name: file.get_slice(name).get_dtype() for name in sorted(file.keys())}
+            strange = [f"{name} ({kind})" for name, kind in kinds.items() if kind not in DTYPES]
+            if strange:
+                raise WeightsError(
+                    f"{where} holds {len(strange)} tensors of types that are not read: {', '.join(strange[:4])}. "
+                    f"Known: {' '.join(DTYPES)}"
+                )
+            arrays = {name: file.get_tensor(name) for name in kinds}
+            metadata = dict(sorted((file.metadata() or {}).items()))
     except OSError as error:
         raise WeightsError(f"{where} cannot be read ({error.strerror or error})") from None
-    return decode_tensors(content, where)
+    except (SafetensorError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise WeightsError(f"{where} is damaged or no safetensors file ({reason}); fetch it again") from None
+    for array in arrays.values():
+        array.flags.writeable = False
+    return arrays, metadata
 
 
 def encode_tensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
-    """The content of a safetensors file.
+    """The content of a safetensors file; equal arrays and metadata give equal bytes.
 
     >>> content = encode_tensors({"a": np.arange(3, dtype=ml_dtypes.bfloat16)}, {"note": "x"})
-    >>> arrays, metadata = decode_tensors(content, "it")
-    >>> arrays["a"].tolist(), metadata
-    ([0.0, 1.0, 2.0], {'note': 'x'})
+    >>> content[8:43]
+    b'{"__metadata__":{"note":"x"},"a":{"'
     """
-    header: dict = {"__metadata__": dict(metadata)} if metadata else {}
-    pieces, start = [], 0
-    # Wide types first, so that every tensor starts where its type may: readers map the file into memory.
-    for name in sorted(arrays, key=lambda name: (-np.asarray(arrays[name]).dtype.itemsize, name)):
-        array = np.ascontiguousarray(arrays[name])
+    # The library takes the memory of an array for its content, whether it lies in C order or not.
+    plain = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    for name, array in plain.items():
         if array.dtype not in _NAMES:
             raise TypeError(f"tensor '{name}' is {array.dtype}, which a safetensors file cannot hold")
-        end = start + array.nbytes
-        # The shape is taken before `ascontiguousarray`, which makes a vector of a single number.
-        shape = list(np.shape(arrays[name]))
-        header[name] = {"dtype": _NAMES[array.dtype], "shape": shape, "data_offsets": [start, end]}
-        pieces.append(array.tobytes())
-        start = end
+    content = safetensors.numpy.save(plain)
+    # Metadata goes in afterwards: the library (0.8) writes it in the order of a hash table, another in every process.
+    end = _HEADER_SIZE + int.from_bytes(content[:_HEADER_SIZE], "little")
+    header = {"__metadata__": dict(metadata)} if metadata else {}
+    header |= json.loads(content[_HEADER_SIZE:end])
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
     text += b" " * (-len(text) % _HEADER_SIZE)
-    return b"".join([len(text).to_bytes(_HEADER_SIZE, "little"), text, *pieces])
+    return b"".join([len(text).to_bytes(_HEADER_SIZE, "little"), text, memoryview(content)[end:]])
 
 
 # Our weight files: safetensors with our names, a description, and a hash for every tensor; read strictly.
