@@ -236,8 +236,6 @@ def _fill(template: str, fields: Mapping[str, str | int]) -> str:
 # Names around the backbone in DiTASK's and MTLoRA's training checkpoints: transforms, necks and decoders.
 
 
-# Buffers that PyTorch stores and we compute.
-DERIVED = re.compile(r"(attn_mask|relative_position_index|num_batches_tracked)$")
 _HEAD = "decoders.decoders.{task}.last_layer"
 
 DECODERS: tuple[Rule, ...] = (

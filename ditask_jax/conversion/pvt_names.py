@@ -1,9 +1,6 @@
 """Names of PVT weights, v1 and v2: official, timm and Hugging Face."""
 
-from collections.abc import Callable
 from typing import Any
-
-import numpy as np
 
 from ditask_jax.backbones.pvt import PvtConfig, PvtV2Config
 from ditask_jax.conversion.layouts import Family, Layout, Shapes, Size, count, shape_of, square_side
@@ -12,7 +9,6 @@ from ditask_jax.conversion.names import FIRST, FIRST_TWO, Rule, Table, convoluti
 # The Pyramid Vision Transformers: names of the released checkpoints of both generations, and timm's of the second.
 
 
-Array = np.ndarray
 _STAGE = "backbone/stages/{stage}"
 _CLASSIFIER = linear("head", "head")
 
@@ -68,29 +64,6 @@ TIMM_V2 = Table(
         *_CLASSIFIER,
     ]
 )
-
-
-def translate(name: str) -> tuple[str, Callable[[Array], Array]] | None:
-    """Our path for a released checkpoint's name, and how its array turns; None for a name we do not know.
-
-    >>> translate("block2.0.attn.kv.weight")[0], translate("norm.bias")[0], translate("norm1.bias")[0]
-    ('backbone/stages/1/blocks/0/attn/kv/kernel', 'norm/bias', 'backbone/stages/0/norm/bias')
-    """
-    return _translate(name, V1) or _translate(name, V2)
-
-
-def translate_timm(name: str) -> tuple[str, Callable[[Array], Array]] | None:
-    """The same for timm's names of the second generation.
-
-    >>> translate_timm("stages.1.downsample.proj.bias")[0], translate_timm("pos_embed1") is None
-    ('backbone/stages/1/patch_embed/bias', True)
-    """
-    return _translate(name, TIMM_V2)
-
-
-def _translate(name: str, table: Table) -> tuple[str, Callable[[Array], Array]] | None:
-    found = table.ours_of(name)
-    return None if found is None else (found[0], found[2].turn.to_ours)
 
 
 # The two PVT families: the names of the authors' checkpoints and of timm's, and sizes told from shapes.

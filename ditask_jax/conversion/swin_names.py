@@ -1,6 +1,5 @@
 """Names of Swin weights: official, timm and Hugging Face."""
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,7 +7,7 @@ import numpy as np
 from ditask_jax.backbones.geometry import check_size
 from ditask_jax.backbones.swin import SwinConfig
 from ditask_jax.conversion.layouts import Family, Layout, Shapes, Size, count, shape_of, square_side
-from ditask_jax.conversion.names import DECODERS, DERIVED, Rule, Table, convolution, linear, norm, thetas
+from ditask_jax.conversion.names import Rule, Table, convolution, linear, norm
 from ditask_jax.nn.attention import relative_position_index, shift_mask
 
 # What Microsoft's Swin stores besides weights: index tables and attention masks, which follow from the sizes.
@@ -36,7 +35,6 @@ def swin_buffers(config: SwinConfig, size: tuple[int, int]) -> dict[str, np.ndar
 # The Swin family: the names of Microsoft's checkpoints (timm before 0.9 kept them), and sizes told from shapes.
 
 
-Array = np.ndarray
 BLOCK, OUR_BLOCK = "layers.{stage}.blocks.{block}", "backbone/stages/{stage}/blocks/{block}"
 LINEARS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 _TABLE = "relative_position_bias_table"
@@ -113,47 +111,6 @@ SWIN_OFFICIAL = Layout(
     ignored=(INDEX, MASK),
     buffers=swin_buffers,
 )
-
-_ANY = Table(
-    [
-        *block_rules(),
-        *block_rules(".linear"),
-        *thetas(BLOCK, OUR_BLOCK, LINEARS),
-        *merging_rules(),
-        *classifier_rules(),
-        *DECODERS,
-    ]
-)
-
-
-def translate(name: str) -> tuple[str, Callable[[Array], Array]] | None:
-    """Our path for a name of Microsoft's or DiTASK's Swin, and how its array turns; None for a name we do not know.
-
-    Names may carry the multi-task model's `backbone.` prefix.
-
-    >>> translate("backbone.layers.0.blocks.1.attn.qkv.linear.weight")[0]
-    'backbone/stages/0/blocks/1/attn/qkv/kernel'
-    >>> translate("layers.0.nothing") is None
-    True
-    """
-    found = _ANY.ours_of(name.removeprefix("backbone."))
-    return None if found is None else (found[0], found[2].turn.to_ours)
-
-
-def translate_all(arrays: Mapping[str, Array]) -> tuple[dict[str, Array], list[str]]:
-    """All arrays under our names, and the names that have no counterpart (derived buffers are dropped silently)."""
-    ours, unknown = {}, []
-    for name, array in arrays.items():
-        if DERIVED.search(name):
-            continue
-        found = translate(name)
-        if found is None:
-            unknown.append(name)
-            continue
-        path, turn = found
-        ours[path] = np.ascontiguousarray(turn(array))
-    return ours, unknown
-
 
 # Swin in the files of Hugging Face `transformers`: queries, keys and values apart.
 

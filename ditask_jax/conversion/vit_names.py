@@ -1,9 +1,6 @@
 """Names of ViT weights: timm, DINOv2 and Hugging Face."""
 
-from collections.abc import Callable
 from typing import Any
-
-import numpy as np
 
 from ditask_jax.backbones.vit import VitConfig
 from ditask_jax.conversion.layouts import Family, Layout, Shapes, Size, count, shape_of, square_side
@@ -12,7 +9,6 @@ from ditask_jax.conversion.names import FIRST, FIRST_TWO, Rule, Table, convoluti
 # The Vision Transformer: timm's names, which the originals' PyTorch weights carry too.
 
 
-Array = np.ndarray
 _THEIRS, _OURS = "blocks.{block}", "backbone/blocks/{block}"
 
 TIMM_RULES = Table(
@@ -32,16 +28,6 @@ TIMM_RULES = Table(
         *linear("head", "head"),
     ]
 )
-
-
-def translate(name: str) -> tuple[str, Callable[[Array], Array]] | None:
-    """Our path for timm's name, and how its array turns; None for a name we do not know.
-
-    >>> translate("blocks.11.mlp.fc1.weight")[0]
-    'backbone/blocks/11/mlp/fc1/kernel'
-    """
-    found = TIMM_RULES.ours_of(name)
-    return None if found is None else (found[0], found[2].turn.to_ours)
 
 
 # The ViT family: timm's names (DeiT's are the same) and Hugging Face's, and sizes told from shapes.

@@ -5,6 +5,9 @@ import pytest
 
 from ditask_jax.conversion.layout_registry import LAYOUTS
 from ditask_jax.conversion.names import CONVOLUTION, FIRST, FIRST_TWO, POINTWISE, SAME, TRANSPOSE, Rule, Table, linear
+from ditask_jax.conversion.pvt_names import TIMM_V2, V1, V2
+from ditask_jax.conversion.swin_names import SWIN_OFFICIAL
+from ditask_jax.conversion.vit_names import TIMM_RULES
 
 SHAPES = {TRANSPOSE: (2, 3), CONVOLUTION: (2, 3, 4, 5), POINTWISE: (2, 3, 1, 1), FIRST: (1, 4, 2), FIRST_TWO: (1, 1, 6)}
 QKV = Table(linear("{stage}.{part}", "s/{stage}/qkv", ("q", "k", "v")))
@@ -34,6 +37,24 @@ def test_rules_translate_both_ways(layout):
         assert [rule.ours_of(name) for name in names] == [(path, part) for part in range(max(1, len(rule.parts)))]
         # An earlier rule may not take the name away.
         assert [layout.table.ours_of(name)[0] for name in names] == [path] * len(names)
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "path"),
+    [
+        (SWIN_OFFICIAL.table, "layers.0.blocks.1.attn.qkv.weight", "backbone/stages/0/blocks/1/attn/qkv/kernel"),
+        (SWIN_OFFICIAL.table, "layers.0.nothing", None),
+        (TIMM_RULES, "blocks.11.mlp.fc1.weight", "backbone/blocks/11/mlp/fc1/kernel"),
+        (V1, "block2.0.attn.kv.weight", "backbone/stages/1/blocks/0/attn/kv/kernel"),
+        (V1, "norm.bias", "norm/bias"),
+        (V2, "norm1.bias", "backbone/stages/0/norm/bias"),
+        (TIMM_V2, "stages.1.downsample.proj.bias", "backbone/stages/1/patch_embed/bias"),
+        (TIMM_V2, "pos_embed1", None),
+    ],
+)
+def test_names_of_released_checkpoints(table, name, path):
+    found = table.ours_of(name)
+    assert (None if found is None else found[0]) == path
 
 
 def test_offsets_stay_in_range():

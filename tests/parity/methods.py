@@ -1,13 +1,17 @@
 """The methods of golden multi-task files, and what their parameters are called in the originals."""
 
 import functools
+import re
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from ditask_jax.adapters import DiTASK, Full, Method, MTLoRA
-from ditask_jax.conversion.names import DECODERS, DERIVED, Table, low_rank, thetas
+from ditask_jax.conversion.names import DECODERS, Table, low_rank, thetas
 from ditask_jax.conversion.swin_names import BLOCK, LINEARS, OUR_BLOCK, block_rules, merging_rules
+
+# Buffers that PyTorch stores and we compute.
+DERIVED = re.compile(r"(attn_mask|relative_position_index|num_batches_tracked)$")
 
 
 def by_task(value, tasks):

@@ -7,7 +7,7 @@ import pytest
 from einops import rearrange
 
 from ditask_jax.backbones.swin import Swin, SwinConfig
-from ditask_jax.conversion.swin_names import SWIN_TIMM, translate_all
+from ditask_jax.conversion.swin_names import SWIN_OFFICIAL, SWIN_TIMM
 from ditask_jax.model import Classifier
 from ditask_jax.nn import Context
 from ditask_jax.nn.linear import SHARED
@@ -22,9 +22,9 @@ def _build(golden: Golden) -> Classifier:
     options = {"window": meta["window"], "mlp_ratio": int(meta.get("mlp_ratio", 4))}
     config = SwinConfig(meta["embed_dim"], tuple(meta["depths"]), tuple(meta["heads"]), **options)
     model = Classifier(Swin(config, size(meta["img"]), 0.0), meta["num_classes"])
-    arrays, unknown = translate_all(golden.under("param/"))
-    assert not unknown
-    assign(model, arrays)
+    found, _, _ = SWIN_OFFICIAL.read(golden.under("param/"))
+    assert not found.unknown
+    assign(model, found.arrays)
     return model
 
 
@@ -67,7 +67,7 @@ def test_plain_swin(path):
 @pytest.mark.parametrize("path", [path for path in FILES if Golden(path).has("timm_param/")], ids=lambda p: p.stem)
 def test_timm_names_give_the_same_weights(path):
     golden = Golden(path)
-    official, _ = translate_all(golden.under("param/"))
+    official = SWIN_OFFICIAL.read(golden.under("param/"))[0].arrays
     found, _, _ = SWIN_TIMM.read(golden.under("timm_param/"))
     assert not found.unknown
     assert not found.problems
