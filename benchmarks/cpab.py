@@ -62,12 +62,12 @@ def picture_side(model: str) -> int:
 
 def spectra(model: str, cells: int, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
     """Thetas `[S, K]` and spectra `[P, R]` of every layer that DiTASK adapts."""
-    from ditask_jax import tasks
+    from ditask_jax import create_tasks
     from ditask_jax.adapters.methods.ditask import DiTASK
     from ditask_jax.adapters.wrap import make_plan
     from ditask_jax.model import create_model
 
-    shape = create_model(model, tasks(TASKS, dataset="pascal"), picture_side(model), abstract=True)
+    shape = create_model(model, create_tasks(TASKS, dataset="pascal"), picture_side(model), abstract=True)
     rng, found = np.random.default_rng(seed), []
     for layer in make_plan(shape, DiTASK(shared_cells=cells, task_cells=cells)).layers:
         values = min(layer.shape[0], layer.shape[1] // layer.info.parts)

@@ -59,12 +59,12 @@ def measure(model: str) -> dict[str, float]:
 
 def attach(model: str, folder: pathlib.Path) -> tuple[float, float]:
     """Seconds by the clock and of the processor of one attachment in this process."""
-    from ditask_jax import tasks
+    from ditask_jax import create_tasks
     from ditask_jax.adapters.methods.ditask import DiTASK
     from ditask_jax.adapters.wrap import wrap
     from ditask_jax.model import create_model
 
-    plain = create_model(model, tasks(TASKS, dataset="pascal"), picture_side(model))
+    plain = create_model(model, create_tasks(TASKS, dataset="pascal"), picture_side(model))
     clock, processor = time.perf_counter(), processor_seconds()
     wrap(plain, DiTASK(), cache_dir=folder)
     return time.perf_counter() - clock, processor_seconds() - processor

@@ -1,7 +1,7 @@
 """Multi-task fine-tuning by diffeomorphic singular values, in JAX and Flax.
 
 >>> import ditask_jax as dj
->>> tasks = dj.tasks("semseg+depth", dataset="scenes")
+>>> tasks = dj.create_tasks("semseg+depth", dataset="scenes")
 >>> model = dj.create_model("swin_test", tasks, image_size=32, widths=(4, 4, 4, 4))
 >>> plan = dj.wrap(model, dj.DiTASK(shared_cells=8, task_cells=4))
 >>> plan.method, len(plan.layers)
@@ -40,6 +40,7 @@ _PUBLIC = {
     "backbone_entry": "ditask_jax.backbones",
     "convert_weights": "ditask_jax.conversion.importing",
     "create_model": "ditask_jax.model",
+    "create_tasks": "ditask_jax.tasks",
     "delta_m": "ditask_jax.tasks",
     "detach": "ditask_jax.adapters.merging",
     "export_program": "ditask_jax.conversion.exporting",
@@ -58,7 +59,6 @@ _PUBLIC = {
     "register_task": "ditask_jax.registering",
     "save_adapter": "ditask_jax.adapters.storage",
     "split_state": "ditask_jax.nn.state",
-    "tasks": "ditask_jax.tasks.task_registry",
     "wrap": "ditask_jax.adapters.wrap",
 }
 
@@ -66,15 +66,14 @@ __all__ = [
     *_PUBLIC,
     "__version__",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
-        raise AttributeError(f"module 'ditask_jax' has no attribute '{name}'")
-    module = importlib.import_module(_PUBLIC[name])
-    # Importing the package `tasks` has set that name already, to the package, which can be called.
-    return globals().setdefault(name, getattr(module, name))
+        hint = "; import ditask_jax.tasks for the package, or call create_tasks(...)" if name == "tasks" else ""
+        raise AttributeError(f"module 'ditask_jax' has no attribute '{name}'{hint}")
+    return globals().setdefault(name, getattr(importlib.import_module(_PUBLIC[name]), name))
 
 
 def __dir__() -> list[str]:

@@ -268,16 +268,22 @@ def test_packages_list_names_that_exist():
 
 
 def test_public_names_mean_the_same_in_any_order():
-    """`tasks` is a function and a package: whichever is loaded first, `ditask_jax.tasks(...)` must work."""
+    """`tasks` is the package, whatever was imported before, and `create_tasks` the function."""
     code = """
 import ditask_jax as dj
 dj.Trainer
 import ditask_jax.tasks
 from ditask_jax.tasks import DATASETS
-print([task.name for task in dj.tasks("semseg+depth", dataset="scenes")])
+print([task.name for task in dj.create_tasks("semseg+depth", dataset="scenes")], type(dj.tasks).__name__)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, check=False)
-    assert done.stdout == "['semseg', 'depth']\n", done.stderr
+    assert done.stdout == "['semseg', 'depth'] module\n", done.stderr
+
+
+def test_the_old_name_of_create_tasks_is_explained():
+    code = "import ditask_jax as dj\ndj.tasks('depth')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, check=False)
+    assert "import ditask_jax.tasks for the package, or call create_tasks(...)" in done.stderr
 
 
 def _modules_after(statement: str) -> set[str]:

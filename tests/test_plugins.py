@@ -447,7 +447,7 @@ def make_method(**members):
 
 def small_model(backbone="swin_test", tasks="depth", size=32):
     return dj.create_model(
-        backbone, dj.tasks(tasks, "scenes"), size, widths=None if backbone == "own_net" else (4,) * 4
+        backbone, dj.create_tasks(tasks, "scenes"), size, widths=None if backbone == "own_net" else (4,) * 4
     )
 
 
@@ -697,4 +697,4 @@ def test_what_a_backbone_must_declare(registered):
 
 def test_one_stage_needs_no_widths(own_net):
     assert small_model("own_net").recipe.widths == (18,)
-    assert dj.create_model("swin_test", dj.tasks("depth"), 32, abstract=True).recipe.widths == (18, 36, 72, 144)
+    assert dj.create_model("swin_test", dj.create_tasks("depth"), 32, abstract=True).recipe.widths == (18, 36, 72, 144)

@@ -128,10 +128,10 @@ _FIELDS = {
 def adapter_groups(model: MultiTaskModel) -> dict[str, int]:
     """What an adapter file of a model can hold: numbers by group, in the order of the model.
 
-    >>> from ditask_jax.tasks import tasks
+    >>> from ditask_jax.tasks import create_tasks
     >>> from ditask_jax.model import create_model
     >>> from ditask_jax.adapters import Frozen, wrap
-    >>> model = create_model("swin_test", tasks("sal", "scenes"), 32, widths=(4, 4, 4, 4))
+    >>> model = create_model("swin_test", create_tasks("sal", "scenes"), 32, widths=(4, 4, 4, 4))
     >>> plan = wrap(model, Frozen())
     >>> adapter_groups(model)
     {'heads': 1281, 'necks': 704, 'statistics': 128}

@@ -45,9 +45,9 @@ def for_tasks(model: MultiTaskModel, names: Sequence[str]) -> MultiTaskModel:
     Raises:
       ConfigError: a task that the model does not have, or none at all.
 
-    >>> from ditask_jax.tasks import tasks
+    >>> from ditask_jax.tasks import create_tasks
     >>> from ditask_jax.model import create_model
-    >>> model = create_model("swin_test", tasks("semseg+depth", "scenes"), 32, widths=(4, 4, 4, 4))
+    >>> model = create_model("swin_test", create_tasks("semseg+depth", "scenes"), 32, widths=(4, 4, 4, 4))
     >>> for_tasks(model, ["depth"]).task_names
     ('depth',)
     """
@@ -106,7 +106,7 @@ class Predictor:
       image_size: (height, width) of the network.
 
     >>> import ditask_jax as dj
-    >>> tasks = dj.tasks("semseg+depth", dataset="scenes")
+    >>> tasks = dj.create_tasks("semseg+depth", dataset="scenes")
     >>> model = dj.create_model("swin_test", tasks, image_size=32, widths=(4, 4, 4, 4))
     >>> predictor = Predictor(model, tasks, only="depth")
     >>> [found] = predictor([np.zeros((50, 70, 3), np.uint8)])

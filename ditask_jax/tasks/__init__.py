@@ -1,8 +1,5 @@
 """Tasks: what is predicted, how it is trained, scored and shown; one file per task, no flax and no data loading."""
 
-import sys
-import types
-
 from ditask_jax.tasks.base import Task, multi_task_loss
 from ditask_jax.tasks.class_map import HumanParts, SemanticSegmentation
 from ditask_jax.tasks.classification import Classification
@@ -11,7 +8,7 @@ from ditask_jax.tasks.depth import Depth
 from ditask_jax.tasks.edge import EdgeDetection
 from ditask_jax.tasks.normals import SurfaceNormals
 from ditask_jax.tasks.sal import Saliency
-from ditask_jax.tasks.task_registry import DATASETS, IMAGE_MEAN, IMAGE_STD, tasks
+from ditask_jax.tasks.task_registry import DATASETS, IMAGE_MEAN, IMAGE_STD, create_tasks
 
 __all__ = [
     "DATASETS",
@@ -25,19 +22,9 @@ __all__ = [
     "SemanticSegmentation",
     "SurfaceNormals",
     "Task",
+    "create_tasks",
     "delta_m",
     "delta_m_of",
     "load_references",
     "multi_task_loss",
-    "tasks",
 ]
-
-
-class _CallablePackage(types.ModuleType):
-    """`ditask_jax.tasks` is this package and, to its users, a function; whichever is imported first, both work."""
-
-    def __call__(self, *args, **kwargs):
-        return tasks(*args, **kwargs)
-
-
-sys.modules[__name__].__class__ = _CallablePackage

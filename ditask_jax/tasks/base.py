@@ -331,8 +331,8 @@ def multi_task_loss(
     """Weighted total of the task losses, and the unweighted loss of each task.
 
     >>> import jax.numpy as jnp
-    >>> from ditask_jax.tasks import tasks
-    >>> depth = tasks("depth", dataset="nyud")
+    >>> from ditask_jax.tasks import create_tasks
+    >>> depth = create_tasks("depth", dataset="nyud")
     >>> total, losses = multi_task_loss(depth, {"depth": jnp.ones((1, 2, 2, 1))}, {"depth": jnp.full((1, 2, 2), 3.0)})
     >>> float(total), float(losses["depth"])
     (2.0, 2.0)

@@ -73,8 +73,8 @@ def delta_m_of(
       scores: `Task.finalize` of every task, by task name.
       references: as `load_references` returns them.
 
-    >>> from ditask_jax.tasks import tasks
-    >>> pascal = tasks("semseg+edge", dataset="pascal")
+    >>> from ditask_jax.tasks import create_tasks
+    >>> pascal = create_tasks("semseg+edge", dataset="pascal")
     >>> delta_m_of(pascal, {"semseg": {"mIoU": 0.7}, "edge": {"odsF": 0.7}}, {"semseg": 0.6721}) is None
     True
     """

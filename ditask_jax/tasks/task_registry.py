@@ -125,7 +125,7 @@ _OTHERS: dict[str, Callable[[DatasetInfo], Task]] = {
 }
 
 
-def tasks(
+def create_tasks(
     names: str | Sequence[str],
     dataset: str = "scenes",
     num_classes: Mapping[str, int] | None = None,
@@ -146,9 +146,9 @@ def tasks(
     Raises:
       ConfigError: unknown data set or task, a task named twice, none named, or class counts that do not fit.
 
-    >>> [task.name for task in tasks("semseg+depth", dataset="nyud")]
+    >>> [task.name for task in create_tasks("semseg+depth", dataset="nyud")]
     ['semseg', 'depth']
-    >>> tasks("semsge", dataset="pascal")
+    >>> create_tasks("semsge", dataset="pascal")
     Traceback (most recent call last):
     ...
     ditask_jax.errors.ConfigError: config: tasks: 'semsge' is not a task of 'pascal'. Did you mean 'semseg'? \
@@ -197,8 +197,8 @@ def known_tasks() -> list[str]:
 
 
 def _classes_field(name: str) -> str:
-    """What sets the number of classes of a task: a field for maps, elsewhere the argument of `tasks` alone."""
-    return f"config: data.{name}_classes" if name in _MAPS else f"tasks: num_classes of '{name}'"
+    """What sets the number of classes of a task: a field for maps, elsewhere the argument of `create_tasks` alone."""
+    return f"config: data.{name}_classes" if name in _MAPS else f"create_tasks: num_classes of '{name}'"
 
 
 def has_classes(name: str) -> bool:
@@ -234,7 +234,7 @@ def _class_names(
     chosen: Sequence[str], dataset: str, info: DatasetInfo, num_classes: Mapping[str, int]
 ) -> dict[str, tuple[str, ...]]:
     for name, count in num_classes.items():
-        check_known("tasks: num_classes", name, _CLASSES)
+        check_known("create_tasks: num_classes", name, _CLASSES)
         most = _MOST_CLASSES[name]
         if isinstance(count, bool) or not isinstance(count, int) or not 2 <= count <= most:
             raise ConfigError(f"{_classes_field(name)}: got {count!r}, expected a whole number from 2 to {most}")

@@ -28,7 +28,7 @@ from ditask_jax.files import user_path
 from ditask_jax.model import MultiTaskModel, Pretrained, create_model
 from ditask_jax.nn.linear import linears
 from ditask_jax.nn.state import flatten, map_arrays, split_state
-from ditask_jax.tasks import Task, tasks
+from ditask_jax.tasks import Task, create_tasks
 from ditask_jax.tasks.base import check_task
 from ditask_jax.tasks.task_registry import DATASETS
 from ditask_jax.weight_files import read_weights, some
@@ -44,7 +44,7 @@ def build_tasks(config: ConfigDict) -> tuple[Task, ...]:
     """The tasks of a configuration; unknown names raise ConfigError."""
     # The unit asked of NYUDv2 is that of its files, which are read into metres.
     unit = config.data.depth_unit if config.data.name == "cityscapes" else None
-    return tasks(config.tasks, config.data.name, _class_counts(config), unit)
+    return create_tasks(config.tasks, config.data.name, _class_counts(config), unit)
 
 
 def _class_counts(config: ConfigDict) -> dict[str, int]:
@@ -387,5 +387,5 @@ def _check_tasks(model: MultiTaskModel, tasks: Sequence[Task], config: ConfigDic
     if known != given:
         raise ConfigError(
             f"trainer: config.data.name '{config.data.name}' gives tasks {known}, the model has {given}; "
-            "create it with tasks(..., dataset=...) of the configuration's data set"
+            "create it with create_tasks(..., dataset=...) of the configuration's data set"
         )

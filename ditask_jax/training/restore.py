@@ -15,7 +15,7 @@ from ditask_jax.backbones import backbone_entry
 from ditask_jax.errors import CheckpointError, ConfigError, WeightsError
 from ditask_jax.factors import default_cache_dir
 from ditask_jax.model import MultiTaskModel, create_model
-from ditask_jax.tasks import Task, tasks
+from ditask_jax.tasks import Task, create_tasks
 from ditask_jax.tasks.task_registry import dataset_with, has_classes
 from ditask_jax.training.checkpoints import Checkpointer
 from ditask_jax.training.experiment import (
@@ -123,7 +123,7 @@ def build_adapted(
 def _tasks(outputs: Mapping[str, int], dataset: str | None) -> tuple[Task, ...]:
     """Tasks by name and number of outputs; classes are numbered where no data set names them."""
     counts = {name: count for name, count in outputs.items() if has_classes(name)}
-    return tasks(list(outputs), dataset or dataset_with(list(outputs)), counts)
+    return create_tasks(list(outputs), dataset or dataset_with(list(outputs)), counts)
 
 
 def _weights(body: Mapping[str, Any], asked: str | Path | None, folder: str | Path) -> Path | None:

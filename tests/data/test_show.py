@@ -10,7 +10,7 @@ from ditask_jax import cli
 from ditask_jax.data.augment import PRESETS, sample, transform
 from ditask_jax.data.commands import show
 from ditask_jax.scenes import ScenesSource
-from ditask_jax.tasks import tasks
+from ditask_jax.tasks import create_tasks
 
 main = importlib.import_module("ditask_jax.data.__main__").main
 SCENES = ["show", "scenes", "--size=64", "--index=3", "--draws=2"]
@@ -45,7 +45,9 @@ def test_an_example_is_drawn_as_stored_as_evaluated_and_as_augmented(tmp_path, m
 def test_any_name_of_a_picture_can_be_its_title(name, tmp_path):
     label = {"sal": np.zeros((8, 8), np.uint8)}
     rows = [("as stored", np.zeros((8, 8, 3), np.uint8), label)]
-    file = show.draw_example(tmp_path / "a.png", rows, tasks("sal", dataset="folder"), f"folder, train 0 of 1: {name}")
+    file = show.draw_example(
+        tmp_path / "a.png", rows, create_tasks("sal", dataset="folder"), f"folder, train 0 of 1: {name}"
+    )
     with Image.open(file) as image:
         assert min(image.size) > 100
 

@@ -81,7 +81,7 @@ def test_the_page_has_a_file_for_each():
 
 def test_a_task(tmp_path):
     with plugged_in(tmp_path, "people.py"):
-        (task,) = dj.tasks("people", dataset="scenes")
+        (task,) = dj.create_tasks("people", dataset="scenes")
         source = open_source("scenes", "val", ["people"], image_size=32, num_examples=8)
         both = pickle.loads(pickle.dumps(open_source("scenes", "val", ["people", "semseg"], image_size=32)))
         examples = [source[k] for k in range(8)]
@@ -103,9 +103,9 @@ def test_a_task(tmp_path):
         with pytest.raises(ConfigError, match="'people' is registered already"):
             dj.register_task(task, ["scenes"])
         with pytest.raises(ConfigError, match="'people' is not a task of 'pascal'"):
-            dj.tasks("people", dataset="pascal")
+            dj.create_tasks("people", dataset="pascal")
     with pytest.raises(ConfigError, match="'people' is not a task of 'scenes'"):
-        dj.tasks("people", dataset="scenes")
+        dj.create_tasks("people", dataset="scenes")
 
 
 def check_task_laws(task, logits, label, valid) -> None:
@@ -161,7 +161,7 @@ def test_a_backbone(tmp_path):
         after = wrapped.logits(moved)
         assert largest_difference(start["semseg"], after["semseg"]) == 0
         assert largest_difference(start["depth"], after["depth"]) > 1e-3
-        abstract = dj.create_model("crossing_tiny", dj.tasks("depth"), 64, widths=(4,) * 4, abstract=True)
+        abstract = dj.create_model("crossing_tiny", dj.create_tasks("depth"), 64, widths=(4,) * 4, abstract=True)
         assert make_plan(abstract, dj.LoRA()).trainable_backbone > 0
         assert backbones.create_backbone("crossing_tiny", 64, readout="last").readout == "last"
         with pytest.raises(ConfigError, match="Nearest valid sizes: 64x64"):
@@ -195,7 +195,7 @@ def test_a_data_set(tmp_path):
         with pytest.raises(DataError, match=r"no \.npz files"):
             open_source("pairs", "train", ["depth"], root=tmp_path)
         with pytest.raises(ConfigError, match="'sal' is not a task of 'pairs'"):
-            dj.tasks("sal", dataset="pairs")
+            dj.create_tasks("sal", dataset="pairs")
         with pytest.raises(ConfigError, match="'pairs' is registered already"):
             dj.register_dataset("pairs", len, ["depth"])
 

@@ -16,7 +16,7 @@ CHOSEN = [s for s in samples() if s.page not in ELSEWHERE and str(s) not in ELSE
 
 
 def small_model() -> dict:
-    tasks = dj.tasks("semseg+depth", dataset="scenes")
+    tasks = dj.create_tasks("semseg+depth", dataset="scenes")
     model = dj.create_model("swin_test", tasks, image_size=32, widths=(4, 4, 4, 4))
     dj.wrap(model, dj.DiTASK(shared_cells=4, task_cells=4))
     parts = dj.split_state(model)

@@ -13,7 +13,7 @@ from ditask_jax.backbones.swin import Swin, SwinConfig
 from ditask_jax.model import MultiTaskModel
 from ditask_jax.nn import Context, Scope, flatten, split_state, unflatten
 from ditask_jax.nn.state import statistics
-from ditask_jax.tasks import multi_task_loss, tasks
+from ditask_jax.tasks import create_tasks, multi_task_loss
 from ditask_jax.weights import assign
 from tests.parity.golden import Golden, size
 from tests.parity.methods import method_of, translate, translated
@@ -85,7 +85,7 @@ class Case:
 
 def _task(name: str, meta: dict):
     """Our task with the file's number of outputs and weight."""
-    task = tasks(name, dataset="scenes")[0]
+    task = create_tasks(name, dataset="scenes")[0]
     return dataclasses.replace(task, num_outputs=meta["num_output"][name], loss_weight=meta["loss_weights"][name])
 
 

@@ -10,9 +10,10 @@ from ditask_jax.plots.sheet import Entry, key_rows, numbers_of, to_bytes
 from ditask_jax.plots.side_by_side import Example, draw_example, draw_task
 from ditask_jax.tasks import tasks
 from tests.plots.layout import check_grid, check_text, inner_texts_stay_inside, pixels_of
+from tests.pictures.layout import check_grid, check_text, inner_texts_stay_inside, pixels_of
 
 NAMES = ("semseg", "human_parts", "sal", "normals", "depth", "edge")
-TASKS = tasks(NAMES, dataset="scenes")
+TASKS = create_tasks(NAMES, dataset="scenes")
 SIZE = (48, 64)
 
 
@@ -40,7 +41,7 @@ def test_a_panel_with_any_number_of_tasks(count, scenes):
 
 
 def test_colours_of_a_panel_are_those_of_the_palette():
-    [task] = tasks("semseg", dataset="scenes")
+    [task] = create_tasks("semseg", dataset="scenes")
     classes = np.zeros((40, 40), np.uint8)
     classes[:20, 20:], classes[20:, :20], classes[20:, 20:] = 3, 7, 255
     image = np.full((40, 40, 3), (10, 200, 90), np.uint8)
@@ -60,7 +61,7 @@ def test_colours_of_a_panel_are_those_of_the_palette():
 
 def test_the_key_says_what_is_there(scenes):
     image, labels = scenes[0]
-    [semseg, depth] = tasks("semseg+depth", dataset="scenes")
+    [semseg, depth] = create_tasks("semseg+depth", dataset="scenes")
     figure = draw_panel(image, labels, [semseg, depth])
     written = [text.get_text() for text in figure.texts]
     for value in np.unique(labels["semseg"]):
@@ -72,7 +73,7 @@ def test_the_key_says_what_is_there(scenes):
 
 
 def test_depth_can_be_read_in_grey():
-    [depth] = tasks("depth", dataset="scenes")
+    [depth] = create_tasks("depth", dataset="scenes")
     ramp = np.tile(np.linspace(1, 9, 64, dtype=np.float32), (32, 1))
     figure = draw_panel(np.zeros((32, 64, 3), np.uint8), {"depth": ramp}, [depth])
     drawn = pixels_of(figure, figure.axes[1])
@@ -160,7 +161,7 @@ def test_equal_figures_are_equal_files(scenes):
 
 @pytest.mark.parametrize("size", [(1, 1), (4, 3000), (3000, 4), (900, 200)])
 def test_pictures_of_any_shape_give_a_panel_of_a_page(size):
-    [sal] = tasks("sal", dataset="scenes")
+    [sal] = create_tasks("sal", dataset="scenes")
     image = np.zeros((*size, 3), np.uint8)
     figure = draw_panel(image, {"sal": np.ones(size, np.float32)}, [sal], title="a title")
     width, height = figure.get_size_inches()
@@ -176,7 +177,7 @@ def test_pictures_of_any_shape_give_a_panel_of_a_page(size):
 
 
 def test_names_of_files_are_written_as_they_are():
-    [sal] = tasks("sal", dataset="scenes")
+    [sal] = create_tasks("sal", dataset="scenes")
     image, prediction = np.zeros((30, 40, 3), np.uint8), {"sal": np.ones((30, 40), np.float32)}
     for name, written in [(r"$\alpha $5 x_1^2", r"$\alpha $5 x_1^2"), ("日本 é", "?? é"), ("broken\udcff", "broken?")]:
         figure = draw_panel(image, prediction, [sal], title=name)

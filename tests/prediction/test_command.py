@@ -11,7 +11,7 @@ from PIL import Image
 from ditask_jax import cli, predict
 from ditask_jax.adapters.storage import save_adapter
 from ditask_jax.prediction import Predictor
-from ditask_jax.tasks import tasks
+from ditask_jax.tasks import create_tasks
 from ditask_jax.training.restore import restore_run
 from tests.prediction.made_run import made_run
 from tests.training.small import OPTIONS, two_stages
@@ -157,7 +157,7 @@ def without_a_model(monkeypatch):
             yield {"sal": np.ones(image.shape[:2], np.float32)}
 
     fake = types.SimpleNamespace(
-        tasks=tasks("sal", dataset="scenes"),
+        tasks=create_tasks("sal", dataset="scenes"),
         source="nothing",
         image_size=(8, 8),
         tile=False,

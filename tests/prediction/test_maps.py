@@ -6,7 +6,7 @@ import pytest
 
 from ditask_jax.nn.resize import resize_bilinear
 from ditask_jax.prediction import tiling
-from ditask_jax.tasks import tasks
+from ditask_jax.tasks import create_tasks
 
 SIZES = [(6, 5), (13, 9), (3, 4), (1, 1), (6, 11)]
 
@@ -28,7 +28,7 @@ def test_logits_of_the_right_size_are_not_touched():
 
 
 def test_every_task_decodes_in_pieces_as_in_one(monkeypatch):
-    chosen = tasks("semseg+sal+normals+depth", dataset="scenes")
+    chosen = create_tasks("semseg+sal+normals+depth", dataset="scenes")
     for task in chosen:
         logits = np.random.default_rng(2).normal(size=(9, 7, task.num_outputs)).astype(np.float32)
         expected = np.asarray(task.decode(jnp.asarray(logits[None])))[0]

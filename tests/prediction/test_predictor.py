@@ -11,13 +11,13 @@ from ditask_jax.errors import ConfigError, DataError, WeightsError
 from ditask_jax.nn.linear import linears
 from ditask_jax.nn.state import split_state
 from ditask_jax.prediction.predictor import for_tasks
-from ditask_jax.tasks import tasks
+from ditask_jax.tasks import create_tasks
 from ditask_jax.training.restore import build_adapted
 from ditask_jax.training.step import make_predict
 from tests.prediction.made_run import STEP, made_run
 from tests.training.small import NAME, OPTIONS, two_stages
 
-TASKS = tasks("semseg+normals+depth", dataset="scenes")
+TASKS = create_tasks("semseg+normals+depth", dataset="scenes")
 SIZES = [(32, 32), (50, 20), (17, 90)]
 
 

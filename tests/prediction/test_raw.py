@@ -11,10 +11,10 @@ from PIL import Image
 from ditask_jax.data.folder import FolderSource
 from ditask_jax.errors import ConfigError
 from ditask_jax.prediction.outputs import FORMATS, check_format, describe_raw, encode_raw, raw_ending
-from ditask_jax.tasks import tasks
+from ditask_jax.tasks import create_tasks
 
 NAMES = "semseg+human_parts+sal+normals+depth+edge"
-TASKS = {task.name: task for task in tasks(NAMES, dataset="scenes")}
+TASKS = {task.name: task for task in create_tasks(NAMES, dataset="scenes")}
 
 
 def prediction(name, rng, size=(7, 11)):
@@ -88,7 +88,7 @@ def test_depth_beyond_sixteen_bits_stops_at_the_end():
 
 
 def test_a_class_of_the_picture():
-    [task] = tasks("classification", dataset="vtab", num_classes={"classification": 5})
+    [task] = create_tasks("classification", dataset="vtab", num_classes={"classification": 5})
     assert raw_ending(task, "npy") == ".json"
     found = json.loads(encode_raw(task, np.int32(3), "npy"))
     assert found == {"class": 3, "name": task.class_names[3]}

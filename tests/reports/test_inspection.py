@@ -24,7 +24,7 @@ from ditask_jax.reports.runs import run_names
 from ditask_jax.tasks import load_references, tasks
 from tests.prediction.made_run import made_run
 
-TASKS = tasks("semseg+depth", dataset="scenes")
+TASKS = create_tasks("semseg+depth", dataset="scenes")
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import functools
 import jax
 import numpy as np
 
-from ditask_jax.tasks import Task, tasks
+from ditask_jax.tasks import Task, create_tasks
 
-ALL_TASKS = tasks("semseg+human_parts+sal+normals+depth+edge", dataset="scenes")
+ALL_TASKS = create_tasks("semseg+human_parts+sal+normals+depth+edge", dataset="scenes")
 
 
 def unit_vectors(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

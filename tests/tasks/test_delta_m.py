@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from ditask_jax.errors import ConfigError
-from ditask_jax.tasks import DATASETS, delta_m, delta_m_of, load_references, tasks
+from ditask_jax.tasks import DATASETS, create_tasks, delta_m, delta_m_of, load_references
 
 ROWS = json.loads((pathlib.Path(__file__).parent / "data" / "published_rows.json").read_text())
 DIRECTIONS = {"semseg": True, "human_parts": True, "sal": True, "normals": False, "depth": False, "edge": True}
@@ -19,13 +19,13 @@ def test_published_rows(row):
         name: {"mIoU": value / 100} if name in FRACTIONS else {"mean": value, "rmse": value}
         for name, value in row["scores"].items()
     }
-    chosen = tasks(list(row["scores"]), dataset=row["dataset"])
+    chosen = create_tasks(list(row["scores"]), dataset=row["dataset"])
     got = delta_m_of(chosen, scores, load_references(row["dataset"]))
     assert got == pytest.approx(row["delta_m"], abs=row["tolerance"])
 
 
 def test_directions_of_the_tasks():
-    known = tasks("semseg+human_parts+sal+normals+depth+edge", dataset="scenes")
+    known = create_tasks("semseg+human_parts+sal+normals+depth+edge", dataset="scenes")
     assert {task.name: task.higher_is_better for task in known} == DIRECTIONS
 
 
@@ -47,7 +47,7 @@ def test_delta_m_needs_a_usable_reference():
 
 
 def test_delta_m_of_a_run_is_unavailable_without_reference_or_score():
-    chosen = tasks("semseg+depth", dataset="nyud")
+    chosen = create_tasks("semseg+depth", dataset="nyud")
     references = load_references("nyud")
     scores = {"semseg": {"mIoU": 0.4265}, "depth": {"rmse": 0.6, "log_rmse": 0.2}}
     assert delta_m_of(chosen, scores, references) == pytest.approx(0.0)
@@ -61,7 +61,7 @@ def test_references_in_the_package_fit_their_tasks(dataset):
     assert set(references) <= set(DATASETS[dataset].tasks)
     assert (dataset in ("pascal", "nyud")) <= bool(references)
     num_classes = {"folder": {"semseg": 5}, "vtab": {"classification": 10}}.get(dataset)
-    for task in tasks(list(DATASETS[dataset].tasks), dataset=dataset, num_classes=num_classes):
+    for task in create_tasks(list(DATASETS[dataset].tasks), dataset=dataset, num_classes=num_classes):
         if task.unit == "fraction" and task.name in references:
             assert references[task.name] < 1
 

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from ditask_jax.errors import ConfigError
-from ditask_jax.tasks import DATASETS, SurfaceNormals, Task, tasks
+from ditask_jax.tasks import DATASETS, SurfaceNormals, Task, create_tasks
 from ditask_jax.tasks.class_map import class_palette
 
 from .examples import ALL_TASKS, random_label
 
 
 def test_order_is_that_of_the_string():
-    assert [task.name for task in tasks("depth+semseg", dataset="nyud")] == ["depth", "semseg"]
-    assert [task.name for task in tasks(["sal", "edge"], dataset="pascal")] == ["sal", "edge"]
+    assert [task.name for task in create_tasks("depth+semseg", dataset="nyud")] == ["depth", "semseg"]
+    assert [task.name for task in create_tasks(["sal", "edge"], dataset="pascal")] == ["sal", "edge"]
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_order_is_that_of_the_string():
 )
 def test_bad_names_end_in_one_line(names, dataset, message):
     with pytest.raises(ConfigError) as caught:
-        tasks(names, dataset=dataset)
+        create_tasks(names, dataset=dataset)
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 
@@ -45,18 +45,18 @@ def test_bad_names_end_in_one_line(names, dataset, message):
         ("folder", {"semseg": 1}, "config: data.semseg_classes: got 1, expected a whole number from 2 to 255"),
         ("folder", {"semseg": 256}, "config: data.semseg_classes: got 256"),
         ("folder", {"semseg": "5"}, "config: data.semseg_classes: got '5'"),
-        ("folder", {"semsg": 5}, "tasks: num_classes: unknown name 'semsg'. Did you mean 'semseg'?"),
+        ("folder", {"semsg": 5}, "create_tasks: num_classes: unknown name 'semsg'. Did you mean 'semseg'?"),
         ("pascal", {"semseg": 5}, "config: data.semseg_classes: got 5, but 'pascal' has 21"),
     ],
 )
 def test_bad_class_counts_end_in_one_line(dataset, num_classes, message):
     with pytest.raises(ConfigError) as caught:
-        tasks("semseg", dataset=dataset, num_classes=num_classes)
+        create_tasks("semseg", dataset=dataset, num_classes=num_classes)
     assert str(caught.value).startswith(message)
 
 
 def test_folder_takes_class_counts_from_the_user():
-    semseg, parts = tasks("semseg+human_parts", dataset="folder", num_classes={"semseg": 5})
+    semseg, parts = create_tasks("semseg+human_parts", dataset="folder", num_classes={"semseg": 5})
     assert (semseg.num_outputs, parts.num_outputs) == (5, 7)
     assert semseg.class_names == ("background", "class 1", "class 2", "class 3", "class 4")
 
@@ -72,7 +72,7 @@ def test_folder_takes_class_counts_from_the_user():
 )
 def test_outputs_of_every_data_set(dataset, outputs):
     assert set(DATASETS[dataset].tasks) == set(outputs)
-    for task in tasks("+".join(outputs), dataset=dataset):
+    for task in create_tasks("+".join(outputs), dataset=dataset):
         assert task.num_outputs == outputs[task.name]
         if names := DATASETS[dataset].class_names.get(task.name):
             assert len(set(names)) == task.num_outputs
@@ -86,14 +86,14 @@ def test_label_specs_say_how_labels_are_augmented():
     assert [name for name, spec in specs.items() if spec.all_zero_is_missing] == ["human_parts"]
     assert [name for name, spec in specs.items() if spec.scales_inversely] == ["depth"]
     assert [spec.num_values for spec in specs.values()] == [12, 7, 2, 0, 0, 2]
-    assert tasks("depth", dataset="cityscapes")[0].unit == "pixels"
-    assert not tasks("depth", dataset="cityscapes")[0].label_spec.scales_inversely
-    assert tasks("depth", dataset="cityscapes", depth_unit="metres")[0].label_spec.scales_inversely
+    assert create_tasks("depth", dataset="cityscapes")[0].unit == "pixels"
+    assert not create_tasks("depth", dataset="cityscapes")[0].label_spec.scales_inversely
+    assert create_tasks("depth", dataset="cityscapes", depth_unit="metres")[0].label_spec.scales_inversely
 
 
 def test_tasks_are_values():
-    assert tasks("semseg+sal", dataset="pascal") == tasks("semseg+sal", dataset="pascal")
-    assert len({*ALL_TASKS, *tasks("depth+edge", dataset="scenes")}) == len(ALL_TASKS)
+    assert create_tasks("semseg+sal", dataset="pascal") == create_tasks("semseg+sal", dataset="pascal")
+    assert len({*ALL_TASKS, *create_tasks("depth+edge", dataset="scenes")}) == len(ALL_TASKS)
 
 
 @pytest.mark.parametrize("task", ALL_TASKS, ids=lambda task: task.name)
@@ -134,11 +134,11 @@ def test_palettes_can_be_told_apart(num_classes):
 
 
 def test_classification_takes_its_classes_from_the_task_of_the_data_set():
-    (task,) = tasks("classification", dataset="vtab", num_classes={"classification": 397})
+    (task,) = create_tasks("classification", dataset="vtab", num_classes={"classification": 397})
     assert (task.num_outputs, task.class_names[0], task.class_names[-1]) == (397, "class 0", "class 396")
     assert task.label_spec.shape((9, 9)) == ()
     assert (task.label_spec.missing, task.label_spec.dtype) == (-1, "int32")
     with pytest.raises(ConfigError, match="'vtab' needs the number of classes of 'classification'"):
-        tasks("classification", dataset="vtab")
+        create_tasks("classification", dataset="vtab")
     with pytest.raises(ConfigError, match="'classification' is not a task of 'pascal'"):
-        tasks("classification", dataset="pascal")
+        create_tasks("classification", dataset="pascal")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ditask_jax.data import Augmentation, eval_batches, train_batches
-from ditask_jax.tasks import tasks
+from ditask_jax.tasks import create_tasks
 from ditask_jax.tasks.base import multi_task_loss
 from ditask_jax.training.distributed import share
 from ditask_jax.training.evaluation import evaluate
@@ -16,7 +16,7 @@ from ditask_jax.training.sharding import place_batch, place_whole, replicated, s
 from ditask_jax.training.step import resize_to_own
 
 BATCH, SIZE = 16, 16
-TASKS = tasks("semseg+edge", "scenes")  # one scored on the device, one on the host
+TASKS = create_tasks("semseg+edge", "scenes")  # one scored on the device, one on the host
 SPECS = [task.label_spec for task in TASKS]
 
 

@@ -10,7 +10,7 @@ from ditask_jax import cli, train
 from ditask_jax.config import load_config
 from ditask_jax.errors import ConfigError
 from ditask_jax.model import create_model
-from ditask_jax.tasks import tasks
+from ditask_jax.tasks import create_tasks
 from ditask_jax.training.experiment import build_tasks, known_examples
 from tests.training.small import NAME, two_stages
 
@@ -86,10 +86,10 @@ def test_unknown_tasks_are_named(tmp_path, capsys):
 
 
 def test_heads_and_tasks_must_fit():
-    (classification,) = tasks("classification", dataset="vtab", num_classes={"classification": 5})
+    (classification,) = create_tasks("classification", dataset="vtab", num_classes={"classification": 5})
     with pytest.raises(ConfigError, match=r"'hrnet' gives a map, but 'classification' needs one vector .*; use linear"):
         create_model("swin_test", (classification,), 32, widths=(4, 4, 4, 4))
     with pytest.raises(ConfigError, match=r"'linear' gives one vector per picture, but 'depth' needs a map; use hrnet"):
-        create_model("swin_test", tasks("depth", dataset="nyud"), 32, head="linear")
+        create_model("swin_test", create_tasks("depth", dataset="nyud"), 32, head="linear")
     model = create_model("swin_test", (classification,), 32, head="linear", abstract=True)
     assert len(model.necks) == 0

@@ -21,7 +21,7 @@ from ditask_jax.training.step import Passage, make_gradients, make_predict, make
 from tests.training.small import two_stages
 
 BATCH, SIZE = 8, 32
-TASKS = dj.tasks("semseg+depth", dataset="scenes")
+TASKS = dj.create_tasks("semseg+depth", dataset="scenes")
 # Sums of BatchNorm over the batch: mean and variance, and their gradients.
 NORM_SUMS = 4
 

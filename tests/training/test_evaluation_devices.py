@@ -23,7 +23,7 @@ SMALLEST = {"fraction": 1e-3 * POINT, "degrees": 1e-3, "metres": 1e-3}
 
 @pytest.fixture(scope="module")
 def tasks():
-    return dj.tasks(TASKS, dataset="scenes")
+    return dj.create_tasks(TASKS, dataset="scenes")
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ def small_backbone():
 
 
 def make(tmp_path, seed=0, **method):
-    tasks = dj.tasks(TASKS, dataset="scenes")
+    tasks = dj.create_tasks(TASKS, dataset="scenes")
     model = dj.create_model(NAME, tasks=tasks, image_size=32, head="hrnet", widths=(4, 4), seed=seed)
     if not (tmp_path / "start.safetensors").exists():
         source = dj.create_model(NAME, tasks, 64, widths=(4, 4), seed=7)
@@ -142,7 +142,7 @@ def test_what_does_not_fit_together(tmp_path):
 
 def test_weights_of_other_heads_are_refused(tmp_path):
     """Attention heads shape no array: only the name of the architecture tells them."""
-    tasks = dj.tasks("depth", dataset="scenes")
+    tasks = dj.create_tasks("depth", dataset="scenes")
     model = dj.create_model("vit_test", tasks, 64)
     body = {n: np.asarray(v) for n, v in flatten(dj.split_state(model).trainable).items()}
     body = {name: value for name, value in body.items() if name.startswith("backbone/")}
@@ -152,7 +152,7 @@ def test_weights_of_other_heads_are_refused(tmp_path):
 
 
 def test_chosen_taps_stay_chosen():
-    tasks = dj.tasks("depth", dataset="scenes")
+    tasks = dj.create_tasks("depth", dataset="scenes")
     model = dj.create_model("vit_test", tasks, 32, widths=(4, 4), taps=(1, 4))
     plan = dj.wrap(model, dj.DiTASK(shared_cells=8, task_cells=4), examples=8)
     trainer = dj.Trainer(model, tasks, dj.load_config("configs/smoke.py", ["mesh.data=1"]))
@@ -176,7 +176,7 @@ def test_chosen_taps_stay_chosen():
 )
 def test_every_option_of_a_method_is_written_down(method):
     """What a resumed run builds its method from is the method of the model, and not a default of the configuration."""
-    tasks = dj.tasks(TASKS, dataset="scenes")
+    tasks = dj.create_tasks(TASKS, dataset="scenes")
     model = dj.create_model("swin_test", tasks, 32, widths=(4, 4, 4, 4))
     dj.wrap(model, method, examples=8)
     experiment = experiment_from(model, tasks, dj.load_config("configs/smoke.py", ["mesh.data=1"]))

@@ -25,7 +25,7 @@ NOTHING_BUT_ROUNDING = "widen/bias"  # in front of BatchNorm, which takes any sh
 
 @pytest.fixture(scope="module")
 def tasks():
-    return dj.tasks("semseg+depth", dataset="scenes")
+    return dj.create_tasks("semseg+depth", dataset="scenes")
 
 
 @pytest.fixture(scope="module")
@@ -221,5 +221,5 @@ def test_per_shard_in_pieces_moves_the_statistics_with_each(parts, tasks, batch)
 
 def _without_draws(parts):
     """The same weights in a model without dropout and drop path."""
-    quiet = _parts(dj.tasks("semseg+depth", dataset="scenes"), drop_path_rate=0.0, dropout=0.0)
+    quiet = _parts(dj.create_tasks("semseg+depth", dataset="scenes"), drop_path_rate=0.0, dropout=0.0)
     return dataclasses.replace(quiet, trainable=parts.trainable, frozen=parts.frozen, stats=parts.stats)

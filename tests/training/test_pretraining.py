@@ -5,7 +5,7 @@ import pytest
 
 from ditask_jax import cli, pretrain
 from ditask_jax.model import create_model
-from ditask_jax.tasks import tasks
+from ditask_jax.tasks import create_tasks
 from ditask_jax.training.experiment import load_backbone
 from ditask_jax.weights import read_weights
 
@@ -20,7 +20,7 @@ def test_a_few_steps_write_weights_that_load(backbone, tmp_path, capsys):
     arrays, metadata = read_weights(out)
     assert metadata["architecture"] == backbone
     assert all(np.isfinite(array).all() for array in arrays.values())
-    load_backbone(create_model(backbone, tasks("depth", dataset="scenes"), 96, widths=(4, 4, 4, 4)), out)
+    load_backbone(create_model(backbone, create_tasks("depth", dataset="scenes"), 96, widths=(4, 4, 4, 4)), out)
 
 
 def test_impossible_numbers_are_refused(tmp_path, capsys):

@@ -12,7 +12,7 @@ from ditask_jax import cli
 from ditask_jax import evaluate as evaluate_command
 from ditask_jax.config import load_config
 from ditask_jax.scenes import ScenesSource
-from ditask_jax.tasks import tasks
+from ditask_jax.tasks import create_tasks
 from ditask_jax.training import step as steps
 from ditask_jax.training import trainer
 from ditask_jax.training.evaluation import evaluate
@@ -20,7 +20,7 @@ from ditask_jax.training.run_folder import RunDir
 from ditask_jax.training.sharding import make_mesh
 from ditask_jax.training.step import resize_to_own
 
-TASKS = tasks("semseg+sal+normals+depth+edge", dataset="scenes")
+TASKS = create_tasks("semseg+sal+normals+depth+edge", dataset="scenes")
 SIZES = ((40, 60), (100, 90), (128, 33))
 NETWORK = (32, 48)
 

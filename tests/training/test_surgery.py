@@ -14,7 +14,7 @@ from ditask_jax.adapters import method_names
 from ditask_jax.errors import ConfigError
 from ditask_jax.nn import Context, flatten
 from ditask_jax.nn.context import name_hash
-from ditask_jax.tasks import multi_task_loss, tasks
+from ditask_jax.tasks import create_tasks, multi_task_loss
 from ditask_jax.training.pcgrad import gram_matrix, pcgrad, pcgrad_weights, projection_orders
 from ditask_jax.training.sharding import make_mesh
 from ditask_jax.training.step import make_train_step
@@ -88,7 +88,7 @@ def check_a_training_step(method) -> float:
     Returns how far from it the plain sum of gradients is, in parts of its largest entry.
     """
     outputs, seed, number = {"semseg": 5, "depth": 1, "sal": 1}, 3, 7
-    known = tasks(list(outputs), dataset="scenes")
+    known = create_tasks(list(outputs), dataset="scenes")
     chosen = tuple(dataclasses.replace(task, num_outputs=outputs[task.name]) for task in known)
     micro = Micro(method, *outputs)
     rng = np.random.default_rng(0)
@@ -138,6 +138,6 @@ def test_with_every_method(name):
 
 
 def test_an_unknown_surgery_is_named():
-    micro, chosen = Micro(method_of("norm"), "depth"), tasks("depth", dataset="scenes")
+    micro, chosen = Micro(method_of("norm"), "depth"), create_tasks("depth", dataset="scenes")
     with pytest.raises(ConfigError, match=r"optimizer.surgery: unknown name 'pcgrat'. Did you mean 'pcgrad'"):
         make_train_step(micro.parts, chosen, optax.sgd(1.0), make_mesh(1), 0, surgery="pcgrat")

@@ -15,15 +15,15 @@ from ditask_jax.reports.report_html import report_page
 from ditask_jax.reports.runs import read_run
 from ditask_jax.scenes import ScenesSource
 from ditask_jax.sweeps.running import has_unknown_scores, score_of
-from ditask_jax.tasks import delta_m, delta_m_of, load_references, tasks
+from ditask_jax.tasks import create_tasks, delta_m, delta_m_of, load_references
 from ditask_jax.training.checkpoints import Checkpointer
 from ditask_jax.training.evaluation import check_best_metric, evaluate, score_table
 from ditask_jax.training.metrics_log import METRICS_NAME, MetricsWriter, read_metrics
 from ditask_jax.training.sharding import make_mesh
 from tests.reports.folders import write_run
 
-TASKS = tasks("semseg+human_parts+sal+normals+depth+edge", dataset="scenes")
-(CLASSES,) = tasks("classification", dataset="vtab", num_classes={"classification": 3})
+TASKS = create_tasks("semseg+human_parts+sal+normals+depth+edge", dataset="scenes")
+(CLASSES,) = create_tasks("classification", dataset="vtab", num_classes={"classification": 3})
 NAMES = [task.name for task in TASKS]
 SIZE = (32, 32)
 

@@ -171,7 +171,7 @@ def _open(args, names: tuple[str, ...]):
 
 
 def _tasks(args, names: tuple[str, ...], example: dict, source):
-    from ditask_jax.tasks import tasks
+    from ditask_jax.tasks import create_tasks
 
     counts = {}
     if args.name == "vtab":
@@ -182,7 +182,7 @@ def _tasks(args, names: tuple[str, ...], example: dict, source):
             counts[name] = max(int(known.max(initial=1)) + 1, 2)
     elif args.semseg_classes is not None:
         counts = {"semseg": args.semseg_classes}
-    return tasks(names, args.name, counts, getattr(source, "depth_unit", None))
+    return create_tasks(names, args.name, counts, getattr(source, "depth_unit", None))
 
 
 def _rows(example: dict, tasks, args) -> list[tuple[str, np.ndarray, dict]]:
