@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": {"errors", "nn", "backbones", "heads"},
     "weight_files": {"errors", "files"},
     "weights": {"errors", "nn", "weight_files"},
-    "adapters": {"errors", "files", "numerics", "cpab", "factors", "nn", "model", "weight_files"},
+    "adapters": {"errors", "files", "numerics", "cpab", "factors", "nn", "backbones", "model", "weight_files"},
     "conversion": {"errors", "files", "nn", "backbones", "model", "adapters", "weight_files"},
     "tasks": {"errors", "files", "labels", "numerics"},
     "scenes": {"errors"},

@@ -26,7 +26,7 @@ from ditask_jax.data import open_source, sources
 from ditask_jax.data.augment import transform
 from ditask_jax.errors import ConfigError, DataError, WeightsError
 from ditask_jax.labels import LabelSpec
-from ditask_jax.nn import Context, linear
+from ditask_jax.nn import Context
 from ditask_jax.nn.context import Scope
 from ditask_jax.nn.conv import PatchEmbed
 from ditask_jax.nn.linear import SHARED, LayerAdapter, Linear, linears, pick_streams
@@ -262,12 +262,12 @@ def test_labels_of_a_user_s_own():
 def registered():
     """Whatever a test registers is forgotten."""
     tables = (backbones.REGISTRY, backbones._CLASSES, task_registry._OTHERS, sources.OPENERS, method_registry._METHODS)
-    before, roles, layouts = [dict(table) for table in tables], list(linear.KNOWN_ROLES), list(LAYOUTS)
+    before, layouts = [dict(table) for table in tables], list(LAYOUTS)
     yield
     for table, content in zip(tables, before, strict=True):
         table.clear()
         table.update(content)
-    linear.KNOWN_ROLES[:], LAYOUTS[:] = roles, layouts
+    LAYOUTS[:] = layouts
 
 
 def test_references_of_a_task_of_one_s_own(registered, tmp_path):

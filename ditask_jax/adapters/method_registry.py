@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 from flax import nnx
 
 from ditask_jax.adapters.plan import LayerPlan, Site
+from ditask_jax.backbones import known_roles
 from ditask_jax.errors import ConfigError, check_known, defined_in
-from ditask_jax.nn.linear import KNOWN_ROLES, Linear
+from ditask_jax.nn.linear import Linear
 
 # Options that may differ by stage and by task: one value, a tuple with one per stage, or a mapping from task name.
 
@@ -112,7 +113,7 @@ def check_layers(shared_layers: Sequence[str], task_layers: Sequence[str], task_
     """
     for field, layers, kind in (("shared_layers", shared_layers, "order"), ("task_layers", task_layers, "task")):
         # Queries, keys and values are shared: a task's stream starts behind the attention.
-        known = list(dict.fromkeys(role for roles in KNOWN_ROLES for role in getattr(roles, kind)))
+        known = list(dict.fromkeys(role for roles in known_roles() for role in getattr(roles, kind)))
         for role in layers:
             check_known(f"config: method.{field}", role, known)
     if not isinstance(task_blocks, int) or task_blocks < 1:

@@ -13,7 +13,7 @@ from ditask_jax.backbones.swin import Swin, SwinConfig
 from ditask_jax.backbones.vit import Vit, VitConfig
 from ditask_jax.errors import ConfigError, check_known, defined_in
 from ditask_jax.nn.context import Scope
-from ditask_jax.nn.linear import KNOWN_ROLES, Roles
+from ditask_jax.nn.linear import Roles
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -25,6 +25,7 @@ __all__ = [
     "backbone_entry",
     "build_backbone",
     "create_backbone",
+    "known_roles",
     "list_models",
     "register_backbone",
 ]
@@ -81,8 +82,15 @@ def register_backbone(name: str, entry: BackboneEntry, backbone: type[Backbone])
             "backbone; give yours a dataclass of its own"
         )
     REGISTRY[name] = entry
-    if backbone.roles not in KNOWN_ROLES:
-        KNOWN_ROLES.append(backbone.roles)
+
+
+def known_roles() -> list[Roles]:
+    """The roles of the dense layers of every registered backbone, each set once.
+
+    >>> known_roles()[0].order
+    ('qkv', 'proj', 'fc1', 'fc2')
+    """
+    return list(dict.fromkeys(backbone.roles for backbone in _CLASSES.values()))
 
 
 def _check_declared(name: str, entry: BackboneEntry, backbone: type[Backbone]) -> None:

@@ -33,8 +33,6 @@ class Roles:
 
 
 USUAL_ROLES = Roles()
-# Of every registered backbone, for finding misspelt names.
-KNOWN_ROLES = [USUAL_ROLES]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ from ditask_jax.conversion.exporting import backbone_arrays, load_program
 from ditask_jax.data import open_source, sources, wrappers
 from ditask_jax.errors import ConfigError, DataError
 from ditask_jax.labels import IGNORE
-from ditask_jax.nn import Context, linear
+from ditask_jax.nn import Context
 from ditask_jax.tasks import task_registry
 from ditask_jax.training.restore import restore_run
 from ditask_jax.weight_files import read_tensors
@@ -53,14 +53,14 @@ def plugged_in(folder: pathlib.Path, *names: str, **texts: str):
     names = (*names, *(name for name in texts if name not in names))
     for name in names:
         (folder / name).write_text(texts.get(name) or FILES[name])
-    before, path, roles = [dict(table) for table in TABLES], list(sys.path), list(linear.KNOWN_ROLES)
+    before, path = [dict(table) for table in TABLES], list(sys.path)
     try:
         yield plugins.load_plugins(os.pathsep.join(str(folder / name) for name in names))
     finally:
         for table, content in zip(TABLES, before, strict=True):
             table.clear()
             table.update(content)
-        sys.path[:], linear.KNOWN_ROLES[:] = path, roles
+        sys.path[:] = path
         for name in names:
             sys.modules.pop(name.removesuffix(".py"), None)
         importlib.invalidate_caches()
