@@ -69,12 +69,10 @@ def measure(folder: pathlib.Path, rounds: int) -> dict:
 
     from ditask_jax.data import open_source, train_batches
     from ditask_jax.data.augment import PRESETS, preset, sample, transform
-    from ditask_jax.data.pipeline import keep_freed_memory
     from ditask_jax.labels import LabelSpec
+    from ditask_jax.shell import process_settings
 
-    # What the pipeline sets up in every process that reads.
-    cv2.setNumThreads(1)
-    keep_freed_memory()
+    process_settings()  # as in every process of a command that reads
     specs = (
         LabelSpec("semseg", num_values=21),
         LabelSpec("human_parts", num_values=7, all_zero_is_missing=True),

@@ -176,6 +176,7 @@ def run(
     shell.use_utf8()
     shell.open_streams()
     shell.settle_environment()
+    shell.process_settings()
     shell.show_warnings()
     shell.hold_streams(unheard=unheard)
     code = execute(main, argv)

@@ -1,7 +1,6 @@
 """Singular value decompositions of frozen kernels, and a cache of them on disk."""
 
 import contextlib
-import ctypes
 import hashlib
 import json
 import logging
@@ -20,6 +19,7 @@ import numpy as np
 
 from ditask_jax.errors import ConfigError, WeightsError
 from ditask_jax.files import user_path
+from ditask_jax.shell import one_blas_thread
 
 # Singular value decomposition of frozen kernels, in float64 on the host; `factor_cache` keeps the results.
 
@@ -66,30 +66,6 @@ def _factorize_block(block: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
     rows = np.argmax(np.abs(left), axis=0)
     sign = np.where(left[rows, np.arange(left.shape[1])] < 0, -1.0, 1.0)
     return left * sign, values, right * sign[:, None]
-
-
-@contextlib.contextmanager
-def one_blas_thread():
-    """Holds NumPy's OpenBLAS to one thread per call, yielding whether that worked.
-
-    Parallel over kernels instead of inside a decomposition: OpenBLAS's threads gain nothing at these sizes, and on a
-    busy machine they wait for each other (Swin-Tiny took 40 s instead of 8).
-    """
-    package = pathlib.Path(np.__file__).parent
-    for path in [*package.parent.glob("numpy.libs/*openblas*"), *package.glob(".dylibs/*openblas*")]:
-        try:
-            library = ctypes.CDLL(str(path))
-            get, put = library.scipy_openblas_get_num_threads64_, library.scipy_openblas_set_num_threads64_
-        except (OSError, AttributeError):
-            continue
-        before = get()
-        put(1)
-        try:
-            yield True
-        finally:
-            put(before)
-        return
-    yield False
 
 
 # Factors of frozen kernels, decomposed once and kept on disk under a hash of content.
@@ -162,7 +138,9 @@ def factorize_each(
     """
     cores = min(8, os.cpu_count() or 1)
     waiting: deque[tuple[str, Future[Factors]]] = deque()
-    # Hashing, reading and LAPACK release the interpreter lock.
+    # Hashing, reading and LAPACK release the interpreter lock. Parallel over kernels instead of inside a decomposition:
+    # OpenBLAS's threads gain nothing at these sizes, and on a busy machine they wait for each other (Swin-Tiny took
+    # 40 s instead of 8).
     with one_blas_thread() as limited, ThreadPoolExecutor(cores) as pool:
         source = _Source(cache_dir, contextlib.nullcontext() if limited else threading.Lock())
         for name, kernel, parts in kernels:

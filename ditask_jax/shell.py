@@ -1,15 +1,18 @@
-"""What a shell leaves to a command: standard streams, the encoding of names, variables that JAX and XLA read."""
+"""The process of a command: standard streams, encoding, variables that JAX and XLA read, native libraries' settings."""
 
 import codecs
 import contextlib
+import ctypes
 import functools
 import io
 import os
+import pathlib
 import re
 import select
 import subprocess
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 
@@ -143,6 +146,84 @@ def settle_environment() -> None:
 
 def _usable(folder: str) -> bool:
     return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
+
+
+# What native libraries keep for a whole process. All of it is set here, for commands and for the loader's worker
+# processes; in a user's own process nothing is changed but by `one_blas_thread`, which puts back what it found.
+
+
+# Of glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LARGEST, _KEPT = 32 << 20, 256 << 20
+
+
+def process_settings() -> None:
+    """Sets up a process that reads data: one OpenCV thread, and freed memory that is kept (`keep_freed_memory`).
+
+    The commands and the loader's worker processes call it; a script that reads with threads may. Examples are prepared
+    side by side already, and OpenCV's own threads on top of that only fight for the cores. A number in the variable
+    `OPENCV_FOR_THREADS_NUM` is left as it is.
+    """
+    if "OPENCV_FOR_THREADS_NUM" not in os.environ:
+        # OpenCV reads it at its first use, and so do processes that this one starts.
+        os.environ["OPENCV_FOR_THREADS_NUM"] = "1"
+        if "cv2" in sys.modules:
+            sys.modules["cv2"].setNumThreads(1)
+    keep_freed_memory()
+
+
+@functools.cache
+def keep_freed_memory() -> bool:
+    """Tells the C library to keep up to 256 MB of freed memory; returns whether it could be told (glibc on Linux).
+
+    By default the pages of every array of a few megabytes are given back when it is freed and asked for again with the
+    next one: for a float image of 448x448, 600 page faults, which take as long as interpolating it. Peak memory stays
+    what it is.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    # The first call alone would also switch off the library's own adaptation, so both are needed.
+    return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST)) and bool(mallopt(_M_TRIM_THRESHOLD, _KEPT))
+
+
+_blas_lock = threading.Lock()
+# How many are inside `one_blas_thread`, and the number of threads that the first of them found.
+_blas = {"inside": 0, "found": 0}
+
+
+@contextlib.contextmanager
+def one_blas_thread() -> Iterator[bool]:
+    """Holds NumPy's OpenBLAS to one thread per call while entered, yielding whether that worked.
+
+    The number of threads belongs to the process, and NumPy has no call for it. The last one to leave puts back what the
+    first one found.
+    """
+    import numpy as np
+
+    package = pathlib.Path(np.__file__).parent
+    for path in [*package.parent.glob("numpy.libs/*openblas*"), *package.glob(".dylibs/*openblas*")]:
+        try:
+            library = ctypes.CDLL(str(path))
+            get, put = library.scipy_openblas_get_num_threads64_, library.scipy_openblas_set_num_threads64_
+        except (OSError, AttributeError):
+            continue
+        with _blas_lock:
+            if not _blas["inside"]:
+                _blas["found"] = get()
+                put(1)
+            _blas["inside"] += 1
+        try:
+            yield True
+        finally:
+            with _blas_lock:
+                _blas["inside"] -= 1
+                if not _blas["inside"]:
+                    put(_blas["found"])
+        return
+    yield False
 
 
 def check_environment(environment: Mapping[str, str] | None = None) -> None:

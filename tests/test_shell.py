@@ -1,6 +1,7 @@
 """What a shell leaves behind: streams, encodings, variables of Matplotlib, JAX and XLA; none may cost a result."""
 
 import ast
+import contextlib
 import io
 import json
 import os
@@ -49,6 +50,37 @@ def shell_run(tmp_path, redirection, *, lasting=False, **variables):
     environment.pop("XLA_FLAGS", None)
     done = subprocess.run(["bash", "-c", line], capture_output=True, env=environment, timeout=60, check=False)
     return done.returncode, file.read_text(encoding="utf-8"), done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(("chosen", "threads"), [(None, "1"), ("2", "2")])
+def test_a_command_keeps_opencv_to_one_thread(chosen, threads):
+    """Unless the user chose otherwise; in the processes that it starts as well."""
+    code = """
+import subprocess, sys
+import cv2
+from ditask_jax import cli
+
+def main(argv):
+    print(cv2.getNumThreads(), flush=True)
+    subprocess.run([sys.executable, "-c", "import cv2; print(cv2.getNumThreads())"], check=True)
+
+cli.run(main)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OPENCV_FOR_THREADS_NUM"}
+    environment |= {} if chosen is None else {"OPENCV_FOR_THREADS_NUM": chosen}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == [threads, threads], done.stderr
+
+
+def test_the_last_one_to_leave_puts_back_the_threads_of_blas():
+    with contextlib.ExitStack() as second:
+        with shell.one_blas_thread() as worked:
+            assert shell._blas["inside"] == (1 if worked else 0)
+            second.enter_context(shell.one_blas_thread())
+        assert shell._blas["inside"] == (1 if worked else 0)
+    assert shell._blas["inside"] == 0
 
 
 @pytest.mark.parametrize(

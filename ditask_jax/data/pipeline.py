@@ -1,15 +1,12 @@
 """Step-indexed batches: batch k is a pure function of (seed, k), so resuming needs the step number and nothing else."""
 
-import ctypes
 import dataclasses
-import functools
 import re
 import sys
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import cv2
 import grain
 import numpy as np
 from absl import flags
@@ -18,6 +15,7 @@ from ditask_jax.data.augment import Augmentation, sample, transform
 from ditask_jax.data.wrappers import ASKED, SkippingSource, Source, skipped_text
 from ditask_jax.errors import ConfigError, DataError
 from ditask_jax.labels import LabelSpec
+from ditask_jax.shell import process_settings
 
 # Step-indexed batches: batch k is a pure function of (seed, k), so resuming needs the step number and nothing else.
 #
@@ -52,7 +50,7 @@ class BatchIterator(Iterator[Batch]):
         except StopIteration:
             self.close()
             raise
-        except Exception as error:
+        except Exception as error:  # what a source or a worker process raises; raised again unless it is about data
             self.close()
             message = _data_error_text(error) or _death_text(error)
             if message is None:
@@ -106,7 +104,8 @@ def train_batches(
       start_step: number of the first batch.
       process_index, process_count: which block of every batch's rows this process reads.
       threads: reading threads (of this process, or of each worker).
-      workers: processes to read with, 0 for none; they are spawned, so scripts need a `__main__` guard.
+      workers: processes to read with, 0 for none; they are spawned, so scripts need a `__main__` guard. A script that
+        reads with threads is faster after `ditask_jax.shell.process_settings()`, which the commands call.
       prefetch: batches held ready (at least one per thread).
 
     Returns:
@@ -302,15 +301,13 @@ def _share(source: Source, batch_size: int, process_index: int, process_count: i
     return batch_size // process_count
 
 
-def _set_up_process(worker_index: int = 0, worker_count: int = 1) -> None:
-    # The pipeline runs many examples side by side; OpenCV's own threads on top of that only fight for the cores.
+def _set_up_worker(worker_index: int, worker_count: int) -> None:
+    """Settings of a reading process, which is the loader's own; those of the caller's process are left alone."""
     del worker_index, worker_count
-    cv2.setNumThreads(1)
-    keep_freed_memory()
+    process_settings()
 
 
 def _iterate(dataset: grain.MapDataset, source: Source, threads: int, workers: int, prefetch: int) -> BatchIterator:
-    _set_up_process()
     options = grain.ReadOptions(num_threads=max(1, threads), prefetch_buffer_size=max(1, threads, prefetch))
     batches = dataset.to_iter_dataset(options)
     if workers:
@@ -319,7 +316,7 @@ def _iterate(dataset: grain.MapDataset, source: Source, threads: int, workers: i
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
         options = grain.multiprocessing.MultiprocessingOptions(workers, per_worker_buffer_size=max(1, prefetch))
-        batches = batches.mp_prefetch(options, worker_init_fn=_set_up_process)
+        batches = batches.mp_prefetch(options, worker_init_fn=_set_up_worker)
     return BatchIterator(iter(batches), source)
 
 
@@ -372,28 +369,3 @@ def _data_error_text(error: Exception) -> str | None:
             return None
         text = text.rsplit(marker, 1)[1]
     return text.strip().splitlines()[0].strip()
-
-
-# Keeps freed memory for the next example instead of handing it back to the system.
-
-
-# Of glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_LARGEST, _KEPT = 32 << 20, 256 << 20
-
-
-@functools.cache
-def keep_freed_memory() -> bool:
-    """Tells the C library to keep up to 256 MB of freed memory; returns whether it could be told (glibc on Linux).
-
-    By default the pages of every array of a few megabytes are given back when it is freed and asked for again with the
-    next one: for a float picture of 448x448, 600 page faults, which take as long as interpolating it. Peak memory
-    stays what it is.
-    """
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return False
-    # The first call alone would also switch off the library's own adaptation, so both are needed.
-    return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST)) and bool(mallopt(_M_TRIM_THRESHOLD, _KEPT))

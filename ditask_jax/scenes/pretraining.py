@@ -8,7 +8,6 @@ ten kinds of things, one large one per picture, were still at chance after 9,000
 import dataclasses
 from collections.abc import Callable, Iterator
 
-import cv2
 import grain
 import jax
 import jax.numpy as jnp
@@ -56,7 +55,6 @@ class PretrainSettings:
 
 def _batches(settings: PretrainSettings, split: str, count: int) -> Iterator[dict]:
     """Batches of new pictures, in order of index."""
-    cv2.setNumThreads(1)  # examples are drawn side by side already
     source = ScenesSource(split, settings.image_size, PICTURE_SEED + settings.seed, count, ("semseg",))
     dataset = grain.MapDataset.source(source).map(lambda e: {"image": e["image"], "semseg": e["semseg"]})
     dataset = dataset.batch(settings.batch_size, drop_remainder=True)

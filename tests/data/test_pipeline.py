@@ -2,12 +2,14 @@
 
 import dataclasses
 
+import cv2
 import jax
 import numpy as np
 import pytest
 
+from ditask_jax import shell
 from ditask_jax.data.augment import Augmentation, Draw, transform
-from ditask_jax.data.pipeline import eval_batches, keep_freed_memory, num_eval_batches, train_batches
+from ditask_jax.data.pipeline import eval_batches, num_eval_batches, train_batches
 from ditask_jax.data.sources import open_source
 from ditask_jax.data.wrappers import CachedSource
 from ditask_jax.errors import ConfigError, DataError
@@ -252,9 +254,23 @@ def test_sources_by_name():
         open_source("scenes", "val", ("depth",), val_fraction=0.1)
 
 
+@pytest.mark.parametrize("batches", [train_batches, eval_batches])
+def test_reading_leaves_the_process_as_it_is(batches, monkeypatch):
+    """OpenCV's threads and the C library's allocator are for commands and worker processes to set."""
+    monkeypatch.setattr("ditask_jax.shell.keep_freed_memory", lambda: pytest.fail("told the C library"))
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    try:
+        with batches(ScenesSource("train", 32, num_examples=2), [DEPTH], 32, 2) as opened:
+            next(opened)
+        assert cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(before)
+
+
 def test_freed_memory_is_kept_for_the_next_example():
     resource = pytest.importorskip("resource")
-    if not keep_freed_memory():
+    if not shell.keep_freed_memory():
         pytest.skip("the C library of this system cannot be told")
     example = {"image": np.zeros((375, 500, 3), np.uint8), "normals": np.ones((375, 500, 3), np.float32)}
 
