@@ -223,7 +223,7 @@ def execute(main: Callable[[list[str]], int | None], argv: Sequence[str] | None 
     except KeyboardInterrupt as error:
         line = "interrupted; run the same command again, a training goes on from its last checkpoint"
         return _report(line, INTERRUPTED, error)
-    except Exception as error:
+    except Exception as error:  # a bug, and raised again, unless the environment or a plug-in is to blame
         if (explained := shell.explain(error)) is not None:
             return _report(str(explained), USER_ERROR, error)
         if (place := place_of(error)) is None:

@@ -395,7 +395,7 @@ def prepare_vtab(task: str, out: str | Path, manual_dir: str | Path | None = Non
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=folder))
     except DataError:
         raise
-    except Exception as error:  # whatever a catalogue script raises on a failed download or a missing archive
+    except Exception as error:  # code of the catalogue, not ours: whatever it raises on a failed download or archive
         raise DataError(f"vtab: preparing '{task}' failed: {_first_line(error)}") from error
     return Path(str(builder.data_path))
 

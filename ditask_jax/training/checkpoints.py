@@ -3,6 +3,19 @@
 A checkpoint is the folder `<directory>/<step>`: the arrays in Orbax's format and a manifest with a hash per leaf. Orbax
 writes to a temporary folder and renames it; the manifest follows; only then are older checkpoints removed. So whatever
 moment a process dies at, the newest folder with an intact manifest is whole.
+
+Orbax writes and reads the arrays, and commits a folder. Its retention, async and best policies are not used: with 0.12
+they cannot keep that promise.
+
+* Old checkpoints are chosen in `CheckpointManager.save`, before the new one is committed, and removed right behind its
+  rename. `post_finalization_callback` runs before the rename and is not told the folder, so the manifest, which needs
+  the finished files, could only be written after the removal: with `keep=1` a process killed in between has nothing
+  whole.
+* After a commit that fails (a full disk), `all_steps()` of a manager that keeps one is empty and `latest_step()` None,
+  though the folder of the older step is whole, and the temporary folder stays.
+* A policy sees step, time and metrics, not hashes: a damaged checkpoint counts among the newest and may be the best.
+
+So one thread here saves, writes the manifest and removes, in that order.
 """
 
 import concurrent.futures
@@ -27,6 +40,8 @@ from ditask_jax.training.sharding import place_whole
 _log = logging.getLogger(__name__)
 
 _NO_SPACE = os.strerror(errno.ENOSPC)
+# What the file system and Orbax's storage library raise where a disk is full, unplugged or read-only.
+_STORAGE_ERRORS = (OSError, ValueError)
 _BESIDE_ARRAY = 2048  # bytes that its name, description and hashes take
 
 
@@ -42,7 +57,7 @@ def saved_if_it_fails(save: Callable[[], None]) -> Iterator[None]:
     """
     try:
         yield
-    except Exception:
+    except Exception:  # whatever it is: it goes on
         save()
         raise
 
@@ -305,7 +320,9 @@ class Checkpointer:
             self._remove_old(step)
             _reached("end")
         except Exception as error:
-            self._clear(step)
+            self._clear(step)  # of a bug, too, nothing half-written stays
+            if not isinstance(error, _STORAGE_ERRORS):
+                raise
             newest = self.latest()
             rest = "no earlier one exists" if newest is None else f"the one of step {newest} is whole"
             raise CheckpointError(
@@ -349,7 +366,7 @@ class Checkpointer:
         filled = {name: array for name, array in arrays.items() if array.size}
         try:
             restored = self._open().restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(filled)))
-        except Exception as error:
+        except (*_STORAGE_ERRORS, KeyError) as error:  # KeyError: an array that the manifest lists is not there
             raise CheckpointError(f"checkpoint: {self._where(step)}: not readable ({_reason(error)})") from error
         return arrays | {name: np.asarray(array) for name, array in restored.state.items()}
 

@@ -98,7 +98,7 @@ class InFlight:
                 begin = time.perf_counter()
                 try:
                     found = following(number)
-                except Exception as error:
+                except Exception as error:  # whatever it is: raised below, behind the steps under way
                     lost = error
                 else:
                     step = Step(number, *found, read=time.perf_counter() - begin)

@@ -287,6 +287,19 @@ def test_failure_to_write_is_reported_once_and_leaves_the_older_one(tmp_path, mo
         assert checkpointer.latest() == 10
 
 
+def test_a_bug_in_saving_keeps_its_traceback_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    def wrong(*_):
+        raise AttributeError("a bug")
+
+    _saved(tmp_path, 10)
+    with Checkpointer(tmp_path) as checkpointer:
+        monkeypatch.setattr(checkpoints.manifests, "write_manifest", wrong)
+        checkpointer.save(20, _state(20))
+        with pytest.raises(AttributeError, match="a bug"):
+            checkpointer.wait()
+        assert [path.name for path in tmp_path.iterdir()] == ["10"]
+
+
 def test_wrong_arguments_are_refused(tmp_path):
     with pytest.raises(ValueError, match="keep: got 0"):
         Checkpointer(tmp_path, keep=0)
