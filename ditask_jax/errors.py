@@ -90,6 +90,33 @@ def check_known(field: str, name: str, known: Iterable[str], error: type[DitaskE
         raise error(f"{field}: unknown name '{name}'. {did_you_mean(name, names)}")
 
 
+def format_number(found: Any, newest: str, where: str, error: type[DitaskError]) -> int:
+    """The number of a file's format, such as 2 of `"ditask_jax/weights/2"`; 1 for a file that states none, as of 0.1.
+
+    Args:
+        found: What the file states; None for nothing.
+        newest: The newest format that this version reads.
+        where: Names the file.
+        error: Raised for a newer format and for a file of another kind.
+
+    >>> format_number("ditask_jax/weights/1", "ditask_jax/weights/2", "weights: 'w.safetensors'", WeightsError)
+    1
+    >>> format_number("ditask_jax/weights/3", "ditask_jax/weights/2", "weights: 'w.safetensors'", WeightsError)
+    Traceback (most recent call last):
+    ...
+    ditask_jax.errors.WeightsError: weights: 'w.safetensors' has format 3, this version reads formats up to 2; update \
+ditask_jax
+    """
+    if found is None:
+        return 1
+    (kind, _, number), (known, _, most) = str(found).rpartition("/"), newest.rpartition("/")
+    if kind != known or not number.isdecimal():
+        raise error(f"{where} has format '{str(found)[:100]}', expected '{newest}'")
+    if int(number) > int(most):
+        raise error(f"{where} has format {number}, this version reads formats up to {most}; update ditask_jax")
+    return int(number)
+
+
 def defined_in(thing: Any) -> str:
     """Where a class, or that of an object, or a function is defined, for a message: class and file.
 

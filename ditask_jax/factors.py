@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import pathlib
+import re
 import tempfile
 import threading
 import zlib
@@ -74,7 +75,7 @@ def _factorize_block(block: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
 _log = logging.getLogger(__name__)
 # Part of every content hash: raise it when the numbers `factorize` returns change.
 _ALGORITHM = "svd-1"
-# Of the files: part of their names too, so that others are left alone.
+# Format of the files: part of their names too, so that others are left alone.
 _VERSION = 2
 _MAGIC = f"ditask-factors {_VERSION}\n".encode()
 # Bytes read from a file and summed at a time: few enough to be in the processor's cache still when they are summed.
@@ -253,8 +254,11 @@ def _read(path: pathlib.Path, kernel_shape: tuple[int, ...], parts: int) -> Fact
     rank = min(inputs, width)
     shapes = [(parts, inputs, rank), (parts, rank), (parts, rank, width)]
     with open(path, "rb") as file:
-        if file.read(len(_MAGIC)) != _MAGIC:
-            raise ValueError("not a file of factors")
+        if (magic := file.read(len(_MAGIC))) != _MAGIC:
+            number = re.fullmatch(rb"ditask-factors (\d+)\n?", magic)
+            raise ValueError(
+                f"format {int(number[1])}, this version reads format {_VERSION}" if number else "not a file of factors"
+            )
         try:
             header = json.loads(file.readline())
             stored, expected = header["shapes"], header["crc32"]

@@ -36,6 +36,8 @@ _STORES = (
 _COLLAPSED = re.compile(rf"\s*({_STORES}):/", re.IGNORECASE)
 LONGEST_NAME = 255
 """Bytes of a file name on usual file systems."""
+EVALUATION_FORMAT = "ditask_jax/evaluation/1"
+"""Of `evaluation.json`, which trainings write, and reports and sweeps read."""
 
 
 def user_path(path: str | os.PathLike, what: str = "path") -> pathlib.Path:

@@ -14,7 +14,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from ditask_jax.errors import WeightsError, did_you_mean
+from ditask_jax.errors import WeightsError, did_you_mean, format_number
 from ditask_jax.files import atomic_write_bytes, user_path
 
 # Safetensors files as NumPy arrays, every floating type included, without PyTorch.
@@ -239,9 +239,7 @@ def read_weights(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, str
         return arrays, metadata
     if found != FORMAT:
         if found.startswith("ditask_jax/"):
-            raise WeightsError(
-                f"{where} is of format '{found}', expected '{FORMAT}'; update the package, or give another"
-            )
+            format_number(found, FORMAT, where, WeightsError)
         raise WeightsError(
             f"{where} is a safetensors file of another program (format '{found}'): it was not written by this package; "
             f"{_conversion(path)}"

@@ -15,7 +15,7 @@ from flax import nnx
 from ditask_jax.adapters.merging import stacked, unstacked
 from ditask_jax.adapters.method_registry import Method, method_class
 from ditask_jax.adapters.plan import parameter_group
-from ditask_jax.errors import ConfigError, WeightsError, check_known, defined_in, did_you_mean
+from ditask_jax.errors import ConfigError, WeightsError, check_known, defined_in, did_you_mean, format_number
 from ditask_jax.files import atomic_write_json, user_path
 from ditask_jax.model import MultiTaskModel
 from ditask_jax.nn.state import ModelState, filled, flatten, split_state, unflatten
@@ -202,7 +202,7 @@ def load_adapter(path: Path | str, model: MultiTaskModel) -> ModelState:
     record = _record(model)
     problems = _differences(body, model, record)
     tensors, metadata = read_weights(_plain_file(path / ARRAYS))
-    first = body["format"] == FIRST_FORMAT
+    first = body.get("format", FIRST_FORMAT) == FIRST_FORMAT
     arrays = tensors if first else unstacked(tensors, metadata.get("rows", ""), f"adapter: '{path / ARRAYS}'")
     if metadata.get("checksum") != body["arrays"]["checksum"]:
         problems.append(f"{ARRAYS} is not the file that {DESCRIPTION} describes")
@@ -239,8 +239,7 @@ def read_description(path: Path | str) -> dict[str, Any]:
         raise WeightsError(f"adapter: '{file}' cannot be read ({' '.join(str(error).split())[:160]})") from None
     if not isinstance(body, dict) or body.pop("sha256", None) != _hash(body):
         raise WeightsError(f"adapter: '{file}' is damaged: it does not match its own hash; fetch it again")
-    if body.get("format") not in (FORMAT, FIRST_FORMAT):
-        raise WeightsError(f"adapter: '{file}' has format '{body.get('format')}', this version reads '{FORMAT}'")
+    format_number(body.get("format"), FORMAT, f"adapter: '{file}'", WeightsError)
     for name, kind in _FIELDS.items():
         group, _, field = name.partition(".")
         inner = body.get(group)

@@ -7,12 +7,14 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ditask_jax.errors import CheckpointError, format_number
 from ditask_jax.files import atomic_write_bytes, atomic_write_json, parse_json
 from ditask_jax.plots.panels import Cell, picture_grid, prediction_cell
 from ditask_jax.plots.sheet import to_bytes
 from ditask_jax.tasks import Task
 
 EXAMPLES_NAME = "examples.json"
+FORMAT = "ditask_jax/examples/1"
 MOST_EXAMPLES = 8
 _JPEG_QUALITY = 92
 
@@ -61,6 +63,7 @@ def write_examples(
     return atomic_write_json(
         folder / EXAMPLES_NAME,
         {
+            "format": FORMAT,
             "step": step,
             "tasks": [task.name for task in tasks],
             "examples": [_example(folder, batch, predicted, tasks, row) for row in range(shown)],
@@ -92,7 +95,11 @@ def _write(path: Path, picture: np.ndarray, ending: str, options: Sequence[int] 
 
 
 def read_examples(folder: Path) -> dict[str, Any] | None:
-    """The list of a folder's examples; None where there is none or it cannot be read."""
+    """The list of a folder's examples; None where there is none or it cannot be read.
+
+    Raises:
+      CheckpointError: it is of a newer format.
+    """
     path = folder / EXAMPLES_NAME
     if not path.is_file():
         return None
@@ -100,4 +107,7 @@ def read_examples(folder: Path) -> dict[str, Any] | None:
         found = parse_json(path.read_text(encoding="utf-8"))
     except ValueError:
         return None
-    return found if isinstance(found, dict) and isinstance(found.get("examples"), list) else None
+    if not isinstance(found, dict) or not isinstance(found.get("examples"), list):
+        return None
+    format_number(found.get("format"), FORMAT, f"run: '{path}'", CheckpointError)
+    return found

@@ -11,8 +11,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ditask_jax.config import flatten, load_config
-from ditask_jax.errors import CheckpointError, ConfigError, DitaskError
-from ditask_jax.files import parse_json, user_path
+from ditask_jax.errors import CheckpointError, ConfigError, DitaskError, format_number
+from ditask_jax.files import EVALUATION_FORMAT, parse_json, user_path
 from ditask_jax.tasks import Task
 from ditask_jax.training.experiment import build_tasks
 from ditask_jax.training.metrics_log import read_metrics
@@ -218,6 +218,7 @@ def _read_evaluation(run: RunDir, tasks: Sequence[Task]) -> Mapping[str, Any]:
         raise _damaged(run, f"is not valid JSON ({error})") from None
     if not isinstance(content, dict) or not isinstance(content.get("step"), int):
         raise _damaged(run, "has no number of steps")
+    format_number(content.get("format"), EVALUATION_FORMAT, f"run: '{run.evaluation}'", CheckpointError)
     scores = content.get("scores")
     if not isinstance(scores, dict) or not all(isinstance(entry, dict) for entry in scores.values()):
         raise _damaged(run, "has no scores by task")

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ditask_jax.cli import PREEMPTED
-from ditask_jax.errors import ConfigError
-from ditask_jax.files import parse_json
+from ditask_jax.errors import CheckpointError, ConfigError, format_number
+from ditask_jax.files import EVALUATION_FORMAT, parse_json
 from ditask_jax.sweeps.loading import Job
 
 # Sharing one machine out: which cores or accelerators each of several trainings at once may use.
@@ -149,12 +149,19 @@ def state_of(job: Job) -> str:
 
 
 def read_evaluation(job: Job) -> dict | None:
-    """Content of a point's `evaluation.json`; None where there is none that can be read."""
+    """Content of a point's `evaluation.json`; None where there is none that can be read.
+
+    Raises:
+        CheckpointError: It is of a newer format.
+    """
     try:
         found = parse_json((job.workdir / "evaluation.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        return None
+    format_number(found.get("format"), EVALUATION_FORMAT, f"run: '{job.workdir / 'evaluation.json'}'", CheckpointError)
+    return found
 
 
 def total_steps(job: Job) -> int:

@@ -195,7 +195,8 @@ class Checkpointer:
             `(step, state, meta)`, or None where there is no checkpoint, or only a first one that was not finished.
 
         Raises:
-            CheckpointError: There are checkpoints and none is whole, or an intact one belongs to another configuration.
+            CheckpointError: There are checkpoints and none is whole, or an intact one belongs to another configuration
+                or to a newer version.
         """
         self.wait()
         self.rejected = []
@@ -203,6 +204,8 @@ class Checkpointer:
         for step in reversed(self._folders()):
             try:
                 manifest = manifests.read_manifest(self._folder(step))
+            except manifests.NewerManifestError:
+                raise
             except CheckpointError as error:
                 self._reject(step, error)
                 continue

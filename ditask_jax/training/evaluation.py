@@ -172,6 +172,7 @@ def scores_record(evaluation: Evaluation, step: int, config: ConfigDict, plan: P
     original = config.eval_resolution == "original"
     resolution = f"original resolution, logits resized from {size}" if original else f"network resolution {size}"
     return {
+        "format": EVALUATION_FORMAT,
         "step": step,
         "split": "val",
         "data": config.data.name,

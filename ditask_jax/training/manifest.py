@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ditask_jax.errors import CheckpointError
+from ditask_jax.errors import CheckpointError, format_number
 from ditask_jax.files import atomic_write_text, json_text
 from ditask_jax.nn.state import flatten
 
@@ -43,6 +43,10 @@ def _whole(value):
 # The manifest of a checkpoint: what it holds, with a hash per file and per leaf, written last and itself hashed.
 #
 # A checkpoint without an intact manifest does not count: it is either unfinished or damaged.
+
+
+class NewerManifestError(CheckpointError):
+    """A manifest of a newer version: nothing is damaged, and no older checkpoint may take its place."""
 
 
 MANIFEST_NAME = "manifest.json"
@@ -97,6 +101,7 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     """Reads and checks the manifest of a checkpoint folder.
 
     Raises:
+        NewerManifestError: It is of a newer format.
         CheckpointError: It is missing, unreadable or damaged.
     """
     path = folder / MANIFEST_NAME
@@ -111,8 +116,7 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
         raise CheckpointError(f"checkpoint: {path}: not readable ({_one_line(error)})") from None
     if not is_whole or body.pop("sha256", None) != _hash_body(body):
         raise CheckpointError(f"checkpoint: {path}: damaged, its content does not match its own hash")
-    if body["format"] != _FORMAT:
-        raise CheckpointError(f"checkpoint: {path}: format {body['format']}, this version reads format {_FORMAT}")
+    format_number(body.get("format"), str(_FORMAT), f"checkpoint: {path}", NewerManifestError)
     return body
 
 
