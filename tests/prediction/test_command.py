@@ -65,6 +65,7 @@ def test_a_folder_of_photographs(run_folder, photos, tmp_path, capsys):
     expected += [f"panels/{name}.png" for name in names] + ["predictions.json"]
     assert files_below(out) == sorted(expected)
     description = json.loads((out / "predictions.json").read_text())
+    assert description["format"] == "ditask_jax/predictions/2"
     assert description["how"] == "resized to 32x32, predictions resized back"
     assert description["tasks"]["depth"]["unit"] == "metres"
     assert description["tasks"]["semseg"]["classes"][0] == "background"

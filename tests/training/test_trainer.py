@@ -106,6 +106,7 @@ def test_a_run_leaves_what_it_promises(straight):
     assert "semseg" in table
     assert "delta_m" in table
     content = json.loads((folder / "evaluation.json").read_text())
+    assert content["format"] == "ditask_jax/evaluation/1"
     assert content["examples"] == len(trainer.eval_source)
     assert content["step"] == trainer.total_steps
     assert (folder / "figures" / "evaluation.png").stat().st_size > 1000
