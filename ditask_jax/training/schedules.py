@@ -147,11 +147,13 @@ def _steps(optimizer: Mapping[str, Any], what: str, steps_per_epoch: int) -> int
 def _on_host_too(schedule: Schedule) -> Schedule:
     """Evaluates steps that are no JAX arrays in float64 on the CPU, where they wait for no training step."""
 
+    compiled = jax.jit(schedule)  # its operations one by one would take a millisecond
+
     def value(step):
         if isinstance(step, jax.Array):
             return schedule(step)
         with jax.enable_x64(True), jax.default_device(_cpu()):
-            return np.asarray(schedule(jnp.asarray(step, dtype=jnp.int64)), dtype=np.float64)
+            return np.asarray(compiled(jnp.asarray(step, dtype=jnp.int64)), dtype=np.float64)
 
     return value
 
