@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from ditask_jax.adapters.execution import choose_execution, multiply_adds
 from ditask_jax.adapters.plan import Plan
-from ditask_jax.heads.hrnet import convolves_first
+from ditask_jax.heads.neck import convolves_first
 from ditask_jax.model import MultiTaskModel
 from ditask_jax.nn.linear import SHARED, Linear, linears
 

@@ -113,8 +113,10 @@ def get_config() -> ConfigDict:
     config.backbone.taps = config_dict.FieldReference(None, field_type=tuple)
 
     config.head = ConfigDict()
-    # Decoder of every task: hrnet for maps, linear for a class of the picture.
+    # Decoder: hrnet for maps, linear for a class of the image. Tasks of the other kind have its default, one of these.
     config.head.name = "hrnet"
+    # Decoders of single tasks: {'depth': 'my_head'}; None: head.name for all.
+    config.head.per_task = config_dict.FieldReference(None, field_type=object)
     # Channels of the per-task maps that enter the head, one per stage; None: the backbone's own widths.
     config.head.widths = config_dict.FieldReference(None, field_type=tuple)
 

@@ -56,6 +56,7 @@ _PUBLIC = {
     "open_source": "ditask_jax.data",
     "register_backbone": "ditask_jax.backbones",
     "register_dataset": "ditask_jax.registering",
+    "register_head": "ditask_jax.heads",
     "register_task": "ditask_jax.registering",
     "save_adapter": "ditask_jax.adapters.storage",
     "split_state": "ditask_jax.nn.state",

@@ -298,6 +298,10 @@ def _check_taps(backbone: ConfigDict) -> None:
 
 
 def _check_head(head: ConfigDict) -> None:
+    heads = _get(head, "per_task")
+    by_task = isinstance(heads, Mapping | ConfigDict) and len(heads) > 0
+    if heads is not None and not (by_task and all(isinstance(name, str) for pair in heads.items() for name in pair)):
+        raise _wrong("head.per_task", _shown(heads), "heads by task ({'classification': 'linear'}), or none")
     widths = _get(head, "widths")
     if widths is not None and (
         not isinstance(widths, tuple | list) or not widths or not all(_is_integer(w) and w > 0 for w in widths)

@@ -1,7 +1,7 @@
-"""Models: a backbone with necks and heads for several tasks, or with one classifier."""
+"""Models: a backbone with a neck and a head per task, or with one classifier."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -9,10 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ditask_jax.backbones import backbone_config, backbone_entry, build_backbone
-from ditask_jax.backbones.blocks import Backbone, Taps
-from ditask_jax.errors import ConfigError, defined_in
-from ditask_jax.heads import HEADS, head_class
-from ditask_jax.heads.hrnet import Neck
+from ditask_jax.backbones.blocks import EVERY_STAGE, Backbone, Taps
+from ditask_jax.errors import ConfigError, check_known, defined_in
+from ditask_jax.heads import Head, Neck, build_options, head_class, heads_of, option_names, plain_option
 from ditask_jax.nn.context import Context, Scope
 from ditask_jax.nn.linear import Dense, prepare_adapters
 from ditask_jax.nn.norm import LayerNorm
@@ -37,19 +36,28 @@ class Recipe:
     """What a model was built from; `create_model` with these arguments builds the same again.
 
     Attributes:
-      backbone, head, widths, drop_path_rate, seed, taps: as given to `create_model`.
+      backbone, widths, drop_path_rate, seed, taps: as given to `create_model`.
       tasks: (name, outputs) of every task.
       image_size: (height, width).
+      heads: (task, head) of every task.
+      head_options: (name, value) of options of the heads, the widths apart.
     """
 
     backbone: str
     tasks: tuple[tuple[str, int], ...]
     image_size: tuple[int, int]
-    head: str
+    heads: tuple[tuple[str, str], ...]
     widths: tuple[int, ...]
     drop_path_rate: float
     seed: int
     taps: tuple[int, ...] | None = None
+    head_options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def head(self) -> str | dict[str, str]:
+        """The head of all tasks, or where they differ, that of each by task; plain data, for `create_model`."""
+        names = dict(self.heads)
+        return next(iter(names.values())) if len(set(names.values())) == 1 else names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,13 +74,13 @@ class Pretrained:
 
 
 class MultiTaskModel(nnx.Module):
-    """Images to one map per task, or to one vector per task where the head gives vectors.
+    """Images to one map or one vector per task, as its head makes.
 
     Attributes:
       backbone: features with a stream axis.
-      necks, heads: by task name; no necks where the head takes the features as they are.
+      necks, heads: by task name; a neck where the head asks for one.
       task_names: the tasks, in order.
-      is_map: whether the outputs are maps.
+      outputs: (task, outputs) of every task.
       recipe: what it was built from, where `create_model` did it.
       pretrained: the weight file of its backbone; None for random weights.
       adapted: what `wrap` attached, as a record of texts; None before.
@@ -82,17 +90,40 @@ class MultiTaskModel(nnx.Module):
     pretrained: Pretrained | None = None
     adapted: Any = None
 
-    def __init__(self, backbone, tasks: Sequence[TaskLike], head: str, widths, mean, std, scope: Scope):
+    def __init__(
+        self,
+        backbone: Backbone,
+        tasks: Sequence[TaskLike],
+        head: str | Mapping[str, str],
+        widths: Sequence[int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        scope: Scope,
+        head_options: Mapping[str, Any] | None = None,
+    ):
         self.backbone = backbone
         self.task_names = tuple(task.name for task in tasks)
+        self.outputs = tuple((task.name, task.num_outputs) for task in tasks)
         self.mean, self.std = tuple(mean), tuple(std)
-        channels = backbone.config.feature_channels
-        cls = head_class(head)
-        self.is_map = cls.is_map
-        necks = {t.name: Neck(channels, widths, scope / "necks" / t.name) for t in tasks if cls.has_neck}
-        inputs = widths if cls.has_neck else channels
-        self.necks = nnx.Dict(necks)
-        self.heads = nnx.Dict({t.name: cls(inputs, t.num_outputs, scope / "heads" / t.name) for t in tasks})
+        channels, necks, heads = backbone.config.feature_channels, {}, {}
+        given = dict(head_options or {}) | {"widths": tuple(widths)}
+        for task, name in zip(tasks, heads_of(tasks, head).values(), strict=True):
+            cls, options = head_class(name), build_options(name, given)
+            inputs = tuple(channels) if cls.is_map else tuple(channels[-1:])
+            if cls.has_neck:
+                inputs = options.widths
+                necks[task.name] = Neck(channels, inputs, scope / "necks" / task.name)
+            heads[task.name] = cls(inputs, task.num_outputs, scope / "heads" / task.name, options)
+        self.necks, self.heads = nnx.Dict(necks), nnx.Dict(heads)
+
+    def tasks_of_stage(self, stage: int) -> tuple[str, ...]:
+        """Tasks that may have a stream of their own in a stage of the backbone, in order.
+
+        Where some heads make maps and others vectors, only the former read the stages before the last one.
+        """
+        maps = tuple(name for name in self.task_names if self.heads[name].is_map)
+        last = stage == len(self.backbone.config.feature_channels) - 1
+        return self.task_names if last or not maps else maps
 
     def normalise(self, images: jax.Array) -> jax.Array:
         """uint8 pixels (or floats in 0..255) to normalised float32, on the device."""
@@ -103,22 +134,31 @@ class MultiTaskModel(nnx.Module):
         return self.pick(by_pieces(self.backbone, images, prepare_adapters(self.backbone, context)))
 
     def pick(self, taps: Taps) -> dict[str, list[jax.Array]]:
-        """Per task its own stream of every tap, or the shared one where it has none.
+        """Per task its own stream of every tap that its head reads, or the shared one where it has none.
 
         Raises:
           ConfigError: the taps are not what the backbone's class promises.
         """
         _check_taps(self.backbone, taps)
-        pick = lambda x, streams, name: x[streams.index(name) if name in streams else 0]
-        return {name: [pick(x, streams, name) for x, streams in taps] for name in self.task_names}
+        stream = lambda x, streams, name: x[streams.index(name) if name in streams else 0]
+        # The class token, where it is read, stands behind the maps.
+        maps = taps[: len(self.backbone.config.feature_channels)]
+        read = lambda name: maps if self.heads[name].is_map else taps[-1:]
+        return {name: [stream(x, streams, name) for x, streams in read(name)] for name in self.task_names}
 
     def decode(self, features: dict[str, list[jax.Array]], size: tuple[int, int], context: Context):
-        """Per task logits: maps `[B, H, W, outputs]` at the image's size, or vectors `[B, outputs]`."""
+        """Per task logits: maps `[B, H, W, outputs]` at the image's size, or vectors `[B, outputs]`.
+
+        Raises:
+          ConfigError: a head's logits are not what its class promises.
+        """
         out = {}
         for name in self.task_names:
-            maps = self.necks[name](features[name], context) if name in self.necks else features[name]
-            logits = self.heads[name](maps, context)
-            out[name] = resize_bilinear(logits, size) if self.is_map else logits
+            maps, head = features[name], self.heads[name]
+            maps = self.necks[name](maps, context) if name in self.necks else maps
+            logits = head(maps, context)
+            _check_logits(name, head, logits, maps[0].shape[0], dict(self.outputs)[name])
+            out[name] = resize_bilinear(logits, size) if head.is_map else logits
         return out
 
     def __call__(self, images: jax.Array, context: Context) -> dict[str, jax.Array]:
@@ -131,12 +171,13 @@ def create_model(
     backbone: str,
     tasks: Sequence[TaskLike],
     image_size: int | tuple[int, int],
-    head: str = "hrnet",
+    head: str | Mapping[str, str] = "hrnet",
     widths: Sequence[int] | None = None,
     drop_path_rate: float = 0.0,
     seed: int = 0,
     abstract: bool = False,
     taps: Sequence[int] | None = None,
+    head_options: Mapping[str, Any] | None = None,
 ) -> MultiTaskModel:
     """Builds a multi-task model with seeded random weights.
 
@@ -144,41 +185,59 @@ def create_model(
       backbone: a name of `list_models()`.
       tasks: task objects (`ditask_jax.tasks`), or anything with `name` and `num_outputs`.
       image_size: pixels, an int or (height, width).
-      head: decoder head.
+      head: name of the decoder head, or names by task, as in `{"classification": "linear"}`. A task that the one name
+        does not serve, or that the mapping leaves out, has the default of its kind: hrnet for maps, linear for vectors.
       widths: channels of each stage's neck, for heads behind a neck (hrnet: four times their sum wide); None: 18,
         doubled from stage to stage.
       drop_path_rate: of the last block; linear from 0.
       seed: of the initial values, which are a function of (seed, path).
       abstract: shapes only, for describing a model without building it.
       taps: ViT only: blocks behind which features are read, the last among them; None for four, equally spaced.
+      head_options: options of the heads by name, the widths apart; each head takes those that it has.
 
     Raises:
-      ConfigError: unknown names, no tasks, impossible image size, a head that does not give what a task needs.
+      ConfigError: unknown names, no tasks, impossible image size, a head that does not give what a task needs, an
+        option that no head has.
     """
     if not tasks:
         raise ConfigError("config: tasks: the list is empty; name at least one task, as in 'semseg+depth'")
     scope = Scope(seed=seed, abstract=abstract)
     entry, config = backbone_entry(backbone), backbone_config(backbone, taps)
-    _check_head(head, tasks)
-    stages = len(config.feature_channels)
+    heads, stages = heads_of(tasks, head), len(config.feature_channels)
+    head_options = {name: plain_option(value) for name, value in (head_options or {}).items()}
+    for name in head_options:
+        check_known("config: head: option", name, [known for known in option_names(heads) if known != "widths"])
     widths = tuple(DEFAULT_WIDTHS[0] * 2**stage for stage in range(stages)) if widths is None else tuple(widths)
-    if head_class(head).has_neck and len(widths) != stages:
+    classes = [head_class(name) for name in heads.values()]
+    if any(cls.has_neck for cls in classes) and len(widths) != stages:
         raise ConfigError(f"config: head.widths: got {len(widths)} widths, expected one per stage ({stages})")
-    # A classifier reads one tap: the class token where there is one, else the last stage's map.
-    readout = "map"
-    if not head_class(head).is_map:
-        readout = next((kind for kind in ("token", "last") if kind in config.readouts), "last")
+    readout = _readout({cls.is_map for cls in classes}, config.readouts)
     body = build_backbone(config, image_size, drop_path_rate, scope / "backbone", readout)
-    model = MultiTaskModel(body, tasks, head, widths, entry.mean, entry.std, scope)
-    outputs = tuple((task.name, task.num_outputs) for task in tasks)
-    taps = None if taps is None else tuple(taps)
-    model.recipe = Recipe(backbone, outputs, body.image_size, head, widths, drop_path_rate, seed, taps)
+    model = MultiTaskModel(body, tasks, heads, widths, entry.mean, entry.std, scope, head_options)
+    model.recipe = Recipe(
+        backbone,
+        tuple((task.name, task.num_outputs) for task in tasks),
+        body.image_size,
+        tuple(heads.items()),
+        widths,
+        drop_path_rate,
+        seed,
+        None if taps is None else tuple(taps),
+        tuple(head_options.items()),
+    )
     return model
+
+
+def _readout(kinds: set[bool], readouts: Sequence[str]) -> str:
+    """What is read of a backbone for heads of these kinds: maps, vectors (from the class token, where there is one)."""
+    wanted = {(True,): ("map",), (False,): ("token", "last"), (False, True): ("map+token", "map")}[tuple(sorted(kinds))]
+    return next((readout for readout in wanted if readout in readouts), wanted[-1])
 
 
 def _check_taps(backbone: Backbone, taps: Any) -> None:
     channels = tuple(backbone.config.feature_channels)
-    channels = channels if backbone.readout == "map" else channels[-1:]
+    channels = channels if backbone.readout in EVERY_STAGE else channels[-1:]
+    channels = (*channels, channels[-1]) if backbone.readout == "map+token" else channels
     where = f"backbone: {defined_in(backbone)}"
     pairs = isinstance(taps, list | tuple) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in taps)
     if not pairs or len(taps) != len(channels):
@@ -196,15 +255,13 @@ def _check_taps(backbone: Backbone, taps: Any) -> None:
             )
 
 
-def _check_head(head: str, tasks: Sequence[TaskLike]) -> None:
-    gives_maps = head_class(head).is_map
-    for task in tasks:
-        if getattr(task, "is_map", True) != gives_maps:
-            kind, other = ("a map", "one vector per picture") if gives_maps else ("one vector per picture", "a map")
-            fitting = " or ".join(name for name, cls in HEADS.items() if cls.is_map != gives_maps)
-            raise ConfigError(
-                f"config: head.name: '{head}' gives {kind}, but '{task.name}' needs {other}; use {fitting}"
-            )
+def _check_logits(task: str, head: Head, logits: Any, batch: int, outputs: int) -> None:
+    shape, dtype = tuple(getattr(logits, "shape", ())), getattr(logits, "dtype", None)
+    fits = len(shape) == (4 if head.is_map else 2) and (shape[0], shape[-1]) == (batch, outputs)
+    if not fits or dtype not in (jnp.float32, jnp.float64):
+        found = f"{dtype} {list(shape)}" if dtype is not None else f"a {type(logits).__name__}"
+        wanted = f"[{batch}, h, w, {outputs}]" if head.is_map else f"[{batch}, {outputs}]"
+        raise ConfigError(f"head of '{task}': {defined_in(head)} returned {found}, expected logits, float32 {wanted}")
 
 
 # An image classifier on a backbone: final norm, mean over positions, one dense layer.

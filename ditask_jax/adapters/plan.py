@@ -4,7 +4,7 @@ built.
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ditask_jax.nn.linear import SHARED, USUAL_ROLES, LayerInfo, Linear, Roles
 
@@ -22,7 +22,7 @@ class Site:
     Attributes:
       info: where the layer stands.
       shape: (in, out).
-      tasks: names of the tasks, in order.
+      tasks: names of the tasks that read the stage, in order.
       examples: images per step, for cost rules.
       stages: number of stages of the backbone.
       blocks_behind: blocks between this one and the end of its stage; None where nothing reads the stage.
@@ -45,8 +45,13 @@ class Site:
         return self.info.role in self.roles.order
 
 
-def sites(layers: Sequence[Linear], tasks: Sequence[str], examples: int, roles: Roles = USUAL_ROLES) -> list[Site]:
-    """The sites of all dense layers of a backbone."""
+def sites(
+    layers: Sequence[Linear],
+    tasks_of_stage: Callable[[int], tuple[str, ...]],
+    examples: int,
+    roles: Roles = USUAL_ROLES,
+) -> list[Site]:
+    """The sites of all dense layers of a backbone; `tasks_of_stage` names the tasks that read a stage."""
     infos = [layer.info for layer in layers]
     stages = 1 + max((info.stage for info in infos), default=-1)
     # A block that ends a stage nobody reads does not say so: no stream needs to leave there.
@@ -56,7 +61,7 @@ def sites(layers: Sequence[Linear], tasks: Sequence[str], examples: int, roles: 
         info = layer.info
         behind = ends[info.stage] - info.block if info.role in roles.order and info.stage in ends else None
         shape = (layer.inputs, layer.outputs)
-        return Site(info, shape, tuple(tasks), examples, stages, behind, info.stage == stages - 1, roles)
+        return Site(info, shape, tasks_of_stage(info.stage), examples, stages, behind, info.stage == stages - 1, roles)
 
     return [site(layer) for layer in layers]
 

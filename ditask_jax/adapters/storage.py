@@ -116,7 +116,7 @@ _FIELDS = {
     "method.options": dict,
     "model.backbone": str,
     "model.tasks": dict,
-    "model.head": str,
+    "model.head": str | dict,
     "model.widths": list,
     "backbone.sha256": str,
     "backbone.file": str | None,
@@ -285,6 +285,7 @@ def _model(model: MultiTaskModel) -> dict[str, Any]:
         "image_size": list(recipe.image_size),
         "head": recipe.head,
         "widths": list(recipe.widths),
+        "head_options": json.loads(json.dumps(dict(recipe.head_options), allow_nan=False)),
         # Where a ViT is read shapes no array, so other places would go unnoticed.
         "taps": None if taps is None else list(taps),
     }
@@ -301,8 +302,8 @@ def _differences(body: Mapping[str, Any], model: MultiTaskModel, record) -> list
             if theirs.get(name) != ours.get(name):
                 problems.append(f"{name}: {theirs.get(name)} in the file, {ours.get(name)} in the model")
     here = _model(model)
-    for name in ("backbone", "tasks", "head", "widths", "taps"):
-        # Files written before taps were recorded have none.
+    for name in ("backbone", "tasks", "head", "widths", "head_options", "taps"):
+        # Files written before taps and options were recorded have none.
         if body["model"].get(name, here[name]) != here[name]:
             problems.append(f"{name}: {body['model'][name]} in the file, {here[name]} in the model")
     if body["backbone"]["sha256"] != record.backbone_hash:

@@ -74,7 +74,7 @@ def make_plan(model: MultiTaskModel, method: Method, examples: int = 1) -> Plan:
       ConfigError: options that fit neither the tasks nor any layer.
     """
     roles = model.backbone.roles
-    places = sites(list(linears(model.backbone)), model.task_names, examples, roles)
+    places = sites(list(linears(model.backbone)), model.tasks_of_stage, examples, roles)
     method.check(model.task_names, places[0].stages if places else None)
     plans = [plan for plan in map(method.plan_layer, places) if plan is not None]
     if method.layer_roles and not set(method.layer_roles) & set(roles.order):

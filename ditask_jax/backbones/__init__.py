@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 _CLASSES: dict[type[Config], type[Backbone]] = {SwinConfig: Swin, PvtConfig: Pvt, PvtV2Config: PvtV2, VitConfig: Vit}
-READOUTS = ("map", "last", "token")
+READOUTS = ("map", "last", "token", "map+token")
 
 
 def list_models(pattern: str | None = None) -> list[str]:
@@ -150,7 +150,8 @@ def create_backbone(
       image_size: pixels, an int or (height, width).
       drop_path_rate: of the last block; linear from 0.
       scope: where the backbone stands; decides the initial values.
-      readout: "map" for a tap per stage, "last" for the last stage's alone, "token" for the class token alone.
+      readout: "map" for a tap per stage, "last" for the last stage's alone, "token" for the class token alone,
+        "map+token" for a tap per stage and the class token.
       taps: ViT only: blocks behind which features are read.
 
     Raises:

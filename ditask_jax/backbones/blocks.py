@@ -20,6 +20,8 @@ from ditask_jax.nn.stochastic import drop_path
 Streams = tuple[str, ...]
 # What a backbone hands to the heads, per stage: features `[S, B, h, w, C]` and the names of their streams.
 Taps = list[tuple[jax.Array, Streams]]
+# Readouts with a tap per stage, and with the class token.
+EVERY_STAGE, WITH_TOKEN = ("map", "map+token"), ("token", "map+token")
 
 
 class Backbone(Gridded):
@@ -36,7 +38,9 @@ class Backbone(Gridded):
       roles: of the dense layers of a block.
       param_group: of its parameters; see `ditask_jax.nn.state.Declared`.
       readout: "map": a tap per stage, for heads that make maps. "last": the last stage's alone, and "token": the class
-        token alone, as a map of one position, for classifiers. A stage that is not read splits no streams off.
+        token alone, as a map of one position, for heads that make vectors. "map+token": a tap per stage, and behind
+        them the class token, for models with both kinds; where a backbone does not have it, "map" serves them. A stage
+        that is not read splits no streams off.
     """
 
     config: Any

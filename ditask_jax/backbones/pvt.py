@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ditask_jax.backbones.blocks import Mlp, Place
+from ditask_jax.backbones.blocks import WITH_TOKEN, Mlp, Place
 from ditask_jax.backbones.geometry import Size, pyramid_grids
 from ditask_jax.backbones.pyramid import (
     EPSILON,
@@ -38,7 +38,7 @@ class PvtConfig(PyramidConfig):
     @property
     def readouts(self) -> tuple[str, ...]:
         """What can be read (see `Backbone`)."""
-        return ("map", "last", "token")
+        return ("map", "last", "token", "map+token")
 
 
 class PvtStage(PyramidStage):
@@ -53,7 +53,7 @@ class PvtStage(PyramidStage):
         super().__init__(config, stage, grid, readout, drop_rates, scope)
         last, channels = stage == len(config.depths) - 1, config.channels[stage]
         self.leading = int(last)
-        self.reads_token = last and readout == "token"
+        self.reads_token = last and readout in WITH_TOKEN
         rows = self.leading + grid[0] * grid[1]
         self.position_embedding = nnx.Param(scope.normal("position_embedding", (rows, channels)), decay=True)
         if last:

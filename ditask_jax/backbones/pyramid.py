@@ -6,7 +6,18 @@ import jax
 from einops import rearrange
 from flax import nnx
 
-from ditask_jax.backbones.blocks import Backbone, Block, Mlp, Place, Streams, Taps, rising_rates, tap
+from ditask_jax.backbones.blocks import (
+    EVERY_STAGE,
+    WITH_TOKEN,
+    Backbone,
+    Block,
+    Mlp,
+    Place,
+    Streams,
+    Taps,
+    rising_rates,
+    tap,
+)
 from ditask_jax.backbones.geometry import Size, as_size, pyramid_grids
 from ditask_jax.nn.attention import attend
 from ditask_jax.nn.context import Context, Scope
@@ -105,8 +116,8 @@ class PyramidStage(nnx.Module):
     def __init__(self, config: PyramidConfig, stage: int, grid: Size, readout: str, drop_rates, scope: Scope):
         self.grid = grid
         channels, last_stage = config.channels[stage], stage == len(config.depths) - 1
-        is_read = last_stage or readout == "map"
-        tokens = grid[0] * grid[1] + int(last_stage and readout == "token")
+        is_read = last_stage or readout in EVERY_STAGE
+        tokens = grid[0] * grid[1] + int(last_stage and readout in WITH_TOKEN)
         size, padding = config.kernel(stage)
         inputs = config.channels[stage - 1] if stage else 3
         here = scope / "patch_embed"
@@ -175,11 +186,15 @@ class Pyramid(Backbone):
         taps = []
         for stage in self.stages:
             x, streams = stage(x, streams, context)
-            last = stage is self.stages[-1]
-            # The class token, where it is read, is the whole tap: a map of one position.
-            x = x[:, :, :1, None, :] if last and self.readout == "token" else to_map(x, stage.grid)
-            if last or self.readout == "map":
+            last, token = stage is self.stages[-1], None
+            if last and self.readout in WITH_TOKEN:
+                # It leads the sequence; its tap is a map of one position.
+                token, x = x[:, :, :1, None, :], x[:, :, 1:]
+            x = to_map(x, stage.grid)
+            if self.readout in EVERY_STAGE or (last and self.readout == "last"):
                 taps.append(tap(x, streams))
+            if token is not None:
+                taps.append(tap(token, streams))
             # Streams live inside one stage: only the shared one enters the next.
             x, streams = x[:1], streams[:1]
         return taps

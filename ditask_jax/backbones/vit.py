@@ -11,7 +11,18 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
-from ditask_jax.backbones.blocks import Backbone, Block, Mlp, Place, Streams, Taps, rising_rates, tap
+from ditask_jax.backbones.blocks import (
+    EVERY_STAGE,
+    WITH_TOKEN,
+    Backbone,
+    Block,
+    Mlp,
+    Place,
+    Streams,
+    Taps,
+    rising_rates,
+    tap,
+)
 from ditask_jax.backbones.geometry import Size, as_size, patch_grid
 from ditask_jax.errors import ConfigError
 from ditask_jax.nn.attention import GridRows, attend, split_heads
@@ -81,7 +92,7 @@ class VitConfig:
     @property
     def readouts(self) -> tuple[str, ...]:
         """What can be read (see `Backbone`)."""
-        return ("map", "last", "token") if self.class_token else ("map", "last")
+        return ("map", "last", "token", "map+token") if self.class_token else ("map", "last")
 
 
 class Attention(nnx.Module):
@@ -130,7 +141,7 @@ class Vit(Backbone):
             for block, drop_rate in enumerate(rates):
                 here = scope / "blocks" / len(blocks)
                 ends = len(blocks) == config.depth - 1
-                last = block == len(rates) - 1 and (ends or readout == "map")
+                last = block == len(rates) - 1 and (ends or readout in EVERY_STAGE)
                 place = Place(here.path, stage, block, last, ends, tokens)
                 attn = Attention(config, here / "attn", place)
                 mlp = Mlp(channels, config.mlp_ratio * channels, here / "mlp", place)
@@ -154,16 +165,16 @@ class Vit(Backbone):
     def __call__(self, images: jax.Array, context: Context) -> Taps:
         x, streams = self.embed(images, context), (SHARED,)
         taps = []
-        tapped = self.config.tapped if self.readout == "map" else self.config.tapped[-1:]
+        tapped = self.config.tapped if self.readout in EVERY_STAGE else self.config.tapped[-1:]
         for index, block in enumerate(self.blocks):
             x, streams = block(x, streams, context)
             if index not in tapped:
                 continue
-            if self.readout == "token":
-                features = x[:, :, :1, None, :]
-            else:
+            if self.readout != "token":
                 features = rearrange(x[:, :, self.leading :], "s b (h w) c -> s b h w c", h=self.grid[0])
-            taps.append(tap(features, streams))
+                taps.append(tap(features, streams))
+            if self.readout in WITH_TOKEN and index == tapped[-1]:
+                taps.append(tap(x[:, :, :1, None, :], streams))
             # Streams live inside one stage: only the shared one enters the next.
             x, streams = x[:1], streams[:1]
         return taps

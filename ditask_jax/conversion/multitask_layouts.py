@@ -113,6 +113,7 @@ FORMAT = "ditask_jax/export/1"
 _LAYOUTS = (DITASK, pvt_names.PVT_OFFICIAL, pvt_names.PVT_V2_OFFICIAL, vit_names.VIT_TIMM)
 _OURS = Table([])
 _DECODERS = Table(DECODERS)
+_PUBLISHED_HEADS = ("hrnet", "linear")
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "variance": "running_var"}
 
 
@@ -128,7 +129,8 @@ def stream_tensors(merged: MultiTaskModel) -> tuple[dict[str, np.ndarray], dict[
     tensors: dict[str, np.ndarray] = {}
     everything = _everything(merged)
     for path, value in everything.items():
-        for name, array in _named(path, np.asarray(value), table, fanned.get(path), everything).items():
+        names = table if path.startswith("backbone/") else _around(path, merged)
+        for name, array in _named(path, np.asarray(value), names, fanned.get(path), everything).items():
             if name in tensors:
                 raise WeightsError(f"export: two arrays of the model would be called '{name}'")
             tensors[name] = array
@@ -136,6 +138,12 @@ def stream_tensors(merged: MultiTaskModel) -> tuple[dict[str, np.ndarray], dict[
         buffers = swin_buffers(config, merged.recipe.image_size)
         tensors |= {f"backbone.{name}": array for name, array in buffers.items()}
     return tensors, {"format": "pt", "layout": FORMAT, "model": json_text(_describe(merged, config))}
+
+
+def _around(path: str, merged: MultiTaskModel) -> Table:
+    """The names of a neck or head: heads of plug-ins keep ours, whatever their arrays are called."""
+    kind, task, *_ = path.split("/")
+    return _OURS if kind == "heads" and dict(merged.recipe.heads)[task] not in _PUBLISHED_HEADS else _DECODERS
 
 
 def _everything(merged: MultiTaskModel) -> dict[str, Any]:
@@ -156,7 +164,7 @@ def _named(
         ((name, array),) = _named(path.removesuffix("shared_kernel") + "kernel", value, table, None, {}).items()
         return {f"{name.removesuffix('.weight')}.from_shared.weight": array}
     inside = path.startswith("backbone/")
-    found = (table if inside else _DECODERS).theirs_of(path)
+    found = table.theirs_of(path)
     if found is not None and len(found[0]) == 1:
         (name,), rule = found
         return {f"backbone.{name}" if inside else name: rule.split(value)[0]}

@@ -1,28 +1,28 @@
-"""The linear classifier of fine-tuning benchmarks: one class per picture from the backbone's last features."""
+"""The linear classifier of fine-tuning benchmarks: one class per image from the backbone's last features."""
 
 from collections.abc import Sequence
 
 import jax
-from flax import nnx
 
+from ditask_jax.heads.head_registry import Head, HeadOptions
 from ditask_jax.nn.context import Context, Scope
 from ditask_jax.nn.linear import Dense
 from ditask_jax.nn.norm import LayerNorm
 from ditask_jax.numerics import widened
 
 
-class LinearHead(nnx.Module):
-    """LayerNorm, mean over positions and one dense layer, on the last tap alone.
+class LinearHead(Head):
+    """LayerNorm, mean over positions and one dense layer, on the last map.
 
-    A backbone with a class token gives that token as its last tap, a map of one position.
+    Of a backbone with a class token that is the token, a map of one position.
 
-    Shapes: a list of `[B, h_i, w_i, channels_i]` to `[B, outputs]`, float32.
+    Shapes: a list of one `[B, h, w, channels]` to `[B, outputs]`, float32.
     """
 
-    has_neck = False
     is_map = False
 
-    def __init__(self, channels: Sequence[int], outputs: int, scope: Scope):
+    def __init__(self, channels: Sequence[int], outputs: int, scope: Scope, options: HeadOptions):
+        del options  # it has none
         self.norm = LayerNorm(channels[-1], scope / "norm")
         self.classify = Dense(channels[-1], outputs, scope / "classify")
 

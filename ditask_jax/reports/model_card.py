@@ -9,6 +9,7 @@ from pathlib import Path
 from ditask_jax.backbones import backbone_entry
 from ditask_jax.config import to_json
 from ditask_jax.files import atomic_write_text, user_path
+from ditask_jax.heads import heads_of
 from ditask_jax.reports.published import count, duration, published, score_text, signed
 from ditask_jax.reports.runs import Run, read_run
 from ditask_jax.tasks.task_registry import DATASETS
@@ -144,9 +145,13 @@ def config_hash(run: Run) -> str:
 def _model(run: Run, exported: str | None, step: int | None) -> list[str]:
     config, options = run.config, build_method(run.config).describe()
     tasks = ", ".join(f"{task.name} ({task.num_outputs} outputs)" for task in run.tasks)
+    heads = heads_of(run.tasks, config.head.name, config.head.per_task)
+    by_head = {head: [task for task in heads if heads[task] == head] for head in heads.values()}
+    one = len(by_head) == 1
+    decoders = ", ".join(f"`{head}`" + ("" if one else f" ({' '.join(names)})") for head, names in by_head.items())
     found = [
         f"- backbone: `{config.backbone.name}`, pictures of {_size(config.image_size)} pixels",
-        f"- tasks: {tasks}; decoder `{config.head.name}`",
+        f"- tasks: {tasks}; {'decoder' if one else 'decoders'} {decoders}",
         f"- method: `{run.method}`{f', {options}' if options else ''}",
     ]
     if run.trainable_backbone is not None:

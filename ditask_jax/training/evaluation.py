@@ -141,9 +141,9 @@ def _of_one_size(batch: Mapping, specs: Sequence[LabelSpec]) -> Mapping:
 
 
 def _host_sums(task: Task, predicted: np.ndarray, batch: Mapping) -> Iterator[Mapping]:
-    """Sums of a task scored on the host, of this process's rows; picture by picture where each has its own size."""
+    """Sums of a task scored on the host, of this process's rows; map by map where each has its own size."""
     predicted, label, valid = own_rows(predicted), batch["labels"][task.name], batch["valid"]
-    if "size" not in batch:
+    if "size" not in batch or not task.is_map:
         sums = task.host_sums(predicted, label, valid)
         check_sums(task, sums, len(label))
         yield sums

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -25,6 +26,7 @@ from ditask_jax.data.vtab import vtab_task
 from ditask_jax.errors import ConfigError, WeightsError, defined_in
 from ditask_jax.factors import default_cache_dir
 from ditask_jax.files import user_path
+from ditask_jax.heads import heads_of, options_from
 from ditask_jax.model import MultiTaskModel, Pretrained, create_model
 from ditask_jax.nn.linear import linears
 from ditask_jax.nn.state import flatten, map_arrays, split_state
@@ -68,16 +70,20 @@ def build_method(config: ConfigDict) -> Method:
 
 def build_model(config: ConfigDict, abstract: bool = False) -> MultiTaskModel:
     """A model without adapters and with random weights (or shapes only)."""
+    chosen = build_tasks(config)
+    heads = heads_of(chosen, config.head.name, config.head.per_task)
+    options = options_from(config.head, heads)
     return create_model(
         config.backbone.name,
-        build_tasks(config),
+        chosen,
         config.image_size,
-        head=config.head.name,
-        widths=config.head.widths or None,
+        head=heads,
+        widths=options.pop("widths", None) or None,
         drop_path_rate=config.backbone.drop_path_rate,
         seed=config.seed,
         abstract=abstract,
         taps=config.backbone.taps,
+        head_options=options,
     )
 
 
@@ -338,6 +344,7 @@ def experiment_from(model: MultiTaskModel, tasks: Sequence[Task], config: Config
         recipe.drop_path_rate,
         abstract=True,
         taps=recipe.taps,
+        head_options=dict(recipe.head_options),
     )
     method = method_from(model.adapted)
     plan = make_plan(empty, method, model.adapted.examples)
@@ -362,8 +369,12 @@ def _describe(model: MultiTaskModel, config: ConfigDict) -> ConfigDict:
         config.backbone.weights = model.pretrained.path if model.pretrained else None
         config.backbone.drop_path_rate = recipe.drop_path_rate
         config.backbone.taps = recipe.taps
-        config.head.name = recipe.head
+        heads = dict(recipe.heads)
+        # One name says it all where the other tasks have the default of their kind.
+        config.head.name = next(iter(heads.values()))
+        config.head.per_task = None if _same_heads(model, config.head.name) else ConfigDict(heads)
         config.head.widths = tuple(recipe.widths)
+        config.head.update(dict(recipe.head_options))
         config.method.name = model.adapted.method
         method = method_from(model.adapted)
         for field in dataclasses.fields(method):
@@ -371,6 +382,11 @@ def _describe(model: MultiTaskModel, config: ConfigDict) -> ConfigDict:
             if name in config.method:
                 config.method[name] = _as_config(getattr(method, field.name))
     return config.lock()
+
+
+def _same_heads(model: MultiTaskModel, name: str) -> bool:
+    kinds = [SimpleNamespace(name=task, is_map=model.heads[task].is_map) for task in model.task_names]
+    return heads_of(kinds, name) == dict(model.recipe.heads)
 
 
 def _as_config(value: Any) -> Any:

@@ -107,6 +107,7 @@ def build_adapted(
         head=facts["head"],
         widths=tuple(facts["widths"]),
         taps=None if taps is None else tuple(taps),
+        head_options=facts.get("head_options"),
     )
     if (path := _weights(body, weights, folder)) is not None:
         load_backbone(model, path)

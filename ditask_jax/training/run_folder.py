@@ -48,6 +48,7 @@ LATER_FIELDS = {
     "data.mask_ignore": None,
     "data.stall_seconds": 60.0,
     "data.subfolders": None,
+    "head.per_task": None,
     "logging.tensorboard": False,
     "logging.wandb": "off",
     "logging.wandb_name": None,

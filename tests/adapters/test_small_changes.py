@@ -17,7 +17,7 @@ from ditask_jax.adapters.methods.mtlora import MTLoRA
 from ditask_jax.adapters.methods.svf import SVF
 from ditask_jax.adapters.plan import Site
 from ditask_jax.factors import Factors, factorize
-from ditask_jax.heads.hrnet import Pointwise
+from ditask_jax.heads.neck import Pointwise
 from ditask_jax.nn import (
     Context,
     FrozenParam,

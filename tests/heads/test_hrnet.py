@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ditask_jax.heads.hrnet import Pointwise, convolves_first
+from ditask_jax.heads.neck import Pointwise, convolves_first
 from ditask_jax.nn import Context, Scope
 from ditask_jax.nn.state import split_state
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ditask_jax.backbones import build_backbone
+from ditask_jax.backbones.blocks import EVERY_STAGE
 from ditask_jax.backbones.vit import EPSILON, VitConfig
 from ditask_jax.conversion.vit_names import TIMM_RULES
 from ditask_jax.nn import Context, LayerNorm, Scope
@@ -81,8 +82,9 @@ def test_the_taps_are_the_blocks(path):
     case = Case(path)
     for readout, model in case.backbones.items():
         taps = jax.jit(lambda images, model=model: [x for x, _ in model(images, CONTEXT)])(case.images)
-        numbers = case.config.tapped if readout == "map" else case.config.tapped[-1:]
+        numbers = case.config.tapped if readout in EVERY_STAGE else case.config.tapped[-1:]
+        numbers = [*numbers, numbers[-1]] if readout == "map+token" else numbers
         for number, x in zip(numbers, taps, strict=True):
             value = case.golden[f"out/block{number}"]
-            value = value[:, :1] if readout == "token" else value[:, model.leading :]
+            value = value[:, :1] if x.shape[2:4] == (1, 1) else value[:, model.leading :]
             np.testing.assert_allclose(x[0].reshape(value.shape), value, atol=1e-4, rtol=0)

@@ -1,0 +1,246 @@
+"""The registry of heads: what a head class declares, its options, and which head decodes which task."""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import jax
+from flax import nnx
+
+from ditask_jax.errors import ConfigError, check_known, defined_in
+from ditask_jax.nn.context import Context, Scope
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadOptions:
+    """The options of a head that has none; those of others are subclasses with a field per option.
+
+    Every field has a default and holds a number, a text, a boolean, None or a tuple of these. Its metadata hold `help`,
+    one line, and where there is a rule `check`, a function of the value, and `expected`, the rule in words.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class NeckOptions(HeadOptions):
+    """The options of heads behind a neck.
+
+    Attributes:
+      widths: channels of the task's maps, one per stage; None: 18, doubled from stage to stage.
+    """
+
+    widths: tuple[int, ...] | None = dataclasses.field(
+        default=None,
+        metadata={
+            "help": "Channels of the per-task maps that enter the head, one per stage; None: 18, doubled per stage.",
+            "check": lambda widths: widths is None or _are_counts(widths),
+            "expected": "channels per stage above 0, or none",
+        },
+    )
+
+
+def _are_counts(values: Any) -> bool:
+    whole = lambda value: isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(values, tuple) and len(values) > 0 and all(map(whole, values))
+
+
+class Head(nnx.Module):
+    """The decoder of one task: its features to raw logits. `register_head` gives a subclass a name.
+
+    Shapes: a list of `[B, h_i, w_i, channels_i]` to `[B, h, w, outputs]`, of any size, where `is_map` holds; a list of
+    one `[B, h, w, channels]` to `[B, outputs]` otherwise. Logits are float32, whatever dtype features have.
+
+    Args:
+      channels: of the maps that come, in order.
+      outputs: of the task.
+      scope: where the head stands; decides the initial values.
+      options: an object of the class `options`.
+
+    Attributes:
+      is_map: True: the head makes maps, from a map per stage of the backbone. False: it makes vectors, from the last
+        stage's map alone, or from the class token, as a map of one position, where the backbone has one.
+      has_neck: whether 1x1 convolutions of the task first narrow the maps to `options.widths` channels, which are the
+        head's `channels` then; only for heads that make maps.
+      options: the dataclass of its options.
+    """
+
+    is_map: ClassVar[bool] = True
+    has_neck: ClassVar[bool] = False
+    options: ClassVar[type[HeadOptions]] = HeadOptions
+
+    def __init__(self, channels: Sequence[int], outputs: int, scope: Scope, options: HeadOptions):
+        raise TypeError(f"{type(self).__name__} does not define __init__")
+
+    def __call__(self, maps: Sequence[jax.Array], context: Context) -> jax.Array:
+        raise TypeError(f"{type(self).__name__} does not define __call__")
+
+
+HEADS: dict[str, type[Head]] = {}
+# By kind of output (whether it is a map): the head of tasks that the chosen one cannot serve.
+DEFAULT_HEADS = {True: "hrnet", False: "linear"}
+_KINDS = {True: "a map", False: "one vector per image"}
+
+
+def register_head(name: str, head: type[Head]) -> None:
+    """Adds a head, which `head.name`, `head.per_task` and `create_model` then know.
+
+    Args:
+      name: a new name.
+      head: the class, called as `head(channels, outputs, scope, options)`; see `ditask_jax.heads.Head`.
+
+    Raises:
+      ConfigError: the name is taken or cannot be one, or the class does not declare what it must.
+
+    >>> from ditask_jax.heads import LinearHead
+    >>> register_head("hrnet", LinearHead)
+    Traceback (most recent call last):
+    ...
+    ditask_jax.errors.ConfigError: config: head.name: 'hrnet' is registered already; choose another name
+    """
+    _check_declared(name, head)
+    there, same = HEADS.get(name), lambda cls: (cls.__module__, cls.__qualname__)
+    # A notebook's cell that runs again makes the class anew.
+    if there is not None and same(there) != same(head):
+        raise ConfigError(f"config: head.name: '{name}' is registered already; choose another name")
+    HEADS[name] = head
+
+
+def _check_declared(name: str, head: type[Head]) -> None:
+    where = f"config: head.name: '{name}'"
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise ConfigError(f"{where}: a name is made of small letters, digits and _, such as 'my_head'")
+    if not (isinstance(head, type) and issubclass(head, Head)):
+        raise ConfigError(f"{where}: got {head!r}, expected a subclass of ditask_jax.heads.Head")
+    shown = defined_in(head)
+    for field in ("is_map", "has_neck"):
+        if not isinstance(getattr(head, field), bool):
+            raise ConfigError(f"{where}: {shown}: {field}: got {getattr(head, field)!r}, expected True or False")
+    for method in ("__init__", "__call__"):
+        if getattr(head, method) is getattr(Head, method):
+            raise ConfigError(f"{where}: {shown} does not define {method}")
+    options = head.options
+    # In its own namespace: a subclass without the decorator has the fields of its base alone.
+    if not (isinstance(options, type) and issubclass(options, HeadOptions) and "__dataclass_fields__" in vars(options)):
+        raise ConfigError(
+            f"{where}: {shown}: options: got {options!r}, expected a dataclass, a subclass of HeadOptions"
+        )
+    if head.has_neck and not (head.is_map and issubclass(options, NeckOptions)):
+        raise ConfigError(
+            f"{where}: {shown}: has_neck is for heads that make maps and whose options are a subclass of NeckOptions"
+        )
+    for field in dataclasses.fields(options):
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{where}: {defined_in(options)}: '{field.name}' has no default; give it one")
+        if field.name in ("name", "per_task"):
+            raise ConfigError(
+                f"{where}: {defined_in(options)}: no option is called '{field.name}'; choose another name"
+            )
+
+
+def head_class(name: str, field: str = "head.name") -> type[Head]:
+    """The head of a name; an unknown name raises ConfigError with the nearest one.
+
+    >>> head_class("linear").is_map
+    False
+    """
+    check_known(f"config: {field}", name, HEADS)
+    return HEADS[name]
+
+
+def heads_of(
+    tasks: Sequence[Any], name: str | Mapping[str, str], per_task: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """The head of every task, by name.
+
+    A task takes the head that `per_task` names, else `name` where that makes what the task needs, else the default of
+    its kind: hrnet for maps, linear for vectors.
+
+    Args:
+      tasks: with `name`, and with `is_map` False where the output is one vector per image.
+      name: a registered head; a mapping is taken as `per_task`.
+      per_task: heads by task; not every task has to be there.
+
+    Raises:
+      ConfigError: an unknown head or task; a head of `per_task` that does not make what its task needs; a `name` that
+        serves none of the tasks.
+
+    >>> from types import SimpleNamespace
+    >>> both = [SimpleNamespace(name="depth"), SimpleNamespace(name="classification", is_map=False)]
+    >>> heads_of(both, "hrnet")
+    {'depth': 'hrnet', 'classification': 'linear'}
+    >>> heads_of(both, "hrnet", {"classification": "hrnet"})
+    Traceback (most recent call last):
+    ...
+    ditask_jax.errors.ConfigError: config: head.per_task: 'hrnet' gives a map, but 'classification' needs one vector \
+per image; use linear
+    """
+    if not isinstance(name, str):
+        name, per_task = "", name
+    per_task = dict(per_task.items()) if per_task is not None else {}
+    kinds = {task.name: getattr(task, "is_map", True) for task in tasks}
+    for task, head in per_task.items():
+        check_known("config: head.per_task: task", task, kinds)
+        if head_class(head, "head.per_task").is_map != kinds[task]:
+            raise _unfit("head.per_task", head, task, kinds[task])
+    rest = [task for task in kinds if task not in per_task]
+    served = head_class(name).is_map if name else None
+    if name and rest and served not in kinds.values():
+        raise _unfit("head.name", name, rest[0], kinds[rest[0]])
+    chosen = {task: name if kinds[task] == served else DEFAULT_HEADS[kinds[task]] for task in rest}
+    return {task: per_task.get(task) or chosen[task] for task in kinds}
+
+
+def _unfit(field: str, head: str, task: str, needs_map: bool) -> ConfigError:
+    fitting = " or ".join(name for name, cls in HEADS.items() if cls.is_map == needs_map)
+    gives, needs = _KINDS[not needs_map], _KINDS[needs_map]
+    return ConfigError(f"config: {field}: '{head}' gives {gives}, but '{task}' needs {needs}; use {fitting}")
+
+
+def option_names(heads: Mapping[str, str]) -> list[str]:
+    """Options that any of these heads (by task) has.
+
+    >>> option_names({"depth": "hrnet", "classification": "linear"})
+    ['widths']
+    """
+    classes = [head_class(name).options for name in dict.fromkeys(heads.values())]
+    return list(dict.fromkeys(field.name for options in classes for field in dataclasses.fields(options)))
+
+
+def options_from(section: Mapping[str, Any], heads: Mapping[str, str]) -> dict[str, Any]:
+    """What the `head` section of a configuration says of the options of these heads (by task).
+
+    >>> options_from({"name": "hrnet", "widths": [8, 8]}, {"depth": "hrnet"})
+    {'widths': (8, 8)}
+    """
+    return {name: plain_option(section[name]) for name in option_names(heads) if name in section}
+
+
+def build_options(name: str, given: Mapping[str, Any]) -> HeadOptions:
+    """The options of a head: those of `given` that it has, and its defaults.
+
+    Raises:
+      ConfigError: a value that breaks the option's rule.
+
+    >>> build_options("hrnet", {"widths": (0, 4)})
+    Traceback (most recent call last):
+    ...
+    ditask_jax.errors.ConfigError: config: head.widths: got (0, 4), expected channels per stage above 0, or none
+    """
+    cls = head_class(name).options
+    fields = dataclasses.fields(cls)
+    options = cls(**{field.name: plain_option(given[field.name]) for field in fields if field.name in given})
+    for field in fields:
+        check, value = field.metadata.get("check"), getattr(options, field.name)
+        if check is not None and not check(value):
+            expected = field.metadata.get("expected", "another value")
+            raise ConfigError(f"config: head.{field.name}: got {value!r}, expected {expected}")
+    return options
+
+
+def plain_option(value: Any) -> Any:
+    """An option of a configuration or a file, lists as tuples: a record of it can be hashed.
+
+    >>> plain_option([1, [2, 3]])
+    (1, (2, 3))
+    """
+    return tuple(map(plain_option, value)) if isinstance(value, tuple | list) else value
