@@ -1,4 +1,4 @@
-"""What is read from a backbone: a tap per stage, the last stage alone, or the class token alone."""
+"""What is read from a backbone: a tap per stage, the last stage alone, the class token alone, or beside the stages."""
 
 from types import SimpleNamespace
 
@@ -31,6 +31,8 @@ def test_shapes_of_taps(name):
     assert found["last"] == found["map"][-1:]
     assert ("token" in found) == (name in ("vit_test", "pvt_test"))
     assert found.get("token") in (None, [(1, 2, 1, 1, channels[-1])])
+    if "token" in found:
+        assert found["map+token"] == found["map"] + found["token"]
 
 
 @pytest.mark.parametrize("name", [name for name in TESTS if "token" not in backbone_config(name).readouts])

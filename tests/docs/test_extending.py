@@ -1,4 +1,4 @@
-"""docs/extending.md: each of its five files, written as printed, obeys the laws of what is built in, and trains."""
+"""docs/extending.md: each of its six files, written as printed, obeys the laws of what is built in, and trains."""
 
 import contextlib
 import importlib
@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import ditask_jax as dj
-from ditask_jax import backbones, cli, plugins
+from ditask_jax import backbones, cli, heads, plugins
 from ditask_jax.adapters import make_plan, method_class, method_registry
 from ditask_jax.conversion.exporting import backbone_arrays, load_program
 from ditask_jax.data import open_source, sources, wrappers
@@ -29,12 +29,14 @@ from ditask_jax.weight_files import read_tensors
 from tests.adapters import test_method_laws as method_laws
 from tests.adapters.cases import Wrapped, largest_difference
 from tests.docs.pages import ROOT, samples
+from tests.heads import test_head_laws as head_laws
 
 FILES = {re.fullmatch(r"`(\w+\.py)`", s.above)[1]: s.text for s in samples() if s.page == "extending.md"}
 TABLES = (
     method_registry._METHODS,
     backbones.REGISTRY,
     backbones._CLASSES,
+    heads.HEADS,
     task_registry.DATASETS,
     task_registry._OTHERS,
     wrappers.LABELS,
@@ -76,7 +78,7 @@ def write_pairs(root: pathlib.Path, **counts: int) -> None:
 
 
 def test_the_page_has_a_file_for_each():
-    assert set(FILES) == {"people.py", "distance.py", "scaling.py", "crossing.py", "pairs.py"}
+    assert set(FILES) == {"people.py", "distance.py", "summing.py", "scaling.py", "crossing.py", "pairs.py"}
 
 
 def test_a_task(tmp_path):
@@ -131,6 +133,25 @@ def check_task_laws(task, logits, label, valid) -> None:
     picture = task.render(np.asarray(task.decode(logits))[0])
     assert picture.dtype == np.uint8
     assert picture.shape == (*label.shape[1:], 3)
+
+
+def test_a_head(tmp_path):
+    with plugged_in(tmp_path, "summing.py") as (module,):
+        head_laws.check_head("summing", head_laws.SIDES["odd"])
+        head_laws.test_options_are_described_and_checked("summing")
+        tasks = dj.tasks("semseg+depth", dataset="scenes")
+        head, options = {"depth": "summing"}, {"channels": 6}
+        model = dj.create_model("swin_test", tasks, 32, head, (4,) * 4, abstract=True, head_options=options)
+        assert model.recipe.head == {"semseg": "hrnet", "depth": "summing"}
+        assert set(model.necks) == {"semseg"}
+        assert model.heads["depth"].classify.kernel.shape == (6, 1)
+        with pytest.raises(ConfigError, match=r"head\.channels: got 0, expected a whole number above 0"):
+            dj.create_model("swin_test", tasks, 32, head, abstract=True, head_options={"channels": 0})
+        with pytest.raises(ConfigError, match=r"unknown name 'chanels'\. Did you mean 'channels'"):
+            dj.create_model("swin_test", tasks, 32, head, abstract=True, head_options={"chanels": 4})
+        with pytest.raises(ConfigError, match="'hrnet' is registered already"):
+            dj.register_head("hrnet", module.SummingHead)
+    assert "summing" not in heads.HEADS
 
 
 @pytest.mark.slow  # every law; by default it trains and is exported with the others
@@ -227,7 +248,19 @@ def test_a_plugin_that_hides_behind_another_module(tmp_path):
         plugins.load_plugins(str(tmp_path / "json.py"))
 
 
-ALL = ("distance.py", "scaling.py", "crossing.py", "pairs.py")
+ALL = ("distance.py", "summing.py", "scaling.py", "crossing.py", "pairs.py")
+# A task of the whole image beside the map: another head in the same model.
+FAR = """
+import ditask_jax as dj
+from ditask_jax.tasks.classification import Classification
+
+
+def label(example):
+    return int(example["depth"].mean() > 2.0)
+
+
+dj.register_task(Classification(name="far", num_outputs=2, class_names=("near", "far")), ["pairs"], label, ["depth"])
+"""
 SMOKE = (
     "--config.image_size=32",
     "--config.batch_size=2",
@@ -243,19 +276,27 @@ def run(module: str, *arguments: str) -> None:
 
 
 def test_all_together_through_every_command(tmp_path, monkeypatch, capsys):
-    """Task, method, backbone and data set at once: trained, resumed, scored, predicted, exported, drawn, compared."""
+    """Tasks, heads, method, backbone and data set at once: trained, resumed, scored, predicted, exported, compared."""
     write_pairs(tmp_path / "data", train=4, val=2)
     monkeypatch.chdir(tmp_path)
     smoke = f"--config={ROOT / 'configs/smoke.py'}"
     # A data set may name tasks of files before it.
     pairs = FILES["pairs.py"].replace('tasks=["depth"]', 'tasks=["depth", "distance"], terms="drawn by a test"')
-    with plugged_in(tmp_path, *ALL, pairs=pairs):
-        options = [smoke, *SMOKE, "--workdir=run", "--config.tasks=distance", "--config.backbone.name=crossing_tiny"]
+    with plugged_in(tmp_path, *ALL, pairs=pairs, far=FAR):
+        options = [
+            smoke,
+            *SMOKE,
+            "--workdir=run",
+            "--config.tasks=distance+far",
+            "--config.backbone.name=crossing_tiny",
+        ]
+        options += ["--config.head.per_task={'distance': 'summing'}"]
         options += ["--config.method.name=scaling", "--config.data.name=pairs", "--config.data.root=data"]
         run("train", *options)
         shown = capsys.readouterr().out
         scores = json.loads(pathlib.Path("run/evaluation.json").read_text())["scores"]
         assert set(scores["distance"]) == {"mae"}
+        assert set(scores["far"]) == {"top1"}
         assert f"{scores['distance']['mae']:.2f} mm" in shown
         changed = [word.replace("total_steps=2", "total_steps=3") for word in options]
         run("train", *changed, "--config.checkpoint.allow_changed=total_steps")
@@ -274,6 +315,7 @@ def test_all_together_through_every_command(tmp_path, monkeypatch, capsys):
         assert "black to white: near to far" in page
         card = pathlib.Path("run/MODEL_CARD.md").read_text()
         assert "`pairs`: drawn by a test" in card
+        assert "decoders `summing` (distance), `linear` (far)" in card
         assert re.search(r"distance \| mae \| [\d.,]+ mm", card)
 
 
@@ -284,6 +326,7 @@ def check_predictions() -> None:
     run("predict", "--workdir=run", "--input=picture.png", "--out=png", "--raw=png", "--no-panels")
     found = np.load("npy/raw/distance/picture.png.npy")
     assert (found.shape, found.dtype) == ((40, 50), np.float32)
+    assert json.loads(pathlib.Path("npy/raw/far/picture.png.json").read_text())["name"] in ("near", "far")
     levels = np.asarray(Image.open("png/raw/distance/picture.png.png"))
     np.testing.assert_array_equal(levels, np.round(found).clip(0, 65535))
     assert json.loads(pathlib.Path("npy/predictions.json").read_text())["tasks"]["distance"]["unit"] == "mm"
@@ -314,8 +357,18 @@ def check_exports(capsys) -> None:
         assert "register_layout" in error
     run("export", "--workdir=run", "--program", "--out=all.stablehlo")
     images = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
-    computed = load_program("all.stablehlo")(images)["distance"]
-    np.testing.assert_allclose(computed, merged(images, Context(train=False))["distance"], atol=1e-4)
+    computed, expected = load_program("all.stablehlo")(images), merged(images, Context(train=False))
+    assert {name: logits.shape for name, logits in computed.items()} == {"distance": (1, 32, 32, 3), "far": (1, 2)}
+    for name, logits in computed.items():
+        np.testing.assert_allclose(logits, expected[name], atol=1e-4)
+    # Heads of plug-ins keep our names; an adapter's folder says which heads there are.
+    head = restored.experiment.model.heads["distance"]
+    np.testing.assert_array_equal(tensors["heads.distance.classify.weight"].T.shape, head.classify.kernel.shape)
+    assert json.loads(metadata["model"])["head"] == {"distance": "summing", "far": "linear"}
+    dj.save_adapter("adapter", restored.experiment.model, restored.state)
+    again = dj.Predictor.from_adapter("adapter", dataset="pairs")([images[0]])[0]
+    once = dj.Predictor.from_run("run")([images[0]])[0]
+    assert all(np.array_equal(again[name], value) for name, value in once.items())
 
 
 @pytest.mark.slow
