@@ -11,7 +11,8 @@ from flax import nnx
 from ditask_jax.backbones import backbone_config, backbone_entry, build_backbone
 from ditask_jax.backbones.blocks import EVERY_STAGE, Backbone, Taps
 from ditask_jax.errors import ConfigError, check_known, defined_in
-from ditask_jax.heads import Head, Neck, build_options, head_class, heads_of, option_names, plain_option
+from ditask_jax.heads import Head, Neck, head_class, heads_of
+from ditask_jax.heads.head_registry import build_options, option_names, plain_option
 from ditask_jax.nn.context import Context, Scope
 from ditask_jax.nn.linear import Dense, prepare_adapters
 from ditask_jax.nn.norm import LayerNorm

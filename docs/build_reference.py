@@ -20,6 +20,7 @@ PACKAGES = (
     "cpab",
     "adapters",
     "backbones",
+    "heads",
     "tasks",
     "data",
     "prediction",

@@ -26,7 +26,8 @@ from ditask_jax.data.vtab import vtab_task
 from ditask_jax.errors import ConfigError, WeightsError, defined_in
 from ditask_jax.factors import default_cache_dir
 from ditask_jax.files import user_path
-from ditask_jax.heads import heads_of, options_from
+from ditask_jax.heads import heads_of
+from ditask_jax.heads.head_registry import options_from
 from ditask_jax.model import MultiTaskModel, Pretrained, create_model
 from ditask_jax.nn.linear import linears
 from ditask_jax.nn.state import flatten, map_arrays, split_state

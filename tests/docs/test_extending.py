@@ -16,11 +16,12 @@ import pytest
 from PIL import Image
 
 import ditask_jax as dj
-from ditask_jax import backbones, cli, heads, plugins
+from ditask_jax import backbones, cli, plugins
 from ditask_jax.adapters import make_plan, method_class, method_registry
 from ditask_jax.conversion.exporting import backbone_arrays, load_program
 from ditask_jax.data import open_source, sources, wrappers
 from ditask_jax.errors import ConfigError, DataError
+from ditask_jax.heads import head_registry
 from ditask_jax.labels import IGNORE
 from ditask_jax.nn import Context
 from ditask_jax.tasks import task_registry
@@ -36,7 +37,7 @@ TABLES = (
     method_registry._METHODS,
     backbones.REGISTRY,
     backbones._CLASSES,
-    heads.HEADS,
+    head_registry.HEADS,
     task_registry.DATASETS,
     task_registry._OTHERS,
     wrappers.LABELS,
@@ -151,7 +152,7 @@ def test_a_head(tmp_path):
             dj.create_model("swin_test", tasks, 32, head, abstract=True, head_options={"chanels": 4})
         with pytest.raises(ConfigError, match="'hrnet' is registered already"):
             dj.register_head("hrnet", module.SummingHead)
-    assert "summing" not in heads.HEADS
+    assert "summing" not in head_registry.HEADS
 
 
 @pytest.mark.slow  # every law; by default it trains and is exported with the others

@@ -11,7 +11,8 @@ import pytest
 
 from ditask_jax.adapters import SVF, BitFit, MTLoRA, make_plan, wrap
 from ditask_jax.adapters.merging import merge
-from ditask_jax.heads import HEADS, build_options, head_class
+from ditask_jax.heads import head_class
+from ditask_jax.heads.head_registry import HEADS, build_options
 from ditask_jax.model import create_model
 from ditask_jax.nn import Context, Scope, flatten, split_state
 from ditask_jax.prediction.predictor import for_tasks

@@ -13,7 +13,8 @@ import ditask_jax as dj
 from ditask_jax.adapters.storage import DESCRIPTION, _hash, load_adapter, save_adapter
 from ditask_jax.config import from_json, load_config, to_json, validate
 from ditask_jax.errors import ConfigError, WeightsError
-from ditask_jax.heads import HEADS, Head, HeadOptions, NeckOptions, heads_of, register_head
+from ditask_jax.heads import Head, HeadOptions, NeckOptions, heads_of, register_head
+from ditask_jax.heads.head_registry import HEADS
 from ditask_jax.model import create_model
 from ditask_jax.nn import Context
 from ditask_jax.nn.linear import Dense
