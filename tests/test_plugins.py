@@ -225,6 +225,16 @@ def test_sums_on_the_host_are_checked_at_the_pictures_own_size():
         list(_host_sums(task, np.zeros((1, 8, 8, 2)), batch))
 
 
+def test_vectors_scored_on_the_host_have_no_size_of_their_own():
+    """Beside maps that have: they are not cut."""
+    counted = lambda self, prediction, label, valid=None: {
+        name: np.full(2, prediction.size) for name in self.sum_shapes
+    }
+    batch = {"labels": {"pose": np.zeros((2, 2))}, "valid": np.ones(2, bool), "size": [(4, 4), (1, 1)]}
+    (sums,) = _host_sums(type("Own", (Pose,), {"host_sums": counted})(), np.zeros((2, 2)), batch)
+    assert sums["hits"].tolist() == [4, 4]
+
+
 def test_sums_without_images_are_refused():
     zeros = lambda self, logits, label, valid=None: {name: jnp.zeros(()) for name in self.sum_shapes}
     with pytest.raises(ConfigError, match=r"the sum 'squared_error' of 2 images has shape \[\], expected \[2, ...\]"):
