@@ -13,6 +13,7 @@ from ditask_jax.adapters.plan import Plan
 from ditask_jax.data import Augmentation, eval_batches
 from ditask_jax.data.pipeline import widen_labels
 from ditask_jax.errors import check_known
+from ditask_jax.files import EVALUATION_FORMAT
 from ditask_jax.labels import LabelSpec
 from ditask_jax.tasks import Task, delta_m_of
 from ditask_jax.tasks.base import check_sums

@@ -8,9 +8,8 @@ from ditask_jax.plots import example_images
 from ditask_jax.plots.panels import Cell, draw_panel, picture_grid
 from ditask_jax.plots.sheet import Entry, key_rows, numbers_of, to_bytes
 from ditask_jax.plots.side_by_side import Example, draw_example, draw_task
-from ditask_jax.tasks import tasks
+from ditask_jax.tasks import create_tasks
 from tests.plots.layout import check_grid, check_text, inner_texts_stay_inside, pixels_of
-from tests.pictures.layout import check_grid, check_text, inner_texts_stay_inside, pixels_of
 
 NAMES = ("semseg", "human_parts", "sal", "normals", "depth", "edge")
 TASKS = create_tasks(NAMES, dataset="scenes")
@@ -188,7 +187,7 @@ def test_names_of_files_are_written_as_they_are():
 def test_targets_and_predictions_stand_side_by_side(scenes, tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr(example_images, "to_bytes", lambda figure: figures.append(figure) or to_bytes(figure))
-    [semseg, depth] = tasks("semseg+depth", dataset="scenes")
+    [semseg, depth] = create_tasks("semseg+depth", dataset="scenes")
     images = np.stack([image for image, _ in scenes])
     labels = {name: np.stack([found[name] for _, found in scenes]) for name in ("semseg", "depth")}
     predicted = {"semseg": np.zeros_like(labels["semseg"]), "depth": labels["depth"] + 1}

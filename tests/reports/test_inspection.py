@@ -21,7 +21,7 @@ from ditask_jax.reports.comparison import reference_scores
 from ditask_jax.reports.drawing import draw_runs
 from ditask_jax.reports.inspected_run import layer_spectra, movements
 from ditask_jax.reports.runs import run_names
-from ditask_jax.tasks import load_references, tasks
+from ditask_jax.tasks import create_tasks, load_references
 from tests.prediction.made_run import made_run
 
 TASKS = create_tasks("semseg+depth", dataset="scenes")

@@ -17,7 +17,7 @@ from ditask_jax.adapters.method_registry import method_class
 from ditask_jax.errors import ConfigError
 from ditask_jax.model import create_model
 from ditask_jax.nn.state import Declared, flatten, split_state
-from ditask_jax.tasks import tasks
+from ditask_jax.tasks import create_tasks
 from ditask_jax.training.optimizer import clip_by_global_norm, decays, make_optimizer
 
 RATE = 0.01
@@ -88,9 +88,9 @@ def test_decay_follows_what_was_declared_and_the_switches(switch):
 def _all_models():
     """A small model of every kind of backbone and head, and of every method."""
     for backbone in ("swin_test", "pvt_test", "pvt_v2_test", "vit_test"):
-        yield create_model(backbone, tasks("semseg+depth", dataset="scenes"), 32, abstract=True)
+        yield create_model(backbone, create_tasks("semseg+depth", dataset="scenes"), 32, abstract=True)
     for name in method_names():
-        model = create_model("swin_test", tasks("semseg+depth", dataset="scenes"), 32)
+        model = create_model("swin_test", create_tasks("semseg+depth", dataset="scenes"), 32)
         wrap(model, method_class(name)())
         yield model
 
