@@ -18,12 +18,12 @@ Unknown, so that the numbers above can only be aimed at:
 * Whether 19 classes were used: 7-class numbers belong to pictures of 128x256 and to inverse depth.
 """
 
-from configs import base
+from ditask_jax.config import base_config
 
 
 def get_config():
     """Returns the configuration; methods are chosen by `method.name`."""
-    config = base.get_config()
+    config = base_config()
     config.tasks = "semseg+depth"
     config.data.name = "cityscapes"
     config.image_size = (448, 896)

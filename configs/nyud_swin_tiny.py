@@ -28,7 +28,7 @@ Files: three packages of this data set are in use, and they differ; `python -m d
 one a folder holds and in which unit its depth is.
 """
 
-from configs import base
+from ditask_jax.config import base_config
 from ditask_jax.errors import check_known
 
 VARIANTS = {"semseg_depth_normals": "semseg+depth+normals", "semseg_depth": "semseg+depth"}
@@ -37,7 +37,7 @@ VARIANTS = {"semseg_depth_normals": "semseg+depth+normals", "semseg_depth": "sem
 def get_config(variant: str = "semseg_depth_normals"):
     """Returns the configuration of one choice of tasks; methods are chosen by `method.name`."""
     check_known("config: nyud_swin_tiny variant", variant, VARIANTS)
-    config = base.get_config()
+    config = base_config()
     config.tasks = VARIANTS[variant]
     config.data.name = "nyud"
     # Zoom by one of three factors, no rotation.

@@ -9,14 +9,17 @@ cells has that many (1,958,912 as the originals count); PVT v1 small would have 
 Variants: those of `pascal_swin_tiny`.
 """
 
-from configs import pascal_swin_tiny
+from ditask_jax.config import recipe
+
+pascal_swin_tiny = recipe(__file__, "pascal_swin_tiny.py")
 
 
 def get_config(variant: str = "ditask"):
     """Returns the configuration of one fine-tuning method."""
     config = pascal_swin_tiny.get_config(variant)
     config.backbone.name = "pvt_v2_b2"
-    config.method.task_cells = 4
+    if config.method.name == "ditask":
+        config.method.task_cells = 4
     # The decoder's channels per stage that the originals have for this backbone.
     config.head.widths = (36, 72, 144, 288)
     return config

@@ -10,7 +10,9 @@ loaded.
 Variants: those of `pascal_swin_tiny`.
 """
 
-from configs import pascal_swin_tiny
+from ditask_jax.config import recipe
+
+pascal_swin_tiny = recipe(__file__, "pascal_swin_tiny.py")
 
 
 def get_config(variant: str = "ditask"):

@@ -8,7 +8,7 @@ merging, patch embedding and bias tables train, no singular value moves), which 
 the full fine-tuning whose single-task scores are the references of delta_m.
 """
 
-from configs import base
+from ditask_jax.config import base_config
 from ditask_jax.errors import check_known
 
 VARIANTS = ("ditask", "frozen", "full", "control", "single")
@@ -17,7 +17,7 @@ VARIANTS = ("ditask", "frozen", "full", "control", "single")
 def get_config(variant: str = "ditask"):
     """Returns the configuration of one fine-tuning method."""
     check_known("config: scenes variant", variant, VARIANTS)
-    config = base.get_config()
+    config = base_config()
     config.tasks = "semseg+human_parts+sal+normals+depth+edge"
     config.data.name = "scenes"
     config.data.threads = 1
@@ -38,7 +38,8 @@ def get_config(variant: str = "ditask"):
     config.head.widths = (16, 16, 16, 16)
 
     config.method.name = {"control": "ditask", "single": "full"}.get(variant, variant)
-    config.method.dropout = 0.0
+    if "dropout" in config.method:
+        config.method.dropout = 0.0
     if variant == "control":
         config.method.shared_layers = ()
         config.method.task_layers = ()

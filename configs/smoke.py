@@ -3,12 +3,12 @@
 python -m ditask_jax.train --config=configs/smoke.py --workdir=runs/smoke
 """
 
-from configs import base
+from ditask_jax.config import base_config
 
 
 def get_config():
     """Returns the smallest configuration that goes through every part."""
-    config = base.get_config()
+    config = base_config()
     config.tasks = "semseg+depth"
     config.data.name = "scenes"
     config.data.threads = 1

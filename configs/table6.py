@@ -20,11 +20,13 @@ What is smaller than in the paper, and why:
   python -m ditask_jax.pretrain --backbone=pvt_nano --out=runs/pvt_nano.safetensors
 """
 
-from configs import scenes
+from ditask_jax.config import recipe
 from ditask_jax.errors import check_known
 
+scenes = recipe(__file__, "scenes.py")
+
 PVT = {"backbone.name": "pvt_nano", "backbone.weights": "runs/pvt_nano.safetensors"}
-LORA = {"method.name": "lora", "method.shared_scale": 4.0}
+LORA = {"method.name": "lora", "method.scale": 4.0}
 MTLORA = {"method.name": "mtlora", "method.shared_scale": 4.0, "method.task_scale": 4.0, "method.task_rank": 1}
 
 # What each variant changes in DiTASK's configuration.
@@ -32,8 +34,8 @@ VARIANTS = {
     "single": {"method.name": "full", "tasks": "semseg"},
     "full": {"method.name": "full"},
     "frozen": {"method.name": "frozen"},
-    "lora_r4": LORA | {"method.shared_rank": 4},
-    "lora_r8": LORA | {"method.shared_rank": 8},
+    "lora_r4": LORA | {"method.rank": 4},
+    "lora_r8": LORA | {"method.rank": 8},
     "mtlora_r16": MTLORA | {"method.shared_rank": 3},
     "mtlora_r32": MTLORA | {"method.shared_rank": 5},
     "mtlora_r64": MTLORA | {"method.shared_rank": 11},

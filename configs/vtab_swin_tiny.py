@@ -22,12 +22,12 @@ schedule. What stands below (AdamW, cosine, 100 epochs of 64 pictures, 10 of the
 this benchmark mostly use.
 """
 
-from configs import base
+from ditask_jax.config import base_config
 
 
 def get_config(task: str = "cifar100"):
     """Returns the configuration of one task; methods are chosen by `method.name`."""
-    config = base.get_config()
+    config = base_config()
     config.tasks = "classification"
     config.data.name = "vtab"
     config.data.vtab_task = task

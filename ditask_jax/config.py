@@ -5,7 +5,6 @@ from the path a user names, never from a run folder. A run folder holds `config.
 """
 
 import contextlib
-import importlib
 import inspect
 import json
 import math
@@ -20,19 +19,42 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from ditask_jax.config_overrides import apply_override
-from ditask_jax.config_rules import validate
+from ditask_jax.config_fields import base_config, choices, set_fields, validate
+from ditask_jax.config_sections import LISTED
 from ditask_jax.errors import ConfigError, did_you_mean
 from ditask_jax.files import user_path
+from ditask_jax.options import options_of
 
-__all__ = ["call_file", "config_diff", "find_file", "flatten", "from_json", "load_config", "to_json", "validate"]
+__all__ = [
+    "base_config",
+    "call_file",
+    "config_diff",
+    "find_file",
+    "flatten",
+    "from_json",
+    "load_config",
+    "recipe",
+    "to_json",
+    "validate",
+]
 
+FORMAT = "ditask_jax/config/2"
+# Without a format in the file: all options of all methods side by side, some under other names.
+FIRST_FORMAT = "ditask_jax/config/1"
 _CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
 _ABSENT = object()
 
 
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def load_config(
-    source: str | os.PathLike, overrides: Iterable[str] | Mapping[str, Any] = (), *, check: bool = True
+    source: str | os.PathLike,
+    overrides: Iterable[str] | Mapping[str, Any] = (),
+    *,
+    check: bool = True,
+    say: Callable[[str], None] = _to_stderr,
 ) -> ConfigDict:
     """Loads a configuration file, applies overrides and checks the result.
 
@@ -40,8 +62,10 @@ def load_config(
         source: Path of the file, with an optional variant: `configs/scenes.py` or `configs/scenes.py:frozen`. A
             relative path is looked up in the current folder, then in the checkout this package runs from.
         overrides: Texts such as `"batch_size=8"` or `"--config.optimizer.learning_rate=1e-3"`, or a mapping of dotted
-            names to values. Later ones win.
+            names to values. `method.name` and `head.name` are applied first, whatever the order; of the others later
+            ones win.
         check: Whether to run `validate`.
+        say: Is called with a line where another method or head drops options that the file had set.
 
     Returns:
         The locked configuration.
@@ -58,10 +82,12 @@ def load_config(
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"config: {path}: get_config() returned a {type(config).__name__}, expected a ConfigDict")
     items = overrides.items() if isinstance(overrides, Mapping) else (_split_override(text) for text in overrides)
-    for name, value in items:
-        apply_override(config, name, value)
+    notes: list[str] = []
+    set_fields(config, items, notes.append)
     if check:
         validate(config)
+    for note in notes:  # behind the checks: a mistake is one line
+        say(note)
     return config.lock()
 
 
@@ -86,18 +112,22 @@ def to_json(config: ConfigDict) -> str:
     Raises:
         ConfigError: A field holds something other than numbers, texts, None, tuples and groups.
     """
-    return json.dumps(_plain(config, ""), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    fields = {"format": FORMAT, **_plain(config, "")}
+    return json.dumps(fields, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def from_json(text: str, source: str = "config.json") -> ConfigDict:
     """Reads the output of `to_json`; integers, floats, None and tuples come back as they were.
+
+    Of the first format, which version 0.1 wrote, the options of other methods and heads than the chosen ones are left
+    out, and names of options are those of today.
 
     Args:
         text: The JSON text.
         source: Name of the file, for error messages.
 
     Raises:
-        ConfigError: The text is no JSON object.
+        ConfigError: The text is no JSON object, or of a newer format.
 
     >>> config = from_json('{"image_size": [64, 96], "optimizer": {"eps": 1e-08}, "total_steps": null}')
     >>> config.image_size, config.optimizer.eps, config.total_steps
@@ -109,6 +139,14 @@ def from_json(text: str, source: str = "config.json") -> ConfigDict:
         raise ConfigError(f"config: {source}: not valid JSON ({error}); restore the file or use another run") from None
     if not isinstance(value, dict):
         raise ConfigError(f"config: {source}: got a {type(value).__name__}, expected a JSON object of fields")
+    found = value.pop("format", FIRST_FORMAT)
+    if found not in (FORMAT, FIRST_FORMAT):
+        raise ConfigError(
+            f"config: {source}: of format {found!r}, this version of ditask_jax reads '{FORMAT}' and '{FIRST_FORMAT}'; "
+            "update the package"
+        )
+    if found == FIRST_FORMAT:
+        value = _from_first(value)
     try:
         return _from_plain(value).lock()
     except (TypeError, ValueError) as error:
@@ -116,16 +154,37 @@ def from_json(text: str, source: str = "config.json") -> ConfigDict:
         raise ConfigError(f"config: {source}: {reason}; restore the file or use another run") from None
 
 
+def _from_first(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a configuration of version 0.1 as this one has them."""
+    known = {name: choices(name) for name in ("method", "head") if isinstance(fields.get(name), dict)}
+    for section, classes in known.items():
+        values = fields[section]
+        cls = classes.get(values.get("name"))
+        if cls is None:
+            continue  # of a plug-in that is not loaded
+        former = getattr(cls, "former_names", {})
+        kept = {former.get(name, name): value for name, value in values.items()}
+        fields = fields | {section: {k: v for k, v in kept.items() if k == "name" or k in options_of(cls)}}
+    return fields
+
+
 def config_diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Fields that differ, one line each; empty when the two are equal.
+    """Fields that differ, one line each; empty when the two are equal. Options that go with a name are left out.
 
     >>> config_diff({"a": 1, "o": {"lr": 0.001}}, {"o": {"lr": 0.002}, "b": "x"})
     ['a: 1 -> (absent)', 'o.lr: 0.001 -> 0.002', "b: (absent) -> 'x'"]
+    >>> config_diff({"method": {"name": "full"}}, {"method": {"name": "lora", "rank": 4}})
+    ["method.name: 'full' -> 'lora'", 'method.rank: (absent) -> 4']
+    >>> config_diff({"method": {"name": "lora", "rank": 4}}, {"method": {"name": "full"}})
+    ["method.name: 'lora' -> 'full'"]
     """
     before, after = flatten(old), flatten(new)
     lines = []
     for name in dict.fromkeys((*before, *after)):
         left, right = before.get(name, _ABSENT), after.get(name, _ABSENT)
+        whose = f"{name.partition('.')[0]}.name"
+        if right is _ABSENT and before.get(whose) != after.get(whose):
+            continue
         if left is _ABSENT or right is _ABSENT or left != right:
             lines.append(f"{name}: {_shown(left)} -> {_shown(right)}")
     return lines
@@ -195,16 +254,40 @@ def call_file(path: pathlib.Path, variant: str | None, function: str = "get_conf
     Raises:
         ConfigError: The file fails, has no such function, or takes no or another variant.
     """
-    with _config_imports(path), _errors_of(path):
-        # Compiled here, not imported, so that two files of one name never share a module or a stale cache.
-        module = types.ModuleType("ditask_jax_config_file")
-        module.__file__ = str(path)
-        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
-        called = getattr(module, function, None)
+    with _errors_of(path):
+        called = getattr(_run(path), function, None)
         if not callable(called):
-            start = "base.py" if function == "get_config" else "sweeps/smoke.py"
+            start = "smoke.py" if function == "get_config" else "sweeps/smoke.py"
             raise ConfigError(f"config: {path}: defines no {function}(); start from configs/{start}")
         return called(*_variant_arguments(path, called, variant))
+
+
+def recipe(beside: str, name: str) -> types.ModuleType:
+    """Another configuration file, for one that builds on it.
+
+    Args:
+        beside: `__file__` of the one that asks.
+        name: Path of the other, relative to the folder of the first.
+
+    Returns:
+        The file as a module: `recipe(__file__, "scenes.py").get_config("full")`.
+
+    Raises:
+        ConfigError: There is no such file, or it fails.
+    """
+    path = pathlib.Path(beside).resolve().parent / name
+    if not path.is_file():
+        raise ConfigError(f"config: {beside}: no recipe '{path}'")
+    with _errors_of(path):
+        return _run(path)
+
+
+def _run(path: pathlib.Path) -> types.ModuleType:
+    # Compiled here, not imported, so that two files of one name never share a module or a stale cache.
+    module = types.ModuleType("ditask_jax_config_file")
+    module.__file__ = str(path)
+    exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+    return module
 
 
 def _variant_arguments(path: pathlib.Path, called: Callable, variant: str | None) -> tuple[str, ...]:
@@ -214,30 +297,6 @@ def _variant_arguments(path: pathlib.Path, called: Callable, variant: str | None
     if variant is None and parameters and parameters[0].default is inspect.Parameter.empty:
         raise ConfigError(f"config: {path.name}: needs a variant; write {path.name}:{parameters[0].name.upper()}")
     return () if variant is None else (variant,)
-
-
-@contextlib.contextmanager
-def _config_imports(path: pathlib.Path) -> Iterator[None]:
-    """Lets a file do `from configs import base`, whatever the current folder.
-
-    `configs` is a namespace package: the file's own folder is searched first, then the checkout. Modules of that name
-    are forgotten afterwards, so that files of another checkout never meet each other.
-    """
-    saved_path = list(sys.path)
-    saved_modules = _pop_config_modules()
-    sys.path[:0] = list(dict.fromkeys((str(path.parent.parent), str(_CHECKOUT))))
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path[:] = saved_path
-        _pop_config_modules()
-        sys.modules.update(saved_modules)
-
-
-def _pop_config_modules() -> dict[str, types.ModuleType]:
-    names = [name for name in sys.modules if name == "configs" or name.startswith("configs.")]
-    return {name: sys.modules.pop(name) for name in names}
 
 
 @contextlib.contextmanager
@@ -260,5 +319,10 @@ def _reason(error: BaseException) -> str:
     # ml_collections lists every field with its value when a locked group is given an unknown name.
     match = re.search(r'Key "([^"]+)" does not exist', str(error))
     if match:
-        return f"unknown field '{match[1]}'. Fields and their defaults are listed in configs/base.py"
+        return f"unknown field '{match[1]}'; {LISTED}"
+    if isinstance(error, ImportError) and str(getattr(error, "name", None)).partition(".")[0] == "configs":
+        return (
+            "configs is no package: write `from ditask_jax.config import base_config` in place of `from configs import "
+            "base`, and recipe(__file__, 'scenes.py') of the same module for another file"
+        )
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

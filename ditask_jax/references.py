@@ -27,7 +27,8 @@ def main(argv: list[str]) -> int:
     scores, steps = {}, None
     with RunDir(args.workdir).training("list of trainings"):
         for task in build_tasks(args.config):
-            config = load_config(args.config_source, (*args.overrides, f"tasks={task.name}"))
+            overrides = (*args.overrides, f"tasks={task.name}")
+            config = load_config(args.config_source, overrides, say=lambda line: None)  # said already
             run = RunDir(Path(args.workdir) / task.name)
             run.check(config)
             if not run.evaluation.is_file():

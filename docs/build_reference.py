@@ -113,9 +113,32 @@ def _fields(module: str, node: ast.ClassDef) -> dict[str, str]:
             field = f"{ast.unparse(item.target)}: {ast.unparse(item.annotation)}"
             if item.value is not None:
                 value = ast.unparse(item.value)
-                field += " = ..." if "field(" in value else f" = {value}"
+                declared = _declared(item.value)
+                value = ast.unparse(declared.args[0]) if declared is not None else value
+                field += " = ..." if "field(" in value or "option(" in value else f" = {value}"
             found[ast.unparse(item.target)] = field
     return found
+
+
+def _declared(value: ast.expr | None) -> ast.Call | None:
+    """The call of `option` by which a field is declared."""
+    found = isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "option"
+    return value if found else None
+
+
+def _options(module: str, node: ast.ClassDef) -> list[str]:
+    """What the options of a class are, a line each."""
+    lines = []
+    for item in node.body:
+        value = item.value if isinstance(item, ast.AnnAssign) else None
+        if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "unfrozen_option":
+            lines.append(f"  {ast.unparse(item.target)}: groups of backbone weights that train too.")
+        if (declared := _declared(value)) is not None:
+            words = declared.args[1]
+            if isinstance(words, ast.Name):  # several methods have the option
+                words = find(module, words.id)[1].value
+            lines.append(f"  {ast.unparse(item.target)}: {words.value}")
+    return ["Options:", *lines] if lines else []
 
 
 def _call(name: str, parameters: list[str], returns: str = "") -> str:
@@ -181,6 +204,8 @@ def entry(module: str, name: str, level: str = "###") -> list[str]:
     lines = [f"{level} `{name}`", "", "```text", signature(where, name, node)]
     if text := _docstring(where, node):
         lines += ["", text]
+    if isinstance(node, ast.ClassDef) and (options := _options(where, node)):
+        lines += ["", *options]
     lines += ["```", ""]
     for item in node.body if isinstance(node, ast.ClassDef) else ():
         if isinstance(item, ast.FunctionDef) and not item.name.startswith("_") and ast.get_docstring(item):

@@ -8,11 +8,10 @@ import tomllib
 
 import pytest
 
-import configs.base
-from ditask_jax.config import flatten
+from ditask_jax.config_fields import all_fields
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-FIELDS = set(flatten(configs.base.get_config()))
+FIELDS = set(all_fields())
 GROUPS = {".".join(name.split(".")[:depth]) for name in FIELDS for depth in range(1, name.count(".") + 1)}
 LAST_PARTS = {name.split(".")[-1] for name in FIELDS}
 # Options of other programs.

@@ -25,6 +25,7 @@ MOST_LINES = 450
 # Part of the package (a folder or a module at its top) -> parts that it may import, besides itself. All must be listed.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "options": {"errors"},
     "files": {"errors"},
     "labels": set(),
     "numerics": set(),
@@ -33,19 +34,30 @@ MAY_IMPORT: dict[str, set[str]] = {
     "factors": {"errors", "files", "shell"},
     "nn": {"errors", "numerics"},
     "backbones": {"errors", "nn"},
-    "heads": {"errors", "nn", "numerics"},
+    "heads": {"errors", "options", "nn", "numerics"},
     "model": {"errors", "nn", "backbones", "heads"},
     "weight_files": {"errors", "files"},
     "weights": {"errors", "nn", "weight_files"},
-    "adapters": {"errors", "files", "numerics", "cpab", "factors", "nn", "backbones", "model", "weight_files"},
+    "adapters": {
+        "errors",
+        "files",
+        "options",
+        "numerics",
+        "cpab",
+        "factors",
+        "nn",
+        "backbones",
+        "model",
+        "weight_files",
+    },
     "conversion": {"errors", "files", "nn", "backbones", "model", "adapters", "weight_files"},
     "tasks": {"errors", "files", "labels", "numerics"},
     "scenes": {"errors"},
     "data": {"errors", "files", "labels", "scenes", "shell"},
     "registering": {"errors", "data", "tasks"},
-    "config_overrides": {"errors", "config_rules"},
-    "config_rules": {"errors", "files"},
-    "config": {"errors", "files", "config_overrides", "config_rules"},
+    "config_sections": {"errors", "options"},
+    "config_fields": {"errors", "files", "options", "config_sections", "adapters", "heads"},
+    "config": {"errors", "files", "options", "config_sections", "config_fields"},
     "shell": {"errors"},
     "cli": {"errors", "files", "config", "plugins", "shell"},
     "plots": {"errors", "files", "tasks"},
@@ -57,12 +69,23 @@ MAY_IMPORT["reports"] = set(MAY_IMPORT) - {"cli"}
 MAY_IMPORT["scenes pretraining"] = set(MAY_IMPORT) - {"cli"}
 MAY_IMPORT["describe"] = set(MAY_IMPORT) - {"cli"}
 MAY_IMPORT["preflight"] = set(MAY_IMPORT) - {"cli"}
-MAY_IMPORT["sweeps"] = {"errors", "files", "plugins", "config", "cli", "tasks", "training", "reports", "plots"}
+MAY_IMPORT["sweeps"] = {
+    "errors",
+    "files",
+    "options",
+    "plugins",
+    "config",
+    "cli",
+    "tasks",
+    "training",
+    "reports",
+    "plots",
+}
 WITH_FLAX = {"nn", "backbones", "heads", "model", "adapters", "weights"}
 # Worker processes of the loader import these; JAX in them would cost seconds and, on a GPU, memory.
 WITHOUT_JAX = {
     *("errors", "files", "labels", "plugins", "scenes", "data", "factors", "weight_files"),
-    *("config_overrides", "config_rules", "config", "shell", "cli"),
+    *("options", "config_sections", "config_fields", "config", "shell", "cli"),
 }
 # A file per entry of a registry; every other folder is to be taken in at a glance.
 OF_A_REGISTRY = {"methods", "backbones", "tasks", "heads"}

@@ -1,6 +1,7 @@
 """The commands from outside: what a mistake looks like, and what `describe` prints."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 from PIL import Image
 
 from ditask_jax import cli, compare, evaluate, pretrain, references, train
+from ditask_jax.config import flatten
+from ditask_jax.config_fields import all_fields
 from ditask_jax.describe import __main__ as describe
 
 SMOKE = "--config=configs/smoke.py"
@@ -94,6 +97,29 @@ def test_describe_as_json(capsys):
     assert content["schedule"]["steps_per_epoch"] == 156
     assert content["schedule"]["learning_rate"] == pytest.approx(3.125e-5)
     assert content["config"]["method"]["domain"] == "value"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--config=configs/smoke.py", "--config.method.name=lora"]])
+def test_describe_lists_every_field_with_default_and_help(arguments, capsys):
+    """Of all methods and heads, or with the values of a configuration, of its own."""
+    assert cli.execute(describe.main, ["--options", *arguments]) == cli.OK
+    text = capsys.readouterr().out
+    config = cli.Parser("x", "").parse(arguments).config if arguments else None
+    wanted = all_fields() if config is None else flatten(config)
+    assert set(re.findall(r"^  ([a-z][\w.]*) = ", text, re.MULTILINE)) == set(wanted)
+    shown = " ".join(text.split())
+    for name, option in all_fields().items():
+        if name in wanted and not name.startswith("method."):
+            assert " ".join(option.help.split()) in shown, name
+    if config is not None:
+        assert "  batch_size = 8 (default 32)\n" in text
+        assert "method, with method.name=lora: " in text
+        assert "shared_cells" not in text
+
+
+def test_describe_wants_a_configuration_or_options(capsys):
+    assert cli.execute(describe.main, []) == cli.USER_ERROR
+    assert capsys.readouterr().err.startswith("command line: --config: missing. See python -m ditask_jax.describe")
 
 
 @pytest.mark.slow

@@ -1,7 +1,12 @@
 """Configuration files, overrides, checks, JSON and differences; wrong input is always one line that names the field."""
 
+import itertools
 import json
+import os
 import pathlib
+import re
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -9,12 +14,17 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from configs import base
+from ditask_jax.adapters import method_names
 from ditask_jax.config import config_diff, flatten, from_json, load_config, to_json, validate
+from ditask_jax.config_fields import CHOSEN, chosen_options
+from ditask_jax.config_sections import SECTIONS
 from ditask_jax.errors import ConfigError
+from ditask_jax.options import options_of
 
 CHECKOUT = pathlib.Path(__file__).parents[1]
 PASCAL = str(CHECKOUT / "configs" / "pascal_swin_tiny.py")
 FIELDS = sorted(flatten(base.get_config()))
+BASE = "from ditask_jax.config import base_config\ndef get_config():\n c = base_config()\n "
 
 
 def _file(tmp_path, text):
@@ -36,16 +46,14 @@ def test_loads_from_any_folder_with_a_variant_and_overrides(tmp_path, monkeypatc
 
 
 def test_a_file_of_ones_own_stands_on_the_base_from_anywhere(tmp_path, monkeypatch):
-    text = (
-        "from configs.base import get_config as base\ndef get_config():\n c = base()\n c.total_steps = 5\n return c\n"
-    )
-    path = _file(tmp_path, text)
+    path = _file(tmp_path, f"{BASE}c.total_steps = 5\n return c\n")
     monkeypatch.chdir(tmp_path)
     assert load_config("experiment.py").total_steps == 5
     own = tmp_path / "configs"
     own.mkdir()
     (own / "mine.py").write_text(
-        "from configs import base, near\ndef get_config(): return near.edit(base.get_config())\n"
+        "from ditask_jax.config import base_config, recipe\nnear = recipe(__file__, 'near.py')\n"
+        "def get_config(): return near.edit(base_config())\n"
     )
     (own / "near.py").write_text("def edit(c):\n c.total_steps = 6\n return c\n")
     assert load_config("configs/mine.py").total_steps == 6
@@ -97,7 +105,7 @@ def test_overrides_are_read_by_the_type_of_the_field(override, value):
             "learning_rate=1",
             "config: learning_rate: unknown field. Did you mean 'optimizer.learning_rate'? Known: backbone",
         ),
-        ("method.headrom=2", "config: method.headrom: unknown field. Did you mean 'headroom'? Known: bottleneck"),
+        ("method.headrom=2", "config: method.headrom: unknown field. Did you mean 'headroom'? 'ditask' has: domain"),
         ("batch_size.x=2", "config: batch_size.x: unknown field, 'batch_size' is a single value"),
         ("optimizer=2", "config: optimizer: is a group of fields; set one of them. Known: accumulate betas clip_norm"),
         ("batch_size=abc", "config: batch_size: got 'abc', expected an integer"),
@@ -169,23 +177,27 @@ def test_warmup_above_and_minimum_rate_above_the_base():
         ("x = 1\nimport nothing_of_this_name\n", "config: experiment.py, line 2: ModuleNotFoundError: No module named"),
         ("def get_config():\n    return 1 / 0\n", "config: experiment.py, line 2: ZeroDivisionError: division by zero"),
         ("import sys\nsys.exit(3)\n", "config: experiment.py, line 2: SystemExit: 3"),
-        ("x = 1\n", "config: {path}: defines no get_config(); start from configs/base.py"),
+        ("x = 1\n", "config: {path}: defines no get_config(); start from configs/smoke.py"),
         ("def get_config(): return 3\n", "config: {path}: get_config() returned a int, expected a ConfigDict"),
         (
             "def get_config(variant): return variant\n",
             "config: experiment.py: needs a variant; write experiment.py:VARIANT",
         ),
         (
-            "from configs import base\ndef get_config():\n c = base.get_config()\n c.optimizer.lr = 1.0\n return c\n",
-            "config: experiment.py, line 4: unknown field 'lr'. Fields and their defaults are listed in configs/base",
+            f"{BASE}c.optimizer.lr = 1.0\n return c\n",
+            "config: experiment.py, line 4: unknown field 'lr'; python -m ditask_jax.describe --options lists",
         ),
         (
-            "from configs import base\ndef get_config():\n c = base.get_config()\n c.batch_size = 'x'\n return c\n",
+            f"{BASE}c.method.rank = 4\n return c\n",
+            "config: method.rank: an option of 'dora' 'lora'; 'ditask' has: domain",
+        ),
+        (
+            f"{BASE}c.batch_size = 'x'\n return c\n",
             "config: experiment.py, line 4: TypeError: Could not override field 'batch_size'",
         ),
         (
             "from ml_collections import ConfigDict\ndef get_config(): return ConfigDict()\n",
-            "config: tasks: missing; start from configs/base.py, which holds every field",
+            "config: tasks: missing; start from ditask_jax.config.base_config",
         ),
     ],
 )
@@ -292,23 +304,136 @@ def test_difference_names_fields_and_both_values():
     ]
 
 
-def test_every_field_has_a_comment_and_is_checked():
-    """A field added to the base without a comment above it, or that no rule looks at, is a mistake."""
-    lines = (CHECKOUT / "configs" / "base.py").read_text().splitlines()
-    commented = False
-    for line in lines:
-        is_field = line.startswith("    config.")
-        if is_field and "ConfigDict()" not in line:
-            assert commented, f"no comment above {line.strip()}"
-        # A comment may stand over a pair of fields that belong together.
-        commented = line.startswith("    #") or (commented and is_field)
-    for name in FIELDS:
-        config = load_config(PASCAL)
-        group, _, key = name.rpartition(".")
-        with (config[group] if group else config).unlocked() as holder:
-            del holder[key]
-        with pytest.raises((ConfigError, AttributeError), match=key):
-            validate(config)
+@pytest.mark.parametrize("method", method_names())
+def test_every_field_has_a_line_of_help_and_is_checked(method):
+    """Of every section, method and head: one line, which ends like a sentence, and a rule that refuses some value."""
+    head = "linear" if method == "frozen" else "hrnet"
+    config = load_config(PASCAL, [f"method.name={method}", f"head.name={head}"])
+    found = set()
+    for section in SECTIONS:
+        for name, option in declared_options(config, section).items():
+            field = f"{section}.{name}".lstrip(".")
+            found.add(field)
+            assert option.help.endswith("."), field
+            assert "\n" not in option.help
+            assert option.expected, field
+            with pytest.raises(ConfigError, match=re.escape(f"config: {field}: got")):
+                option.check(f"config: {field}", object())
+    assert found == set(flatten(config))
+
+
+def declared_options(config, section):
+    own = dict(options_of(SECTIONS[section]))
+    return own | dict(chosen_options(section, config[section].name)) if section in CHOSEN else own
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_field_that_is_missing_is_named(name):
+    config = load_config(PASCAL)
+    group, _, key = name.rpartition(".")
+    with (config[group] if group else config).unlocked() as holder:
+        del holder[key]
+    with pytest.raises(ConfigError, match=f"config: {name}: missing"):
+        validate(config)
+
+
+# Options of methods and heads, which belong to these alone.
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_an_option_of_another_method_is_refused_by_its_owner(method):
+    own = chosen_options("method", method)
+    others = {name for other in method_names() for name in chosen_options("method", other)} - set(own)
+    for name in sorted(others):
+        owners = [f"'{other}'" for other in method_names() if name in chosen_options("method", other)]
+        line = f"config: method.{name}: an option of {' '.join(owners)}; "
+        for way in (
+            lambda name=name: load_config(PASCAL, [f"method.name={method}", f"method.{name}=1"]),
+            lambda name=name: validate(with_field(load_config(PASCAL, [f"method.name={method}"]), name)),
+        ):
+            with pytest.raises(ConfigError) as caught:
+                way()
+            assert str(caught.value).startswith(line)
+            assert f"'{method}' has: {' '.join(sorted(own)) or 'no options'}" in str(caught.value)
+
+
+def with_field(config, name):
+    """The same as a run folder's file would give it, with one field too many."""
+    fields = json.loads(to_json(config))
+    fields["method"][name] = 1
+    return from_json(json.dumps(fields))
+
+
+def test_names_come_first_whatever_the_order():
+    for overrides in itertools.permutations(["method.name=lora", "method.rank=8", "method.dropout=0.5"]):
+        config = load_config(PASCAL, overrides)
+        assert (config.method.name, config.method.rank, config.method.dropout) == ("lora", 8, 0.5)
+    config = load_config(PASCAL, ["method.rank=2", "method.name=full", "method.name=dora"])
+    assert (config.method.name, config.method.rank) == ("dora", 2)
+    config = load_config(PASCAL, {"head.widths": (1, 2, 3, 4), "head.name": "hrnet", "method.name": "full"})
+    assert config.head.widths == (1, 2, 3, 4)
+    assert set(config.method) == {"name"}
+    with pytest.raises(ConfigError, match=r"method\.rank: an option of 'dora' 'lora'; 'full' has: no options"):
+        load_config(PASCAL, ["method.name=lora", "method.rank=2", "method.name=full"])
+
+
+def test_options_that_go_with_another_name_are_said(capsys):
+    config = load_config("configs/smoke.py", ["method.name=lora", "head.name=linear", "method.rank=2"])
+    assert capsys.readouterr().err.splitlines() == [
+        "config: method.name: 'lora' in place of 'ditask' drops its options: method.shared_cells=4 method.task_cells=4",
+        "config: head.name: 'linear' in place of 'hrnet' drops its options: head.widths=(4, 4, 4, 4)",
+    ]
+    assert flatten(config)["method.rank"] == 2
+    # What the file did not set is no loss, nor is a name that stays.
+    load_config(PASCAL, ["method.name=lora"])
+    load_config("configs/smoke.py", ["method.name=ditask", "method.task_cells=5"])
+    assert capsys.readouterr().err == ""
+    lines = []
+    load_config("configs/scenes.py", {"method.name": "svf"}, say=lines.append)
+    assert lines == ["config: method.name: 'svf' in place of 'ditask' drops its options: method.dropout=0.0"]
+
+
+def test_a_name_that_a_file_sets_brings_its_options(tmp_path):
+    path = _file(tmp_path, f"{BASE}c.method.name = 'lora'\n c.method.rank = 8\n c.total_steps = 1\n return c\n")
+    assert load_config(path).method.rank == 8
+    path = _file(tmp_path, f"{BASE}c.method.name = 'loro'\n return c\n")
+    with pytest.raises(ConfigError, match=r"config: method\.name: unknown name 'loro'. Did you mean 'lora'"):
+        load_config(path)
+
+
+def test_a_file_that_imports_its_base_as_before_is_told_how_now(tmp_path):
+    """Where no folder `configs` is on Python's path: a file of one's own, away from the checkout."""
+    _file(tmp_path, "from configs import base\ndef get_config(): return base.get_config()\n")
+    code = "from ditask_jax.config import load_config\nload_config('experiment.py')"
+    environment = dict(os.environ, PYTHONPATH=str(tmp_path))
+    (tmp_path / "ditask_jax").symlink_to(CHECKOUT / "ditask_jax")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    last = done.stderr.splitlines()[-1]
+    assert "config: experiment.py, line 1: configs is no package: write `from ditask_jax.config import base_con" in last
+
+
+def test_a_configuration_of_version_0_1_is_read_and_a_newer_one_refused():
+    """Of all methods' options side by side those of the run's method are left, under the names they have now."""
+    fields = json.loads(to_json(load_config(PASCAL, ["method.name=lora", "method.rank=8", "method.scale=4.0"])))
+    assert fields.pop("format") == "ditask_jax/config/2"
+    method = {"name": "lora", "shared_cells": 64, "shared_rank": 8, "task_rank": 4, "shared_scale": 4.0}
+    method |= {"train_scales": False, "shared_layers": ["qkv", "proj", "fc1", "fc2"], "task_layers": ["fc1"]}
+    method |= {name: fields["method"][name] for name in ("dropout", "unfrozen")} | {"mode": "matrix", "bottleneck": 64}
+    old = fields | {"method": method}
+    found = from_json(json.dumps(old))
+    validate(found)
+    assert config_diff(found, load_config(f"{PASCAL}:lora_r8")) == []
+    # A plug-in that is not loaded keeps what it has.
+    strange = fields | {"method": {"name": "own", "power": 2.0}}
+    assert from_json(json.dumps(strange)).method.power == 2.0
+    old["head"] = {"name": "linear", "widths": None}
+    assert dict(from_json(json.dumps(old)).head) == {"name": "linear"}
+    with pytest.raises(ConfigError) as caught:
+        from_json(json.dumps(fields | {"format": "ditask_jax/config/3"}), source="run/config.json")
+    assert str(caught.value).startswith("config: run/config.json: of format 'ditask_jax/config/3', this version ")
+    assert "reads 'ditask_jax/config/2' and 'ditask_jax/config/1'; update the package" in str(caught.value)
 
 
 def test_json_is_plain():

@@ -13,7 +13,8 @@ from configs import base
 from ditask_jax import cli
 from ditask_jax.adapters.storage import load_adapter, read_description, save_adapter
 from ditask_jax.config import flatten, load_config
-from ditask_jax.config_rules import PATHS, validate
+from ditask_jax.config_fields import validate
+from ditask_jax.config_sections import PATHS
 from ditask_jax.conversion.exporting import export_weights, load_program
 from ditask_jax.conversion.importing import convert_weights
 from ditask_jax.data import open_source

@@ -7,7 +7,7 @@ About two hours on two cores. Seeds change pictures' order, dropout and the neck
 themselves and the backbone's start are the same.
 """
 
-from configs.table6 import VARIANTS
+from ditask_jax.config import recipe
 from ditask_jax.sweeps import Point, Sweep, seeds
 
 CONFIG = "configs/table6.py"
@@ -17,7 +17,7 @@ TASKS = ("semseg", "sal", "normals", "depth")
 def get_sweep() -> Sweep:
     """The rows in the order of the table; those for one task once per task."""
     points = []
-    for variant in VARIANTS:
+    for variant in recipe(__file__, "../table6.py").VARIANTS:
         config = f"{CONFIG}:{variant}"
         if variant.endswith("single"):
             points += [Point(f"{variant}_{task}", config, {"tasks": task}) for task in TASKS]

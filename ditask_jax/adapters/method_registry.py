@@ -3,7 +3,7 @@ says what it attaches.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from flax import nnx
@@ -12,10 +12,9 @@ from ditask_jax.adapters.plan import LayerPlan, Site
 from ditask_jax.backbones import known_roles
 from ditask_jax.errors import ConfigError, check_known, defined_in
 from ditask_jax.nn.linear import Linear
+from ditask_jax.options import names, options_of, plain
 
 # Options that may differ by stage and by task: one value, a tuple with one per stage, or a mapping from task name.
-
-
 Number = int | float
 PerStage = Number | Sequence[Number]
 PerTask = PerStage | Mapping[str, PerStage]
@@ -32,98 +31,58 @@ def pick(value: PerTask, stage: int, task: str | None = None) -> Number:
     return value[stage] if isinstance(value, tuple | list) else value
 
 
-def check_option(
-    field: str,
-    value: Any,
-    tasks: Sequence[str],
-    stages: int | None,
-    holds: Callable[[Any], bool],
-    words: str,
-) -> None:
-    """Checks every number of such an option.
+def check_entries(where: str, value: PerTask, tasks: Sequence[str], stages: int | None) -> None:
+    """Checks that an option has a value for every task and stage.
 
     Args:
-      field: its name, for the message.
+      where: its name, for the message.
       value: what was given.
       tasks: that need a value; empty where the option has none per task.
       stages: of the backbone, None where it is not known yet.
-      holds: whether a number is good.
-      words: what a number must be.
 
     Raises:
-      ConfigError: a task without an entry, a tuple of another length, or a number that is no good.
+      ConfigError: a task without an entry, or a tuple of another length.
 
-    >>> check_option("task_cells", {"sal": 1}, ["sal"], 4, lambda n: n >= 2, "a whole number of cells >= 2")
+    >>> check_entries("config: method.task_cells", {"sal": 4}, ["sal", "depth"], 4)
     Traceback (most recent call last):
     ...
-    ditask_jax.errors.ConfigError: config: method.task_cells: got 1, expected a whole number of cells >= 2
+    ditask_jax.errors.ConfigError: config: method.task_cells: no entry for depth; give every task a value
     """
     if isinstance(value, Mapping):
         missing = [task for task in tasks if task not in value]
         if missing:
-            raise ConfigError(f"config: method.{field}: no entry for {' '.join(missing)}; give every task a value")
-        entries = [value[task] for task in tasks]
-    else:
-        entries = [value]
-    for entry in entries:
-        numbers = entry if isinstance(entry, tuple | list) else (entry,)
+            raise ConfigError(f"{where}: no entry for {' '.join(missing)}; give every task a value")
+    for entry in [value[task] for task in tasks] if isinstance(value, Mapping) else [value]:
         if isinstance(entry, tuple | list) and stages is not None and len(entry) != stages:
-            raise ConfigError(
-                f"config: method.{field}: got {len(entry)} values, expected one, or one per stage ({stages})"
-            )
-        for number in numbers:
-            if isinstance(number, bool) or not isinstance(number, int | float) or not holds(number):
-                raise ConfigError(f"config: method.{field}: got {number!r}, expected {words}")
+            raise ConfigError(f"{where}: got {len(entry)} values, expected one, or one per stage ({stages})")
 
 
-def plain(value: Any) -> Any:
-    """An option of a configuration as numbers, tuples and dicts.
+def check_layers(field: str, layers: Sequence[str], kind: str = "order") -> None:
+    """Checks the roles of layers that an option names.
 
-    >>> plain({"sal": [1, 2]}), plain([3, 4]), plain(5)
-    ({'sal': (1, 2)}, (3, 4), 5)
-    """
-    if hasattr(value, "items"):
-        return {name: plain(entry) for name, entry in value.items()}
-    return tuple(value) if isinstance(value, tuple | list) else value
-
-
-def is_count(least: int) -> Callable[[Any], bool]:
-    """Whether a number is whole and at least so much.
-
-    >>> is_count(2)(2), is_count(2)(2.0), is_count(2)(1)
-    (True, False, False)
-    """
-    return lambda number: isinstance(number, int) and number >= least
-
-
-def is_scale(number: Any) -> bool:
-    """Whether a number is finite.
-
-    >>> is_scale(-0.5), is_scale(float("inf"))
-    (True, False)
-    """
-    return float("-inf") < number < float("inf")
-
-
-def check_layers(shared_layers: Sequence[str], task_layers: Sequence[str], task_blocks: int) -> None:
-    """Checks the roles that adapters are attached to, and how far task streams reach back.
+    Args:
+      field: name of the option, for the message.
+      layers: the roles.
+      kind: "order" for those of any layer, "task" for those that task streams may split off at: queries, keys and
+        values are shared, a task's stream starts behind the attention.
 
     Raises:
-      ConfigError: an unknown role, or no whole number of blocks.
+      ConfigError: an unknown role.
     """
-    for field, layers, kind in (("shared_layers", shared_layers, "order"), ("task_layers", task_layers, "task")):
-        # Queries, keys and values are shared: a task's stream starts behind the attention.
-        known = list(dict.fromkeys(role for roles in known_roles() for role in getattr(roles, kind)))
-        for role in layers:
-            check_known(f"config: method.{field}", role, known)
-    if not isinstance(task_blocks, int) or task_blocks < 1:
-        raise ConfigError(f"config: method.task_blocks: got {task_blocks}, expected a whole number of blocks >= 1")
+    known = list(dict.fromkeys(role for roles in known_roles() for role in getattr(roles, kind)))
+    for role in layers:
+        check_known(f"config: method.{field}", role, known)
 
 
-def check_dropout(rate: float) -> None:
-    """Raises ConfigError unless a rate is in [0, 1)."""
-    if not 0 <= rate < 1:
-        raise ConfigError(f"config: method.dropout: got {rate}, expected a rate in [0, 1)")
+# Rules and options that several methods have.
+
+
+LAYERS = names("names of layers such as qkv,proj,fc1,fc2, or nothing", "layer")
+TASK_LAYERS = ("proj", "fc1", "fc2")
+TASK_LAYERS_HELP = (
+    "Roles of layers with parameters per task, in the last blocks of every stage; nothing: shared ones only."
+)
+TASK_BLOCKS_HELP = "How many of a stage's last blocks the task streams run through."
 
 
 # The registry of methods. A new method is one file: a class that names itself and says what it attaches.
@@ -135,13 +94,16 @@ _METHODS: dict[str, type["Method"]] = {}
 class Method:
     """How to adapt a backbone. Subclasses are frozen dataclasses of options; `name` registers them.
 
+    An option is declared once, in its field (`ditask_jax.options.option`): configurations, checks, listings and pages
+    have it from there.
+
     A method never touches a backbone's code: it plans one `LayerPlan` per dense layer, says which other parameters
     train, and builds an adapter for a layer's slot.
     """
 
     name: ClassVar[str] = ""
-    # Fields of the `method` section of a configuration, by option, where they are called otherwise.
-    config_names: ClassVar[Mapping[str, str]] = {}
+    # Options by what configurations of version 0.1 called them, where that was something else.
+    former_names: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -157,14 +119,9 @@ class Method:
 
     @classmethod
     def from_config(cls, config) -> "Method":
-        """Builds the method from the `method` section of a configuration: its fields, by name, that stand there."""
-        if not dataclasses.is_dataclass(cls):
-            return cls()
+        """Builds the method from the `method` section of a configuration: its options, by name, that are there."""
         asked = dict(config.items()) if config is not None else {}
-        there = {
-            field.name: cls.config_names.get(field.name, field.name) for field in dataclasses.fields(cls) if field.init
-        }
-        return cls(**{option: _plain(asked[name]) for option, name in there.items() if name in asked})
+        return cls(**{name: plain(asked[name]) for name in options_of(cls) if name in asked})
 
     def describe(self) -> str:
         """The options in words, for a model card; "" for none."""
@@ -178,7 +135,14 @@ class Method:
         return True
 
     def check(self, tasks: Sequence[str], stages: int | None = None) -> None:
-        """Raises ConfigError if the options fit neither the tasks nor the number of stages (None: not known yet)."""
+        """Raises ConfigError if the options fit neither the tasks nor the number of stages (None: not known yet).
+
+        Checked here is each option by its rule. A method whose options depend on each other adds to it.
+        """
+        for name, declared in options_of(type(self)).items():
+            declared.check(f"config: method.{name}", getattr(self, name))
+            if declared.rule is not None and declared.rule.by_stage:
+                check_entries(f"config: method.{name}", getattr(self, name), tasks, stages)
 
     @property
     def layer_roles(self) -> tuple[str, ...]:
@@ -204,12 +168,6 @@ class Method:
     def upstream_extra(self, sites: Sequence[Site]) -> dict[str, int]:
         """Parameters that the originals count as trainable though they never receive a gradient, by group."""
         return {}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple | list):
-        return tuple(map(_plain, value))
-    return {name: _plain(entry) for name, entry in value.items()} if hasattr(value, "items") else value
 
 
 def words(value: Any) -> str:

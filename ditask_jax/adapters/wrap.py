@@ -15,11 +15,12 @@ from ditask_jax.adapters.merging import checked_kernel
 from ditask_jax.adapters.method_registry import Method
 from ditask_jax.adapters.plan import GROUPS, LayerPlan, Plan, parameter_group, sites
 from ditask_jax.adapters.storage import Adapted, backbone_weights, method_options
-from ditask_jax.errors import ConfigError, check_known, defined_in, did_you_mean
+from ditask_jax.errors import ConfigError, defined_in, did_you_mean
 from ditask_jax.factors import factorize_each
 from ditask_jax.model import MultiTaskModel
 from ditask_jax.nn.linear import LayerAdapter, linears
 from ditask_jax.nn.state import FrozenParam, flatten
+from ditask_jax.options import names, option
 from ditask_jax.weight_files import checksum
 
 # Backbone weights that train beside the adapters: the originals' rule, and parts of it for ablations.
@@ -40,10 +41,10 @@ def is_unfrozen(path: str, groups: Sequence[str]) -> bool:
     return parameter_group(path) in groups
 
 
-def check_unfrozen(groups: Sequence[str]) -> None:
-    """Raises ConfigError for a group that there is not."""
-    for group in groups:
-        check_known("config: method.unfrozen", group, PUBLISHED)
+def unfrozen_option() -> tuple[str, ...]:
+    """The field `unfrozen` of a method's options."""
+    words = "Groups of backbone weights that train too; all of them as published."
+    return option(PUBLISHED, words, names("groups of weights such as norms,reduction, or nothing", "group", PUBLISHED))
 
 
 class UnfrozenMethod(Method):
@@ -80,8 +81,8 @@ def make_plan(model: MultiTaskModel, method: Method, examples: int = 1) -> Plan:
     if method.layer_roles and not set(method.layer_roles) & set(roles.order):
         raise ConfigError(
             f"config: method: '{method.name}' is for layers {' '.join(dict.fromkeys(method.layer_roles))}, of which "
-            f"{defined_in(model.backbone)} has none: its blocks have {' '.join(roles.order)}; name these in "
-            "method.shared_layers and method.task_layers"
+            f"{defined_in(model.backbone)} has none: its blocks have {' '.join(roles.order)}; name these in its "
+            "options of layers"
         )
     for layer_plan in plans:
         _check_plan(method, layer_plan)

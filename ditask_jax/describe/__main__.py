@@ -15,8 +15,12 @@ def main(argv: list[str]) -> int:
             "--config=configs/pascal_swin_tiny.py:mtlora_r64 --json",
             "--config=configs/pascal_swin_tiny.py --diff=configs/pascal_swin_tiny.py:lora_r8",
             "--config=configs/smoke.py --cost",
+            "--options",
         ],
+        config="optional" if "--options" in argv else "required",
     )
+    note = "print every field with its default and meaning; with --config also its values, of its method and head alone"
+    parser.add_option("--options", action="store_true", help=note)
     parser.add_option("--json", action="store_true", help="print JSON instead of text")
     parser.add_option(
         "--cost", action="store_true", help="also compile a step and a forward pass, and print what they cost (slow)"
@@ -25,9 +29,17 @@ def main(argv: list[str]) -> int:
     parser.add_option("--diff", metavar="FILE", help=note)
     args = parser.parse(argv)
 
-    from ditask_jax.describe.summary import describe, describe_difference, describe_text, difference_text
+    from ditask_jax.describe.summary import (
+        describe,
+        describe_difference,
+        describe_text,
+        difference_text,
+        options_text,
+    )
 
-    if args.diff is not None:
+    if args.options:
+        print(options_text(args.config))
+    elif args.diff is not None:
         found = describe_difference(args.config, load_config(args.diff))
         print(json_text(found, indent=2, ascii=True) if args.json else difference_text(found))
     elif args.json:

@@ -1,6 +1,7 @@
 """What a configuration means: the plan, parameters by group, schedule, and the cost as the compiler counts it."""
 
 import json
+import textwrap
 from typing import Any
 
 import jax
@@ -9,12 +10,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ditask_jax.adapters.merging import merge
-from ditask_jax.adapters.method_registry import pick, plain
+from ditask_jax.adapters.method_registry import PerStage, method_class, pick
 from ditask_jax.adapters.plan import Plan
 from ditask_jax.adapters.wrap import wrap
 from ditask_jax.backbones.geometry import as_size
 from ditask_jax.config import config_diff, to_json
+from ditask_jax.config_fields import CHOSEN, choices, chosen_options
+from ditask_jax.config_sections import SECTIONS
 from ditask_jax.nn.state import split_state
+from ditask_jax.options import Option, options_of, plain
 from ditask_jax.training.experiment import (
     DTYPES,
     build_method,
@@ -92,7 +96,7 @@ def describe_text(config: ConfigDict, cost: bool = False) -> str:
             lines.append(f"  {role}: {entry['layers']} layers, shared {entry['shared']:,}, task {entry['task']:,}")
         storage = gradient_storage(plan, config)
         lines.append("numbers kept for the backward pass, by the formulas of the paper's supplement")
-        cells, rank = plain(config.method.shared_cells), plain(config.method.shared_rank)
+        cells, rank = _cells_and_rank(config)
         lines.append(f"  DiTASK, N_P + p + c1 c2, N_P = {cells}: {storage['ditask']:,}")
         lines += [f"  LoRA, r c2 (c2 + c1) + c1 c2, r = {rank}: {storage['lora']:,}", ""]
     schedule = _schedule(config)
@@ -172,13 +176,13 @@ def gradient_storage(plan: Plan, config: ConfigDict) -> dict[str, Any]:
     """Numbers that a backward pass keeps per adapted layer, by the formulas of the paper's supplement.
 
     DiTASK: `N_P + p + c1 c2`; LoRA: `r c2 (c2 + c1) + c1 c2`, for a layer of c1 inputs, c2 outputs and p singular
-    values, with the shared cells N_P and the shared rank r of the configuration. They count what the formulas say, not
-    what this implementation keeps; see the compiled program's memory for that.
+    values, with the shared cells N_P and the shared rank r of the configuration, or their defaults. They count what the
+    formulas say, not what this implementation keeps; see the compiled program's memory for that.
 
     Returns:
       `layers`: per path both numbers; `ditask`, `lora`: the sums.
     """
-    cells, rank = plain(config.method.shared_cells), plain(config.method.shared_rank)
+    cells, rank = _cells_and_rank(config)
     layers = {}
     for layer in plan.layers:
         (inputs, outputs), stage = layer.shape, layer.info.stage
@@ -188,6 +192,14 @@ def gradient_storage(plan: Plan, config: ConfigDict) -> dict[str, Any]:
             "lora": pick(rank, stage) * outputs * (outputs + inputs) + inputs * outputs,
         }
     return {"layers": layers} | {way: sum(entry[way] for entry in layers.values()) for way in ("ditask", "lora")}
+
+
+def _cells_and_rank(config: ConfigDict) -> tuple[PerStage, PerStage]:
+    """Shared cells and rank of the configured method; of the one that it does not have, the default of its owner."""
+    own = config.method
+    cells = own.get("shared_cells", method_class("ditask")().shared_cells)
+    rank = own.get("shared_rank", own.get("rank", method_class("lora")().rank))
+    return plain(cells), plain(rank)
 
 
 def compiled_costs(config: ConfigDict) -> dict[str, Any]:
@@ -263,3 +275,43 @@ def _costs(compiled, images: int | None = None) -> dict[str, Any]:
         return found
     share = lambda total: None if total is None else total / images
     return {"images": images} | found | {f"{name}_per_image": share(total) for name, total in work.items()}
+
+
+# Every field of a configuration: its value, what it is, and what values are good.
+
+
+def options_text(config: ConfigDict | None = None) -> str:
+    """Every field with its default, its meaning and its good values; what of those a method or head has, by name.
+
+    Args:
+      config: a configuration, whose values are shown as well, and of whose method and head alone the options are
+        listed; None: those of all methods and heads.
+    """
+    blocks = []
+    for section, cls in SECTIONS.items():
+        name = None if config is None or section not in CHOSEN else config[section].name
+        values = None if config is None else config[section] if section else config
+        blocks.append((section or "top level", cls.__doc__, section, options_of(cls), values))
+        for chosen, options in choices(section).items() if section in CHOSEN else ():
+            if name in (None, chosen):
+                own = chosen_options(section, chosen)
+                blocks.append((f"{section}, with {section}.name={chosen}", options.__doc__, section, own, values))
+    lines = []
+    for title, words, section, options, values in blocks:
+        lines += ["", f"{title}: {' '.join(words.split(chr(10) * 2)[0].split())}"]
+        for option in options.values():
+            lines += _option_lines(f"{section}.{option.name}".lstrip("."), option, values)
+        if not options:
+            lines.append("  (no options)")
+    return "\n".join(lines[1:])
+
+
+def _option_lines(name: str, option: Option, values: Any) -> list[str]:
+    default = option.text(option.default)
+    shown = default if values is None else option.text(plain(values[option.name]))
+    head = f"  {name} = {shown}" + (f" (default {default})" if shown != default else "")
+    expected = f"Expected: {option.expected}." if option.expected else ""
+    return [
+        head,
+        *textwrap.wrap(f"{option.help} {expected}".strip(), 110, initial_indent=" " * 6, subsequent_indent=" " * 6),
+    ]

@@ -10,14 +10,15 @@ from flax import nnx
 
 from ditask_jax.errors import ConfigError, check_known, defined_in
 from ditask_jax.nn.context import Context, Scope
+from ditask_jax.options import check_options, is_integer, option, several
 
 
 @dataclasses.dataclass(frozen=True)
 class HeadOptions:
     """The options of a head that has none; those of others are subclasses with a field per option.
 
-    Every field has a default and holds a number, a text, a boolean, None or a tuple of these. Its metadata hold `help`,
-    one line, and where there is a rule `check`, a function of the value, and `expected`, the rule in words.
+    Every field has a default and holds a number, a text, a boolean, None or a tuple of these, declared by
+    `ditask_jax.options.option` with a line of help and a rule.
     """
 
 
@@ -29,19 +30,11 @@ class NeckOptions(HeadOptions):
       widths: channels of the task's maps, one per stage; None: 18, doubled from stage to stage.
     """
 
-    widths: tuple[int, ...] | None = dataclasses.field(
-        default=None,
-        metadata={
-            "help": "Channels of the per-task maps that enter the head, one per stage; None: 18, doubled per stage.",
-            "check": lambda widths: widths is None or _are_counts(widths),
-            "expected": "channels per stage above 0, or none",
-        },
+    widths: tuple[int, ...] | None = option(
+        None,
+        "Channels of the per-task maps that enter the head, one per stage; none: 18, doubled from stage to stage.",
+        several("channels per stage above 0", lambda width: is_integer(width) and width > 0),
     )
-
-
-def _are_counts(values: Any) -> bool:
-    whole = lambda value: isinstance(value, int) and not isinstance(value, bool) and value > 0
-    return isinstance(values, tuple) and len(values) > 0 and all(map(whole, values))
 
 
 class Head(nnx.Module):
@@ -229,11 +222,7 @@ def build_options(name: str, given: Mapping[str, Any]) -> HeadOptions:
     cls = head_class(name).options
     fields = dataclasses.fields(cls)
     options = cls(**{field.name: plain_option(given[field.name]) for field in fields if field.name in given})
-    for field in fields:
-        check, value = field.metadata.get("check"), getattr(options, field.name)
-        if check is not None and not check(value):
-            expected = field.metadata.get("expected", "another value")
-            raise ConfigError(f"config: head.{field.name}: got {value!r}, expected {expected}")
+    check_options(cls, vars(options), "config: head")
     return options
 
 

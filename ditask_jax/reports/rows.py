@@ -36,9 +36,9 @@ def row_labels(
     Returns:
       Per row its name, and the fields in which it differs from other rows of its method but that its name leaves out.
 
-    >>> base = {"method.name": "lora", "method.shared_rank": 4, "optimizer.learning_rate": 0.1}
-    >>> [name for name, _ in row_labels([("lora", base), ("lora", base | {"method.shared_rank": 8})])]
-    ['lora shared_rank=4', 'lora shared_rank=8']
+    >>> base = {"method.name": "lora", "method.rank": 4, "optimizer.learning_rate": 0.1}
+    >>> [name for name, _ in row_labels([("lora", base), ("lora", base | {"method.rank": 8})])]
+    ['lora rank=4', 'lora rank=8']
     >>> [name for name, _ in row_labels([("lora", base), ("full", {"method.name": "full"})])]
     ['lora', 'full']
     """

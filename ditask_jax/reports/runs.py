@@ -10,7 +10,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ditask_jax.config import flatten, load_config
+from ditask_jax.config import flatten
+from ditask_jax.config_fields import CHOSEN, all_fields, base_config, choices, make_section
 from ditask_jax.errors import CheckpointError, ConfigError, DitaskError, format_number
 from ditask_jax.files import EVALUATION_FORMAT, parse_json, user_path
 from ditask_jax.tasks import Task
@@ -18,7 +19,6 @@ from ditask_jax.training.experiment import build_tasks
 from ditask_jax.training.metrics_log import read_metrics
 from ditask_jax.training.run_folder import RunDir
 
-_BASE = Path(__file__).resolve().parents[2] / "configs" / "base.py"
 MEMORY_KEYS = {"time/device_memory": "device", "time/process_memory": "process"}
 """Keys of `metrics.jsonl` that hold a peak of memory in bytes, and whose peak it is."""
 
@@ -29,7 +29,7 @@ class Run:
 
     Attributes:
       path: the folder.
-      config: the configuration, locked; fields that the run's file lacks have the defaults of `configs/base.py`.
+      config: the configuration, locked; fields that the run's file lacks have the defaults.
       tasks: its tasks.
       evaluation: content of `evaluation.json`, or None where the run was not evaluated yet.
       rows: rows of `metrics.jsonl`, one per step, rising.
@@ -186,8 +186,8 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 
 
 def default_fields() -> dict[str, Any]:
-    """Default of every field of a configuration by dotted name; empty where the package is apart from its checkout."""
-    return flatten(load_config(_BASE, check=False)) if _BASE.is_file() else {}
+    """Default of every field of a configuration by dotted name, whatever the method."""
+    return {name: option.default for name, option in all_fields().items()}
 
 
 def _median(values: Sequence[float]) -> float | None:
@@ -196,10 +196,14 @@ def _median(values: Sequence[float]) -> float | None:
 
 def _with_defaults(config: ConfigDict) -> ConfigDict:
     """Runs that were made before a field existed can be set beside newer ones."""
-    if not _BASE.is_file():
-        return config  # an installed package without its checkout
-    complete = ConfigDict(config, convert_dict=False).unlock()
-    _fill(complete, load_config(_BASE, check=False))
+    complete, defaults = ConfigDict(config, convert_dict=False).unlock(), base_config().unlock()
+    for section in CHOSEN:
+        name = config[section].name if section in config else None
+        if name is not None:
+            # Of a plug-in that is not loaded, what it says of itself is all there is.
+            known = name in choices(section)
+            defaults[section] = make_section(section, {"name": name}) if known else ConfigDict()
+    _fill(complete, defaults)
     return complete.lock()
 
 

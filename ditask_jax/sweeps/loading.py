@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 from ditask_jax.config import call_file, find_file, flatten, load_config
 from ditask_jax.errors import ConfigError, DitaskError, WeightsError, check_known
 from ditask_jax.files import user_path
-from ditask_jax.sweeps.points import Point, Sweep, value_text
+from ditask_jax.options import value_text
+from ditask_jax.sweeps.points import Point, Sweep
 from ditask_jax.training.experiment import build_source, describe_plan, weights_path
 from ditask_jax.training.run_folder import RunDir
 
@@ -92,7 +93,7 @@ def make_jobs(sweep: Sweep, workdir: Path, overrides: Sequence[str] = ()) -> lis
         ConfigError: A field or value that cannot be used, with the name of the point; or an override of a field that
             is part of the sweep.
     """
-    jobs = []
+    jobs, said = [], {}
     for point in sweep.points:
         config = point.config or sweep.config
         if config is None:
@@ -106,10 +107,12 @@ def make_jobs(sweep: Sweep, workdir: Path, overrides: Sequence[str] = ()) -> lis
                 )
         texts = (*_texts(sweep.overrides), *_texts(point.overrides), *overrides)
         try:
-            loaded = load_config(config, texts)
+            loaded = load_config(config, texts, say=lambda line: said.setdefault(line))
         except DitaskError as error:
             raise type(error)(f"sweep: point '{point.name}': {error}") from None
         jobs.append(Job(point, loaded, config, texts, user_path(workdir, "sweep: workdir") / point.name))
+    for line in said:  # once, whatever the number of points
+        print(line, file=sys.stderr)
     return jobs
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ditask_jax.errors import ConfigError
+from ditask_jax.options import value_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,21 +97,6 @@ def seeds(points: Iterable[Point], values: Iterable[int]) -> list[Point]:
         for point in points
         for seed in numbers
     ]
-
-
-def value_text(value: Any) -> str:
-    """A value as text that `--config.FIELD=` reads back.
-
-    >>> [value_text(value) for value in (5e-05, None, True, (16, 32), "step")]
-    ['5e-05', 'none', 'true', '(16, 32)', 'step']
-    """
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list):
-        value = tuple(value)
-    return value if isinstance(value, str) else repr(value)
 
 
 def _choices(axis: str | tuple[str, ...], values: Any) -> list[tuple[str, Any, str, dict[str, Any]]]:

@@ -3,11 +3,9 @@
 import contextlib
 import dataclasses
 import importlib.resources
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -20,6 +18,7 @@ from ditask_jax.adapters.plan import Plan
 from ditask_jax.adapters.storage import method_from
 from ditask_jax.adapters.wrap import make_plan, wrap
 from ditask_jax.backbones import backbone_entry, list_models
+from ditask_jax.config_fields import make_section, section_options
 from ditask_jax.data import Augmentation, CachedSource, SkippingSource, open_source
 from ditask_jax.data.benchmarks import TREES
 from ditask_jax.data.vtab import vtab_task
@@ -371,29 +370,15 @@ def _describe(model: MultiTaskModel, config: ConfigDict) -> ConfigDict:
         config.backbone.drop_path_rate = recipe.drop_path_rate
         config.backbone.taps = recipe.taps
         heads = dict(recipe.heads)
-        # One name says it all where the other tasks have the default of their kind.
-        config.head.name = next(iter(heads.values()))
-        config.head.per_task = None if _same_heads(model, config.head.name) else ConfigDict(heads)
-        config.head.widths = tuple(recipe.widths)
-        config.head.update(dict(recipe.head_options))
-        config.method.name = model.adapted.method
+        one = len(set(heads.values())) == 1
+        values = {"name": next(iter(heads.values())), "per_task": None if one else ConfigDict(heads)}
+        chosen = section_options("head", values)
+        values |= {"widths": tuple(recipe.widths)} if "widths" in chosen else {}
+        config.head = make_section("head", values | dict(recipe.head_options))
         method = method_from(model.adapted)
-        for field in dataclasses.fields(method):
-            name = method.config_names.get(field.name, field.name)
-            if name in config.method:
-                config.method[name] = _as_config(getattr(method, field.name))
+        options = {field.name: getattr(method, field.name) for field in dataclasses.fields(method) if field.init}
+        config.method = make_section("method", {"name": model.adapted.method, **options})
     return config.lock()
-
-
-def _same_heads(model: MultiTaskModel, name: str) -> bool:
-    kinds = [SimpleNamespace(name=task, is_map=model.heads[task].is_map) for task in model.task_names]
-    return heads_of(kinds, name) == dict(model.recipe.heads)
-
-
-def _as_config(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return ConfigDict(json.loads(json.dumps(value, default=list, allow_nan=False)))
 
 
 def _check_tasks(model: MultiTaskModel, tasks: Sequence[Task], config: ConfigDict) -> None:

@@ -24,7 +24,7 @@ def make_optimizer(
     step counts.
 
     Args:
-        optimizer: `config.optimizer` of `configs/base.py`.
+        optimizer: the section `optimizer` of a configuration.
         schedule: Learning rate by optimiser step; see `make_schedule`.
         declared: Nested dict like the trainable parameters, of what their makers declared; see `ModelState.declared`.
 
@@ -37,10 +37,10 @@ def make_optimizer(
     References:
         Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019.
 
-    >>> import configs.base
+    >>> from ditask_jax.config import base_config
     >>> params = {"proj": {"theta": jnp.ones(3)}}
     >>> declared = {"proj": {"theta": Declared(decay="thetas", group="adapters")}}
-    >>> transform = make_optimizer(configs.base.get_config().optimizer, lambda step: 0.1, declared)
+    >>> transform = make_optimizer(base_config().optimizer, lambda step: 0.1, declared)
     >>> updates, _ = transform.update({"proj": {"theta": jnp.ones(3)}}, transform.init(params), params)
     >>> [round(float(u), 4) for u in updates["proj"]["theta"]]
     [-0.105, -0.105, -0.105]

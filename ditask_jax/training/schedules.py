@@ -40,7 +40,7 @@ def describe_schedule(
     """Resolves a config's epochs and per-512-images rates into the numbers that training uses.
 
     Args:
-        optimizer: `config.optimizer` of `configs/base.py`.
+        optimizer: the section `optimizer` of a configuration.
         steps_per_epoch: Optimiser steps of one pass over the training set.
         total_steps: Length of training in optimiser steps.
         batch_size: Global batch size; rates are multiplied by `batch_size / 512`.
@@ -52,8 +52,8 @@ def describe_schedule(
     Raises:
         ConfigError: Unknown schedule name, or a warm-up as long as the training.
 
-    >>> import configs.base
-    >>> numbers = describe_schedule(configs.base.get_config().optimizer, 156, 46800, 32)
+    >>> from ditask_jax.config import base_config
+    >>> numbers = describe_schedule(base_config().optimizer, 156, 46800, 32)
     >>> numbers["learning_rate"], numbers["warmup_steps"], numbers["decay_steps"]
     (3.125e-05, 3120, 4680)
     """
@@ -109,8 +109,8 @@ def make_schedule(optimizer: Mapping[str, Any], steps_per_epoch: int, total_step
     References:
         timm's schedulers (0.9 and later) and the linear schedule of the official Swin code, in step units.
 
-    >>> import configs.base
-    >>> schedule = make_schedule(configs.base.get_config().optimizer, 156, 46800, 512)
+    >>> from ditask_jax.config import base_config
+    >>> schedule = make_schedule(base_config().optimizer, 156, 46800, 512)
     >>> [round(float(schedule(n)), 9) for n in (0, 1, 3121)]
     [5e-07, 5e-07, 0.0005]
     """

@@ -71,7 +71,7 @@ class Trainer:
       model: a wrapped model from `create_model`; its facts replace those of the configuration. Over several devices its
         arrays become NumPy's, so that the device which it was made on keeps no second copy.
       tasks: the tasks it was created for.
-      config: a configuration with all fields of `configs/base.py`.
+      config: a configuration, for example from `load_config`.
 
     Attributes:
       experiment: tasks, model, plan.

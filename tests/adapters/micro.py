@@ -16,6 +16,7 @@ import numpy as np
 from ditask_jax.adapters import wrap
 from ditask_jax.backbones.swin import Swin, SwinConfig
 from ditask_jax.config import load_config
+from ditask_jax.config_fields import chosen_options
 from ditask_jax.model import MultiTaskModel
 from ditask_jax.nn import Context, Scope, flatten, linears, split_state, unflatten
 from ditask_jax.nn.state import ModelState
@@ -23,21 +24,29 @@ from tests.adapters.cases import OUTPUTS, task_list
 
 SIZE = 16
 IMAGES = np.random.default_rng(0).standard_normal((2, SIZE, SIZE, 3)).astype(np.float32)
-SMALL = (
-    "method.shared_cells=5",
-    "method.task_cells=5",
-    "method.shared_rank=3",
-    "method.task_rank=2",
-    "method.bottleneck=4",
-    "method.dropout=0.0",
-)
+SMALL = {
+    "shared_cells": 5,
+    "task_cells": 5,
+    "rank": 3,
+    "shared_rank": 3,
+    "task_rank": 2,
+    "bottleneck": 4,
+    "dropout": 0.0,
+}
+
+
+def options_for(name: str, options: dict) -> dict:
+    """Overrides that set those of these options that a method has."""
+    known = chosen_options("method", name)
+    return {f"method.{option}": value for option, value in options.items() if option in known}
 
 
 def method_of(name: str, *overrides: str):
     """A method with few parameters, as a configuration gives it."""
     from ditask_jax.adapters import method_class
 
-    config = load_config("configs/smoke.py", [*SMALL, f"method.name={name}", *overrides])
+    small = [f"{field}={value}" for field, value in options_for(name, SMALL).items()]
+    config = load_config("configs/smoke.py", [f"method.name={name}", *small, *overrides])
     return method_class(name).from_config(config.method)
 
 

@@ -12,7 +12,7 @@ from ditask_jax.config import load_config
 from ditask_jax.model import create_model
 from ditask_jax.nn import flatten
 from tests.adapters.cases import SIZE, largest_difference, task_list
-from tests.adapters.micro import Micro, features, plain_model
+from tests.adapters.micro import Micro, features, options_for, plain_model
 
 NAMES = ("semseg", "depth", "normals", "sal")
 STAGES = 4  # of the backbones of test size; the micro model takes the first two
@@ -27,22 +27,25 @@ def chosen(draw):
         st.integers(least, 9) | st.lists(st.integers(least, 9), min_size=STAGES, max_size=STAGES).map(tuple)
     )
     by_task = lambda least: draw(st.booleans()) and {name: by_stage(least) for name in NAMES}
-    overrides = {
-        "method.name": draw(st.sampled_from(method_names())),
-        "method.shared_layers": tuple(layers()),
+    method = draw(st.sampled_from(method_names()))
+    options = {
+        "shared_layers": tuple(layers()),
         # Attention is shared: only what stands behind it can belong to a task.
-        "method.task_layers": tuple(name for name in layers() if name != "qkv"),
-        "method.task_blocks": draw(st.integers(1, 3)),
-        "method.mode": draw(st.sampled_from(("matrix", "matrixv2"))),
-        "method.domain": draw(st.sampled_from(("value", "index"))),
-        "method.headroom": draw(st.sampled_from((1.0, 1.25, 3.0))),
-        "method.dropout": 0.0,
+        "task_layers": tuple(name for name in layers() if name != "qkv"),
+        "task_blocks": draw(st.integers(1, 3)),
+        "mode": draw(st.sampled_from(("matrix", "matrixv2"))),
+        "domain": draw(st.sampled_from(("value", "index"))),
+        "headroom": draw(st.sampled_from((1.0, 1.25, 3.0))),
+        "dropout": 0.0,
     }
+    if options["domain"] == "index":
+        options["headroom"] = 1.0  # an order has no head to leave room above
     for field, least in (("cells", 2), ("rank", 1)):
-        overrides[f"method.shared_{field}"] = by_stage(least)
-        overrides[f"method.task_{field}"] = by_task(least) or by_stage(least)
-    overrides["method.bottleneck"] = by_stage(1)
-    return overrides, tuple(tasks)
+        options[f"shared_{field}"] = by_stage(least)
+        options[f"task_{field}"] = by_task(least) or by_stage(least)
+    options["bottleneck"] = by_stage(1)
+    options |= {"rank": options["shared_rank"], "layers": options["shared_layers"]}
+    return {"method.name": method, **options_for(method, options)}, tuple(tasks)
 
 
 def method_of(overrides):

@@ -18,9 +18,9 @@ from tests.adapters.micro import Micro, compiled, features, gradients, method_of
 # What a method's options change beyond numbers; the plain method comes first.
 VARIANTS = {
     "ditask": ["domain=index init=upstream", "task_blocks=2 headroom=1.5", "shared_layers=", "task_layers="],
-    "mtlora": ["mode=matrixv2 task_blocks=2 train_scales=true", "mode=addition", "task_layers=proj,fc1"],
+    "mtlora": ["mode=matrixv2 task_blocks=2 scale_trains=true", "mode=addition", "task_layers=proj,fc1"],
     "svf": ["task_layers=fc2 task_blocks=2"],
-    "lora": ["train_scales=true unfrozen="],
+    "lora": ["scale_trains=true unfrozen="],
 }
 CASES = [(name, variant) for name in method_names() for variant in ("", *VARIANTS.get(name, ()))]
 TASKS = {1: ("depth",), 3: ("semseg", "depth", "sal")}

@@ -3,13 +3,24 @@
 import inspect
 
 import ditask_jax as dj
+from ditask_jax.adapters import method_class, method_names
+from ditask_jax.options import options_of
 from ditask_jax.tasks import task_registry
-from docs import build_reference
+from docs import build_options, build_reference
 
 
 def test_the_committed_page_is_current():
     found = build_reference.PAGE.read_text(encoding="utf-8")
     assert found == build_reference.page(), "run 'python -m docs.build_reference'"
+
+
+def test_tables_of_options_are_what_the_methods_declare():
+    found = build_options.PAGE.read_text(encoding="utf-8")
+    assert found == build_options.page(found), "run 'python -m docs.build_options'"
+    for name in method_names():
+        for option in options_of(method_class(name)).values():
+            assert f"| `{option.name}` | `{option.text(option.default)}` | " in build_options.table(name)
+        assert build_options.table(name) in found or not options_of(method_class(name))
 
 
 def test_every_public_name_has_an_entry_with_its_docstring():

@@ -31,7 +31,7 @@ CONFIG = (
     "--config.optimizer.name=sgd",
     "--config.data.eval_examples=13",
     "--config.method.name=lora",
-    "--config.method.shared_rank=2",
+    "--config.method.rank=2",
 )
 
 

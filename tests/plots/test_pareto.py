@@ -19,7 +19,7 @@ def crowded(tmp_path_factory):
             options = (f"seed={seed}", f"method.shared_cells={16 + k}")
             write_run(folder / f"ditask{k}_{seed}", -1.0 + 0.05 * k + shift, options, backbone=56_000 + 40 * k)
         for rank in (2, 4, 8, 16, 32):
-            options = (f"seed={seed}", "method.name=lora", f"method.shared_rank={rank}")
+            options = (f"seed={seed}", "method.name=lora", f"method.rank={rank}")
             write_run(folder / f"lora{rank}_{seed}", -0.5 + shift, options, backbone=50_000 + 9_000 * rank)
         write_run(folder / f"frozen_{seed}", -14.0 + shift, (f"seed={seed}",), "configs/scenes.py:frozen", backbone=0)
     return compare(find_runs([folder]))

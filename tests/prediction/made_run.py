@@ -46,7 +46,7 @@ def made_run(folder: Path, *overrides: str, seed: int = 0, checkpoint: bool = Tr
         "step": STEP,
         "scores": scores,
         "delta_m": -5.0,
-        "trainable_backbone": 18000 + config.method.task_cells,
+        "trainable_backbone": 18000 + config.method.get("task_cells", 64),
         "references": {},
     }
     run.evaluation.write_text(json.dumps(content | {"trainable_total": 20000, "examples": 6, "method": "ditask"}))

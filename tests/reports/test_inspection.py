@@ -186,7 +186,7 @@ def test_panels_need_the_same_data(tmp_path):
 
 @pytest.mark.slow
 def test_all_figures_of_two_runs(tmp_path, capsys):
-    for name, options in (("ditask", ()), ("lora", ("method.name=lora", "method.shared_rank=2"))):
+    for name, options in (("ditask", ()), ("lora", ("method.name=lora", "method.rank=2"))):
         made_run(tmp_path / "runs" / name, *options)
     runs = find_runs([tmp_path / "runs"])
     drawn, left_out = draw_runs(runs, tmp_path / "out", None, [0, 3], ["png"])

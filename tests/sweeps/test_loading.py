@@ -165,7 +165,7 @@ def test_the_sample_of_the_page_is_a_sweep(tmp_path):
     jobs = make_jobs(load_sweep(str(tmp_path / "sample.py")), tmp_path)
     assert len(jobs) == 27
     assert jobs[0].name == "ditask_shared_cells16_learning_rate0.05_small_seed0"
-    assert jobs[-1].config.method.shared_rank == 8
+    assert jobs[-1].config.method.rank == 8
 
 
 @pytest.mark.parametrize("line", re.findall(r"^python -m ditask_jax\.sweep (.*)$", PAGE, flags=re.MULTILINE))

@@ -5,17 +5,18 @@ References: Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", ICM
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import jax
 from flax import nnx
 
-from ditask_jax.adapters.method_registry import PerStage, check_option, is_count, pick, plain
+from ditask_jax.adapters.method_registry import PerStage, pick
 from ditask_jax.adapters.plan import LayerPlan, Site
-from ditask_jax.adapters.wrap import PUBLISHED, UnfrozenMethod, check_unfrozen
+from ditask_jax.adapters.wrap import UnfrozenMethod, unfrozen_option
 from ditask_jax.nn.context import Context, Scope
 from ditask_jax.nn.linear import LayerAdapter, Linear, apply_kernel
 from ditask_jax.nn.products import gelu
+from ditask_jax.options import by_stage, option
 
 
 class BottleneckAdapter(LayerAdapter):
@@ -41,25 +42,12 @@ class BottleneckAdapter(LayerAdapter):
 
 @dataclasses.dataclass(frozen=True)
 class Adapter(UnfrozenMethod):
-    """Options of Houlsby adapters.
-
-    Attributes:
-      bottleneck: width of the narrow layer; an int, or one per stage.
-      unfrozen: groups of backbone weights that train too; see `adapters.unfrozen` (the paper: the norms).
-    """
+    """Bottlenecks behind the attention and behind the MLP. In the paper the norms alone train beside them."""
 
     name = "adapter"
 
-    bottleneck: PerStage = 64
-    unfrozen: tuple[str, ...] = PUBLISHED
-
-    @classmethod
-    def from_config(cls, config) -> "Adapter":
-        return cls(bottleneck=plain(config.bottleneck), unfrozen=tuple(config.unfrozen))
-
-    def check(self, tasks: Sequence[str], stages: int | None = None) -> None:
-        check_option("bottleneck", self.bottleneck, (), stages, is_count(1), "a whole number >= 1")
-        check_unfrozen(self.unfrozen)
+    bottleneck: PerStage = option(64, "Width of the bottlenecks.", by_stage(1))
+    unfrozen: tuple[str, ...] = unfrozen_option()
 
     def plan_layer(self, site: Site) -> LayerPlan | None:
         if site.info.role not in site.roles.ends:

@@ -13,26 +13,25 @@ import jax.numpy as jnp
 from ditask_jax import cpab
 from ditask_jax.adapters.execution import EXECUTIONS
 from ditask_jax.adapters.method_registry import (
+    LAYERS,
+    TASK_BLOCKS_HELP,
+    TASK_LAYERS,
+    TASK_LAYERS_HELP,
     PerStage,
     PerTask,
-    check_dropout,
     check_layers,
-    check_option,
-    is_count,
     pick,
-    plain,
     words,
 )
 from ditask_jax.adapters.plan import ROLES, FanOut, LayerPlan, Site
 from ditask_jax.adapters.spectral import SpectralAdapter, spectral_plan, stream_parameters
-from ditask_jax.adapters.wrap import PUBLISHED, UnfrozenMethod, check_unfrozen
-from ditask_jax.errors import ConfigError, check_known
+from ditask_jax.adapters.wrap import UnfrozenMethod, unfrozen_option
+from ditask_jax.errors import ConfigError
 from ditask_jax.factors import Factors
 from ditask_jax.nn.context import Scope
 from ditask_jax.nn.linear import Linear
+from ditask_jax.options import RATE, by_stage, integer, number, one_of, option
 
-DOMAINS = ("value", "index")
-INITS = ("identity", "upstream")
 # In a packed q, k, v the originals' task thetas exist too, but nothing reads what they produce.
 DEAD_ROLE = "qkv"
 
@@ -72,20 +71,7 @@ class DiffeomorphicAdapter(SpectralAdapter):
 
 @dataclasses.dataclass(frozen=True)
 class DiTASK(UnfrozenMethod):
-    """Options of DiTASK.
-
-    Attributes:
-      shared_cells: cells N_P of the shared tessellation (theta has N_P - 1 numbers); an int, or one per stage.
-      task_cells: cells of every task's tessellation: the same, or a mapping from task name to the same.
-      shared_layers: roles with a shared theta, in every block; none: task-specific transforms only.
-      task_layers: roles with a theta per task, in the last blocks of every stage; none: shared transforms only.
-      task_blocks: how many of a stage's last blocks the task streams run through.
-      domain: "value" maps the singular values, "index" warps their index axis (the released code).
-      headroom: c >= 1; Omega = [0, c sigma_max]; above 1 the largest singular value moves too.
-      init: "identity", or "upstream" (uniform in +-1/sqrt(N_P - 1)).
-      execution: "auto", "materialised" or "factored".
-      dropout: rate on the input of adapted layers.
-      unfrozen: groups of backbone weights that train too; see `adapters.unfrozen`.
+    """Singular values of frozen kernels moved by diffeomorphisms, shared and per task.
 
     >>> DiTASK(shared_cells=64, task_cells={"semseg": 16, "depth": (8, 8, 32, 32)}).cells("theta_depth", stage=2)
     32
@@ -93,33 +79,35 @@ class DiTASK(UnfrozenMethod):
 
     name = "ditask"
 
-    shared_cells: PerStage = 64
-    task_cells: PerTask = 64
-    shared_layers: tuple[str, ...] = ROLES
-    task_layers: tuple[str, ...] = ("proj", "fc1", "fc2")
-    task_blocks: int = 1
-    domain: str = "value"
-    headroom: float = 1.0
-    init: str = "identity"
-    execution: str = "auto"
-    dropout: float = 0.05
-    unfrozen: tuple[str, ...] = PUBLISHED
-
-    @classmethod
-    def from_config(cls, config) -> "DiTASK":
-        return cls(
-            shared_cells=plain(config.shared_cells),
-            task_cells=plain(config.task_cells),
-            shared_layers=tuple(config.shared_layers),
-            task_layers=tuple(config.task_layers),
-            task_blocks=config.task_blocks,
-            domain=config.domain,
-            headroom=float(config.headroom),
-            init=config.init,
-            execution=config.execution,
-            dropout=float(config.dropout),
-            unfrozen=tuple(config.unfrozen),
-        )
+    shared_cells: PerStage = option(
+        64, "Cells of the shared tessellation of [0, 1]: a transform has cells - 1 parameters.", by_stage(2)
+    )
+    task_cells: PerTask = option(64, "Cells of every task's tessellation.", by_stage(2, by_task=True))
+    shared_layers: tuple[str, ...] = option(
+        ROLES, "Roles of layers with a shared transform, in every block; nothing: task-specific ones only.", LAYERS
+    )
+    task_layers: tuple[str, ...] = option(TASK_LAYERS, TASK_LAYERS_HELP, LAYERS)
+    task_blocks: int = option(1, TASK_BLOCKS_HELP, integer(1))
+    domain: str = option(
+        "value",
+        "What is transformed: the singular values, or the index of their order, as in the released code.",
+        one_of("value", "index"),
+    )
+    headroom: float = option(
+        1.0,
+        "c: the transform acts on [0, c * largest singular value]; 1 pins the largest, more lets it move.",
+        number("at least 1", lambda c: c >= 1),
+    )
+    init: str = option(
+        "identity",
+        "Initial transform: the identity, or uniform in +-1/sqrt(cells - 1) as in the released code (upstream).",
+        one_of("identity", "upstream"),
+    )
+    execution: str = option(
+        "auto", "How products are computed: auto chooses by shape and tokens; all ways agree.", one_of(*EXECUTIONS)
+    )
+    dropout: float = option(0.05, "Dropout rate on the input of adapted layers.", RATE)
+    unfrozen: tuple[str, ...] = unfrozen_option()
 
     @property
     def identity_at_start(self) -> bool:
@@ -146,22 +134,14 @@ class DiTASK(UnfrozenMethod):
         return (*self.shared_layers, *self.task_layers)
 
     def check(self, tasks: Sequence[str], stages: int | None = None) -> None:
-        check_known("config: method.domain", self.domain, DOMAINS)
-        check_known("config: method.init", self.init, INITS)
-        check_known("config: method.execution", self.execution, EXECUTIONS)
-        check_layers(self.shared_layers, self.task_layers, self.task_blocks)
-        if self.headroom < 1:
-            raise ConfigError(f"config: method.headroom: got {self.headroom}, expected a number >= 1")
+        super().check(tasks if self.task_layers else (), stages)
+        check_layers("shared_layers", self.shared_layers)
+        check_layers("task_layers", self.task_layers, "task")
         if self.headroom != 1 and self.domain == "index":
             raise ConfigError(
                 f"config: method.headroom: got {self.headroom} with domain 'index', which keeps the spectrum's ends; "
                 "use headroom=1 or domain='value'"
             )
-        check_dropout(self.dropout)
-        check_unfrozen(self.unfrozen)
-        words = "a whole number of cells >= 2"
-        check_option("shared_cells", self.shared_cells, (), stages, is_count(2), words)
-        check_option("task_cells", self.task_cells, tasks if self.task_layers else (), stages, is_count(2), words)
 
     def needs_factors(self) -> bool:
         return True

@@ -9,21 +9,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ditask_jax.adapters.method_registry import (
-    PerStage,
-    check_dropout,
-    check_layers,
-    check_option,
-    is_count,
-    is_scale,
-    pick,
-    plain,
-)
+from ditask_jax.adapters.method_registry import LAYERS, PerStage, check_layers, pick
 from ditask_jax.adapters.plan import ROLES, LayerPlan, Site
-from ditask_jax.adapters.wrap import PUBLISHED, UnfrozenMethod, check_unfrozen
+from ditask_jax.adapters.wrap import UnfrozenMethod, unfrozen_option
 from ditask_jax.nn.context import Context, Scope
 from ditask_jax.nn.linear import SHARED, LayerAdapter, Linear, apply_kernel, pick_streams
 from ditask_jax.nn.stochastic import drop_shared
+from ditask_jax.options import RATE, by_stage, option
 
 # What LoRA, DoRA and MTLoRA share: products of two thin matrices beside a frozen kernel, by stream.
 
@@ -148,11 +140,11 @@ class LowRankAdapter(LayerAdapter):
 class SharedLowRank(UnfrozenMethod):
     """A method with one product of thin matrices per layer, shared by all tasks. A subclass lists the fields."""
 
-    config_names: ClassVar[Mapping[str, str]] = {
-        "rank": "shared_rank",
-        "scale": "shared_scale",
-        "layers": "shared_layers",
-        "scale_trains": "train_scales",
+    former_names: ClassVar[Mapping[str, str]] = {
+        "shared_rank": "rank",
+        "shared_scale": "scale",
+        "shared_layers": "layers",
+        "train_scales": "scale_trains",
     }
 
     rank: PerStage
@@ -165,11 +157,8 @@ class SharedLowRank(UnfrozenMethod):
         return self.layers
 
     def check(self, tasks: Sequence[str], stages: int | None = None) -> None:
-        check_layers(self.layers, (), 1)
-        check_option("shared_rank", self.rank, (), stages, is_count(1), "a whole number >= 1")
-        check_option("shared_scale", self.scale, (), stages, is_scale, "a finite number")
-        check_dropout(self.dropout)
-        check_unfrozen(self.unfrozen)
+        super().check(tasks, stages)
+        check_layers("layers", self.layers)
 
     def plan_beside(self, site: Site, scale_trains: bool, **more: tuple[int, ...]) -> LayerPlan | None:
         """The plan of a layer: its matrices, and shapes of `more` parameters by name."""
@@ -190,36 +179,16 @@ class SharedLowRank(UnfrozenMethod):
 
 @dataclasses.dataclass(frozen=True)
 class LoRA(SharedLowRank):
-    """Options of LoRA: `y = x W + scale x A B`, no stream of a task's own.
-
-    Attributes:
-      rank: r; an int, or one per stage.
-      scale: of the change; a number, or one per stage.
-      layers: roles that get matrices, in every block.
-      scale_trains: whether the scale is a parameter.
-      dropout: rate on the input of `A`.
-      unfrozen: groups of backbone weights that train too; see `adapters.unfrozen`.
-    """
+    """`y = x W + scale x A B` in every layer, no stream of a task's own."""
 
     name = "lora"
 
-    rank: PerStage = 4
-    scale: PerStage = 1.0
-    layers: tuple[str, ...] = ROLES
-    scale_trains: bool = False
-    dropout: float = 0.05
-    unfrozen: tuple[str, ...] = PUBLISHED
-
-    @classmethod
-    def from_config(cls, config) -> "LoRA":
-        return cls(
-            rank=plain(config.shared_rank),
-            scale=plain(config.shared_scale),
-            layers=tuple(config.shared_layers),
-            scale_trains=config.train_scales,
-            dropout=float(config.dropout),
-            unfrozen=tuple(config.unfrozen),
-        )
+    rank: PerStage = option(4, "Rank r of the matrices.", by_stage(1))
+    scale: PerStage = option(1.0, "Factor of the low-rank change, as in MTLoRA's code: not alpha / r.", by_stage(None))
+    layers: tuple[str, ...] = option(ROLES, "Roles of layers that get matrices, in every block.", LAYERS)
+    scale_trains: bool = option(False, "Whether the scale is a trainable parameter.")
+    dropout: float = option(0.05, "Dropout rate on the input of the low-rank matrices.", RATE)
+    unfrozen: tuple[str, ...] = unfrozen_option()
 
     def plan_layer(self, site: Site) -> LayerPlan | None:
         return self.plan_beside(site, self.scale_trains)
@@ -268,33 +237,15 @@ def column_lengths(kernel: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class DoRA(SharedLowRank):
-    """Options of DoRA.
-
-    Attributes:
-      rank: of the change of direction; an int, or one per stage.
-      scale: of that change; a number, or one per stage.
-      layers: roles that it applies to, in every block.
-      dropout: rate on the input of the low-rank product.
-      unfrozen: groups of backbone weights that train too; see `adapters.unfrozen`.
-    """
+    """The direction of every column changes by a low-rank product, its length trains."""
 
     name = "dora"
 
-    rank: PerStage = 4
-    scale: PerStage = 1.0
-    layers: tuple[str, ...] = ROLES
-    dropout: float = 0.05
-    unfrozen: tuple[str, ...] = PUBLISHED
-
-    @classmethod
-    def from_config(cls, config) -> "DoRA":
-        return cls(
-            rank=plain(config.shared_rank),
-            scale=plain(config.shared_scale),
-            layers=tuple(config.shared_layers),
-            dropout=float(config.dropout),
-            unfrozen=tuple(config.unfrozen),
-        )
+    rank: PerStage = option(4, "Rank of the change of direction.", by_stage(1))
+    scale: PerStage = option(1.0, "Factor of that change.", by_stage(None))
+    layers: tuple[str, ...] = option(ROLES, "Roles of layers that it applies to, in every block.", LAYERS)
+    dropout: float = option(0.05, "Dropout rate on the input of the low-rank matrices.", RATE)
+    unfrozen: tuple[str, ...] = unfrozen_option()
 
     def plan_layer(self, site: Site) -> LayerPlan | None:
         return self.plan_beside(site, scale_trains=False, magnitude_shared=site.shape[1:])

@@ -12,27 +12,24 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ditask_jax.adapters.method_registry import (
+    LAYERS,
+    TASK_BLOCKS_HELP,
+    TASK_LAYERS,
+    TASK_LAYERS_HELP,
     PerStage,
     PerTask,
-    check_dropout,
     check_layers,
-    check_option,
-    is_count,
-    is_scale,
     pick,
-    plain,
 )
 from ditask_jax.adapters.methods.lora import LowRankAdapter, low_rank_shapes, low_rank_start
 from ditask_jax.adapters.plan import ROLES, FanOut, LayerPlan, Site
-from ditask_jax.adapters.wrap import PUBLISHED, UnfrozenMethod, check_unfrozen
-from ditask_jax.errors import check_known
+from ditask_jax.adapters.wrap import UnfrozenMethod, unfrozen_option
 from ditask_jax.nn.context import Context
 from ditask_jax.nn.linear import SHARED, Linear, apply_kernel
 from ditask_jax.nn.norm import normalise
 from ditask_jax.nn.stochastic import drop_shared
 from ditask_jax.numerics import widened
-
-MODES = ("matrix", "matrixv2", "addition")
+from ditask_jax.options import RATE, by_stage, integer, one_of, option
 
 
 class AdditionAdapter(LowRankAdapter):
@@ -59,55 +56,31 @@ class AdditionAdapter(LowRankAdapter):
 
 @dataclasses.dataclass(frozen=True)
 class MTLoRA(UnfrozenMethod):
-    """Options of MTLoRA. The published rows have shared ranks 16, 32 and 64, task rank 4 and scale 4.
-
-    Attributes:
-      shared_rank: of the shared matrices; an int, or one per stage.
-      task_rank: of every task's matrices: the same, or a mapping from task name to the same.
-      shared_scale, task_scale: of the changes; likewise.
-      scale_trains: whether the scales are parameters.
-      mode: "matrix": a task's change replaces the shared one. "matrixv2": it comes on top. "addition": there are no
-        shared matrices; the shared stream adds the normalised sum of all tasks' outputs.
-      shared_layers: roles with shared matrices, in every block.
-      task_layers: roles with matrices per task, in the last blocks of every stage.
-      task_blocks: how many of a stage's last blocks the task streams run through.
-      dropout: rate on the input of the matrices; none on a task's own input.
-      unfrozen: groups of backbone weights that train too; see `adapters.unfrozen`.
+    """Low-rank changes, shared and per task. The published rows have shared ranks 16, 32, 64, task rank 4, scale 4.
 
     >>> MTLoRA(shared_rank=64, task_rank={"semseg": 8, "depth": 4}).rank("depth", stage=0)
     4
     """
 
     name = "mtlora"
-    config_names: ClassVar[Mapping[str, str]] = {"scale_trains": "train_scales"}
+    former_names: ClassVar[Mapping[str, str]] = {"train_scales": "scale_trains"}
 
-    shared_rank: PerStage = 4
-    task_rank: PerTask = 4
-    shared_scale: PerStage = 1.0
-    task_scale: PerTask = 1.0
-    scale_trains: bool = False
-    mode: str = "matrix"
-    shared_layers: tuple[str, ...] = ROLES
-    task_layers: tuple[str, ...] = ("proj", "fc1", "fc2")
-    task_blocks: int = 1
-    dropout: float = 0.05
-    unfrozen: tuple[str, ...] = PUBLISHED
-
-    @classmethod
-    def from_config(cls, config) -> "MTLoRA":
-        return cls(
-            shared_rank=plain(config.shared_rank),
-            task_rank=plain(config.task_rank),
-            shared_scale=plain(config.shared_scale),
-            task_scale=plain(config.task_scale),
-            scale_trains=config.train_scales,
-            mode=config.mode,
-            shared_layers=tuple(config.shared_layers),
-            task_layers=tuple(config.task_layers),
-            task_blocks=config.task_blocks,
-            dropout=float(config.dropout),
-            unfrozen=tuple(config.unfrozen),
-        )
+    shared_rank: PerStage = option(4, "Rank of the shared matrices.", by_stage(1))
+    task_rank: PerTask = option(4, "Rank of every task's matrices.", by_stage(1, by_task=True))
+    shared_scale: PerStage = option(1.0, "Factor of the shared change.", by_stage(None))
+    task_scale: PerTask = option(1.0, "Factor of every task's change.", by_stage(None, by_task=True))
+    scale_trains: bool = option(False, "Whether the scales are trainable parameters.")
+    mode: str = option(
+        "matrix",
+        "A task's change replaces the shared one (matrix, as published) or comes on top (matrixv2); addition: there "
+        "are no shared matrices, the shared stream adds the normalised sum of all tasks' outputs.",
+        one_of("matrix", "matrixv2", "addition"),
+    )
+    shared_layers: tuple[str, ...] = option(ROLES, "Roles of layers with shared matrices, in every block.", LAYERS)
+    task_layers: tuple[str, ...] = option(TASK_LAYERS, TASK_LAYERS_HELP, LAYERS)
+    task_blocks: int = option(1, TASK_BLOCKS_HELP, integer(1))
+    dropout: float = option(0.05, "Dropout rate on the shared input of the low-rank matrices.", RATE)
+    unfrozen: tuple[str, ...] = unfrozen_option()
 
     @property
     def identity_at_start(self) -> bool:
@@ -131,15 +104,9 @@ class MTLoRA(UnfrozenMethod):
         return (*self.shared_layers, *self.task_layers)
 
     def check(self, tasks: Sequence[str], stages: int | None = None) -> None:
-        check_known("config: method.mode", self.mode, MODES)
-        check_layers(self.shared_layers, self.task_layers, self.task_blocks)
-        own = tasks if self.task_layers else ()
-        for field, names in (("shared_rank", ()), ("task_rank", own)):
-            check_option(field, getattr(self, field), names, stages, is_count(1), "a whole number >= 1")
-        for field, names in (("shared_scale", ()), ("task_scale", own)):
-            check_option(field, getattr(self, field), names, stages, is_scale, "a finite number")
-        check_dropout(self.dropout)
-        check_unfrozen(self.unfrozen)
+        super().check(tasks if self.task_layers else (), stages)
+        check_layers("shared_layers", self.shared_layers)
+        check_layers("task_layers", self.task_layers, "task")
 
     def plan_layer(self, site: Site) -> LayerPlan | None:
         stage = site.info.stage

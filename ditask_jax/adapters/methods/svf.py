@@ -10,14 +10,20 @@ from collections.abc import Sequence
 import jax
 
 from ditask_jax.adapters.execution import EXECUTIONS
-from ditask_jax.adapters.method_registry import check_dropout, check_layers
+from ditask_jax.adapters.method_registry import (
+    LAYERS,
+    TASK_BLOCKS_HELP,
+    TASK_LAYERS,
+    TASK_LAYERS_HELP,
+    check_layers,
+)
 from ditask_jax.adapters.plan import ROLES, FanOut, LayerPlan, Site
 from ditask_jax.adapters.spectral import SpectralAdapter, spectral_plan, stream_parameters
-from ditask_jax.adapters.wrap import PUBLISHED, UnfrozenMethod, check_unfrozen
-from ditask_jax.errors import check_known
+from ditask_jax.adapters.wrap import UnfrozenMethod, unfrozen_option
 from ditask_jax.factors import Factors
 from ditask_jax.nn.context import Scope
 from ditask_jax.nn.linear import Linear
+from ditask_jax.options import RATE, integer, one_of, option
 
 
 class FreeAdapter(SpectralAdapter):
@@ -33,36 +39,18 @@ class FreeAdapter(SpectralAdapter):
 
 @dataclasses.dataclass(frozen=True)
 class SVF(UnfrozenMethod):
-    """Options of SVF. Nothing keeps the singular values in order, positive, or together.
-
-    Attributes:
-      shared_layers: roles with shared gains, in every block.
-      task_layers: roles with gains per task, in the last blocks of every stage; none: shared ones only.
-      task_blocks: how many of a stage's last blocks the task streams run through.
-      execution: "auto", "materialised" or "factored".
-      dropout: rate on the input of adapted layers.
-      unfrozen: groups of backbone weights that train too; see `adapters.unfrozen`.
-    """
+    """A free gain for every singular value: nothing keeps them in order, positive, or together."""
 
     name = "svf"
 
-    shared_layers: tuple[str, ...] = ROLES
-    task_layers: tuple[str, ...] = ("proj", "fc1", "fc2")
-    task_blocks: int = 1
-    execution: str = "auto"
-    dropout: float = 0.05
-    unfrozen: tuple[str, ...] = PUBLISHED
-
-    @classmethod
-    def from_config(cls, config) -> "SVF":
-        return cls(
-            shared_layers=tuple(config.shared_layers),
-            task_layers=tuple(config.task_layers),
-            task_blocks=config.task_blocks,
-            execution=config.execution,
-            dropout=float(config.dropout),
-            unfrozen=tuple(config.unfrozen),
-        )
+    shared_layers: tuple[str, ...] = option(ROLES, "Roles of layers with shared gains, in every block.", LAYERS)
+    task_layers: tuple[str, ...] = option(TASK_LAYERS, TASK_LAYERS_HELP, LAYERS)
+    task_blocks: int = option(1, TASK_BLOCKS_HELP, integer(1))
+    execution: str = option(
+        "auto", "How products are computed: auto chooses by shape and tokens; all ways agree.", one_of(*EXECUTIONS)
+    )
+    dropout: float = option(0.05, "Dropout rate on the input of adapted layers.", RATE)
+    unfrozen: tuple[str, ...] = unfrozen_option()
 
     @property
     def fan(self) -> FanOut:
@@ -74,10 +62,9 @@ class SVF(UnfrozenMethod):
         return (*self.shared_layers, *self.task_layers)
 
     def check(self, tasks: Sequence[str], stages: int | None = None) -> None:
-        check_layers(self.shared_layers, self.task_layers, self.task_blocks)
-        check_known("config: method.execution", self.execution, EXECUTIONS)
-        check_dropout(self.dropout)
-        check_unfrozen(self.unfrozen)
+        super().check(tasks, stages)
+        check_layers("shared_layers", self.shared_layers)
+        check_layers("task_layers", self.task_layers, "task")
 
     def needs_factors(self) -> bool:
         return True

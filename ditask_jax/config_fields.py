@@ -1,0 +1,311 @@
+"""Configurations from the declared sections: defaults, fields set by name, checks that need no model or data."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
+
+from ml_collections import ConfigDict
+
+from ditask_jax.config_sections import LISTED, SECTIONS
+from ditask_jax.errors import ConfigError, did_you_mean
+from ditask_jax.files import user_path
+from ditask_jax.options import Option, options_of, plain, value_text, wrong
+
+# Sections whose fields depend on a name: methods and heads declare their options where they are implemented.
+
+
+def choices(section: str) -> dict[str, type]:
+    """The dataclasses of options of all methods (section "method") or heads ("head"), by name."""
+    # Imported when a configuration is made, not with this module: they bring JAX, which `--help` and the processes that
+    # load data do without.
+    if section == "method":
+        from ditask_jax.adapters import method_class, method_names
+
+        return {name: method_class(name) for name in method_names()}
+    from ditask_jax.heads import HEADS
+
+    return {name: cls.options for name, cls in sorted(HEADS.items())}
+
+
+def chosen_options(section: str, name: str) -> Mapping[str, Option]:
+    """Options of one method or head, by name.
+
+    Raises:
+        ConfigError: There is none of this name.
+    """
+    known = choices(section)
+    if name not in known:
+        raise ConfigError(f"config: {section}.name: unknown name '{name}'. {did_you_mean(name, known)}")
+    return options_of(known[name])
+
+
+def names_of(section: str, values: Mapping[str, Any]) -> list[str]:
+    """The method, or the heads, whose options a section has."""
+    by_task = plain(values.get("per_task", None)) if section == "head" else None
+    return list(dict.fromkeys([values["name"], *(by_task.values() if isinstance(by_task, dict) else ())]))
+
+
+def section_options(section: str, values: Mapping[str, Any]) -> Mapping[str, Option]:
+    """Options that a section has by what it names.
+
+    >>> list(section_options("head", {"name": "linear", "per_task": {"depth": "hrnet"}}))
+    ['widths']
+    """
+    return {key: each for name in names_of(section, values) for key, each in chosen_options(section, name).items()}
+
+
+def not_an_option(section: str, values: Mapping[str, Any], key: str) -> ConfigError:
+    """The error of an option that a method or head does not have: whose it is, and what this one has."""
+    known = choices(section)
+    owners = [f"'{name}'" for name, cls in known.items() if key in options_of(cls)]
+    named = names_of(section, values)
+    own = sorted({option for name in named if name in known for option in options_of(known[name])})
+    chosen = "' and '".join(named)
+    hint = did_you_mean(key, own)
+    near = hint.partition(" Known:")[0] + " " if hint.startswith("Did") else ""
+    whose = f"an option of {' '.join(owners)}; " if owners else "unknown field. "
+    return ConfigError(f"config: {section}.{key}: {whose}{near}'{chosen}' has: {' '.join(own) or 'no options'}")
+
+
+class ChosenSection(ConfigDict):
+    """A section that has the options of what its `name` says; another name replaces them by that one's defaults.
+
+    >>> config = base_config()
+    >>> config.method.name = "lora"
+    >>> config.method.rank
+    4
+    >>> config.method.task_cells = 16  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    ditask_jax.errors.ConfigError: config: method.task_cells: an option of 'ditask'; 'lora' has: dropout layers rank ...
+    """
+
+    _section: ClassVar[str]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if self.is_locked and key not in self:
+            raise not_an_option(self._section, self, key)
+        before = self._named()
+        if key == "name" and isinstance(value, str):
+            chosen_options(self._section, value)  # an unknown name changes nothing
+        super().__setitem__(key, value)
+        if key in ("name", "per_task") and self._named() != before:
+            self._replace_options(before)
+
+    def _named(self) -> list[str]:
+        return names_of(self._section, self) if isinstance(self.get("name"), str) else []
+
+    def _replace_options(self, before: list[str]) -> None:
+        """Gives the section the options of what it names; those of names that were there before stay as they are."""
+        kept = [name for name in self._named() if name in before]
+        kept = {key for name in kept for key in chosen_options(self._section, name)}
+        with self.unlocked():
+            for old in set(self) - set(options_of(SECTIONS[self._section])) - kept:
+                del self[old]
+            for each in section_options(self._section, self).values():
+                if each.name not in self:
+                    super().__setitem__(each.name, each.field())
+
+
+class MethodFields(ChosenSection):
+    """The section `method`."""
+
+    _section = "method"
+
+
+class HeadFields(ChosenSection):
+    """The section `head`."""
+
+    _section = "head"
+
+
+CHOSEN: dict[str, type[ChosenSection]] = {"head": HeadFields, "method": MethodFields}
+
+
+def _changed(group: ChosenSection) -> dict[str, Any]:
+    """The options that differ from their defaults."""
+    options = section_options(group._section, group)
+    return {key: group[key] for key in group if key in options and plain(group[key]) != plain(options[key].default)}
+
+
+# Configurations: the defaults, and setting fields.
+
+
+def make_section(section: str, values: Mapping[str, Any] | None = None) -> ConfigDict:
+    """A section with its defaults, and these values in place of some; those are first that decide on options."""
+    made, values = CHOSEN.get(section, ConfigDict)(), dict(values or {})
+    for name, each in options_of(SECTIONS[section]).items():
+        made[name] = values.pop("name", each.default) if name == "name" else each.field()
+    if "per_task" in values:
+        made["per_task"] = values.pop("per_task")
+    for name, value in values.items():
+        made[name] = value
+    return made
+
+
+def base_config() -> ConfigDict:
+    """The defaults of all fields, locked: a field that no section declares cannot be set by mistake.
+
+    >>> config = base_config()
+    >>> config.batch_size, config.method.name, config.method.shared_cells
+    (32, 'ditask', 64)
+    """
+    config = make_section("")
+    for section in SECTIONS:
+        if section:
+            config[section] = make_section(section)
+    return config.lock()
+
+
+def all_fields() -> dict[str, Option]:
+    """All fields by dotted name, whatever the method and head; of an option that several have, one declaration."""
+    found = {}
+    for section, cls in SECTIONS.items():
+        for each in [*(choices(section).values() if section in CHOSEN else ()), cls]:
+            found |= {f"{section}.{name}".lstrip("."): declared for name, declared in options_of(each).items()}
+    return found
+
+
+def set_fields(config: ConfigDict, values: Iterable[tuple[str, Any]], say: Callable[[str], None] = print) -> None:
+    """Sets fields of a configuration in place: names of method and head first, the rest in order.
+
+    Args:
+        config: The configuration.
+        values: Dotted names such as `"optimizer.learning_rate"`, each with a text, which is read by the type of the
+            field (`none` unsets an optional one, tuples are written `0.9,0.95`), or a Python value of that type.
+        say: Is called with a line where another method or head drops options that were set.
+
+    Raises:
+        ConfigError: Unknown field, or a value of another type.
+
+    >>> config = base_config()
+    >>> set_fields(config, [("method.rank", "8"), ("optimizer.betas", "0.8,0.95"), ("method.name", "lora")])
+    >>> config.method.rank, config.optimizer.betas
+    (8, (0.8, 0.95))
+    >>> set_fields(config, [("method.name", "full")])
+    config: method.name: 'full' in place of 'lora' drops its options: method.rank=8
+    >>> set_fields(config, [("optimizr.betas", "1")])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    ditask_jax.errors.ConfigError: config: optimizr: unknown field. Did you mean 'optimizer'? Known: backbone ...
+    """
+    values = list(values)
+    given = dict(values)
+    names = {
+        name: given[name] for name in (*(f"{section}.name" for section in CHOSEN), "head.per_task") if name in given
+    }
+    for name, value in names.items():
+        group = config.get(name.partition(".")[0], None)
+        before = (group.name, _changed(group)) if isinstance(group, ChosenSection) else (None, {})
+        _set_field(config, name, value)
+        gone = {key: old for key, old in before[1].items() if key not in group}
+        if before[0] is not None and group.name != before[0]:
+            gone = before[1]
+        if gone:
+            dropped = " ".join(f"{group._section}.{key}={value_text(old)}" for key, old in gone.items())
+            say(f"config: {name}: '{group.name}' in place of '{before[0]}' drops its options: {dropped}")
+    for name, value in values:
+        if name not in names:
+            _set_field(config, name, value)
+
+
+def _set_field(config: ConfigDict, name: str, value: Any) -> None:
+    group, key, section = _find(config, name)
+    kind = group.get_type(key)
+    if isinstance(value, str):
+        current = plain(group[key])
+        item = type(current[0]) if isinstance(current, tuple) and current else None
+        declared = options_of(SECTIONS.get(section, object)).get(key)
+        if declared is None and isinstance(group, ChosenSection):
+            declared = section_options(section, group).get(key)
+        # A file may have added fields of its own: their values tell what they are.
+        value = (declared or Option(key, kind=kind, item=item)).read(f"config: {name}", value)
+    try:
+        group[key] = value
+    except (TypeError, ValueError):
+        words = {int: "an integer", float: "a number", str: "a text", bool: "True or False", tuple: "a tuple"}
+        raise wrong(f"config: {name}", value, words.get(kind, kind.__name__)) from None
+
+
+def _find(config: ConfigDict, name: str) -> tuple[ConfigDict, str, str]:
+    """The group that holds a field, the field's own name, and that of its section."""
+    group = config
+    parts = name.split(".")
+    for depth, part in enumerate(parts):
+        so_far = ".".join(parts[: depth + 1])
+        if not isinstance(group, ConfigDict):
+            raise ConfigError(f"config: {name}: unknown field, '{'.'.join(parts[:depth])}' is a single value")
+        if part not in group:
+            if isinstance(group, ChosenSection):
+                raise not_an_option(group._section, group, part)
+            raise ConfigError(f"config: {so_far}: unknown field. {_nearest(config, group, parts, depth)}")
+        parent, group = group, group[part]
+    if isinstance(group, ConfigDict) and parent.get_type(parts[-1]) is not object:
+        raise ConfigError(f"config: {name}: is a group of fields; set one of them. Known: {' '.join(group.keys())}")
+    return parent, parts[-1], ".".join(parts[:-1])
+
+
+def _nearest(config: ConfigDict, group: ConfigDict, parts: list[str], depth: int) -> str:
+    hint = did_you_mean(parts[depth], group.keys())
+    if not hint.startswith("Did") and depth == len(parts) - 1:
+        # The right name in the wrong group: learning_rate for optimizer.learning_rate.
+        elsewhere = [found for found in _names(config) if found.split(".")[-1] == parts[-1]]
+        if elsewhere:
+            return f"Did you mean '{elsewhere[0]}'? {hint}"
+    return hint
+
+
+def _names(config: ConfigDict, prefix: str = "") -> list[str]:
+    found = []
+    for name, value in config.items():
+        found += _names(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else [prefix + name]
+    return found
+
+
+# Checks.
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks a configuration before anything is built.
+
+    Names of tasks, backbones and data sets are checked where they are looked up.
+
+    Raises:
+        ConfigError: The first thing wrong, as `config: FIELD: got ..., expected ...`.
+
+    >>> config = base_config()
+    >>> config.total_steps = 100
+    >>> validate(config)
+    >>> config.method.headroom = 0.5
+    >>> validate(config)
+    Traceback (most recent call last):
+    ...
+    ditask_jax.errors.ConfigError: config: method.headroom: got 0.5, expected a number at least 1
+    """
+    for section, cls in SECTIONS.items():
+        values = config.get(section, None) if section else config
+        if not isinstance(values, Mapping | ConfigDict):
+            raise _missing(section)
+        _check_fields(values, section, options_of(cls))
+        if section in CHOSEN:
+            options = section_options(section, values)
+            for key in values:
+                if key not in options and key not in options_of(cls):
+                    raise not_an_option(section, values, key)
+            _check_fields(values, section, options)
+    for cls in SECTIONS.values():
+        if hasattr(cls, "check"):
+            cls.check(config)
+
+
+def _check_fields(values: Any, section: str, options: Mapping[str, Option]) -> None:
+    for key, declared in options.items():
+        name = f"{section}.{key}".lstrip(".")
+        if key not in values:
+            raise _missing(name)
+        declared.check(f"config: {name}", values[key])
+        if declared.path and values[key] is not None:
+            user_path(values[key], f"config: {name}")
+
+
+def _missing(name: str) -> ConfigError:
+    return ConfigError(f"config: {name}: missing; start from ditask_jax.config.base_config; {LISTED}")

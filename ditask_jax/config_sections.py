@@ -1,0 +1,420 @@
+"""Every field of a configuration: its section, type, default, rule and meaning, each in one place.
+
+The defaults are the published PASCAL-Context recipe. The options of a method and of a head are declared by themselves
+(`ditask_jax.adapters.methods`, `ditask_jax.heads`): `method.name` and `head.name` decide which fields their sections
+have. `python -m ditask_jax.describe --options` prints all of it.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ditask_jax.errors import ConfigError
+from ditask_jax.options import (
+    FRACTION,
+    NOT_NEGATIVE,
+    POSITIVE,
+    RATE,
+    Rule,
+    integer,
+    is_integer,
+    is_number,
+    number,
+    one_of,
+    option,
+    options_of,
+    pair,
+    rising,
+    several,
+)
+
+
+def _is_size(value: Any) -> bool:
+    sides = value if isinstance(value, tuple | list) else (value, value)
+    return len(sides) == 2 and all(is_integer(side) and 1 <= side <= 2**16 for side in sides)
+
+
+def _are_names_by_task(value: Any) -> bool:
+    by_task = isinstance(value, Mapping | ConfigDict) and len(value) > 0
+    return by_task and all(isinstance(name, str) for entry in value.items() for name in entry)
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneralSection:
+    """Tasks, sizes, length of training, precision."""
+
+    tasks: str = option(
+        "semseg+human_parts+sal+normals",
+        'Tasks joined by "+"; built in: semseg human_parts sal normals depth edge (which ones depends on data.name).',
+    )
+    image_size: int | tuple[int, int] = option(
+        448,
+        "Pixels of a side, or (height, width); must suit the backbone's patches and windows.",
+        Rule("pixels of a side, or height,width (for example 448 or 448,320)", _is_size),
+    )
+    batch_size: int = option(32, "Images per optimiser step over all devices and processes.", integer(1))
+    eval_batch_size: int | None = option(
+        None, "Images per evaluation step over all devices; none: batch_size.", integer(1)
+    )
+    seed: int = option(0, "All randomness of a run is a function of this seed and a step or example.", integer(0))
+    total_epochs: float | None = option(None, "Length of training in passes over the training set.", POSITIVE)
+    total_steps: int | None = option(None, "Length of training in optimiser steps; wins over total_epochs.", integer(1))
+    eval_every_epochs: float | None = option(
+        None, "Epochs between evaluations during training; none: evaluate at the end alone.", POSITIVE
+    )
+    eval_every_steps: int | None = option(
+        None, "Steps between evaluations during training; wins over eval_every_epochs.", integer(1)
+    )
+    checkpoint_every_steps: int | None = option(
+        500, "Steps between checkpoints; none: only at the end and when preempted.", integer(1)
+    )
+    eval_resolution: str = option(
+        "network",
+        "Score at the network's resolution (labels resized to it, as published) or at the labels' original one.",
+        one_of("network", "original"),
+    )
+    log_every_steps: int = option(
+        50, "Steps between printed lines of progress (metrics.jsonl has a row for every step).", integer(1)
+    )
+    compute_dtype: str = option(
+        "float32",
+        "Type of activations in the forward pass; parameters, SVD and warps stay float32.",
+        one_of("float32", "bfloat16"),
+    )
+    remat: str = option(
+        "none",
+        'What the backward pass recomputes to save memory: nothing, "dots" (all of a block but matrix products) or '
+        '"blocks" (whole blocks from their inputs).',
+        one_of("none", "dots", "blocks"),
+    )
+    on_nonfinite: str = option(
+        "stop",
+        'A loss or gradient that is NaN or infinite: "stop" (saves the batch and says where) or "skip" (parameters '
+        "stay as they were; the step is counted in metrics.jsonl).",
+        one_of("stop", "skip"),
+    )
+
+    @staticmethod
+    def check(config: ConfigDict) -> None:
+        """Raises ConfigError for fields that do not fit together."""
+        if config.total_steps is None and config.total_epochs is None:
+            raise ConfigError(
+                "config: total_steps: got None, and total_epochs too; set one, for example --config.total_steps=1000"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSection:
+    """The data set, how it is read, and augmentation."""
+
+    name: str = option(
+        "pascal", "Data set: scenes (procedural, no download), folder (your own files), pascal, nyud, cityscapes, vtab."
+    )
+    root: str | None = option(None, "Folder that holds the data set; none for scenes.", path=True)
+    train_examples: int | None = option(
+        None, "Use only this many training examples; none: all of them (scenes: its default length).", integer(1)
+    )
+    eval_examples: int | None = option(None, "The same for the evaluation split.", integer(1))
+    seed: int = option(
+        0, "Seed of generated data (scenes) and of an automatic split: another seed is another data set.", integer(0)
+    )
+    semseg_classes: int | None = option(
+        None,
+        "Number of classes of semseg labels; needed by folder, elsewhere known (cityscapes: 7 for mtan).",
+        integer(2),
+    )
+    human_parts_classes: int | None = option(
+        None, "Number of classes of human_parts labels; needed by folder, elsewhere known.", integer(2)
+    )
+    workers: int = option(0, "Loader processes (0: none); does not change what is read.", integer(0))
+    threads: int = option(4, "Reading threads; does not change what is read.", integer(1))
+    hflip: float = option(0.5, "Probability of a horizontal flip.", FRACTION)
+    rotation: float = option(
+        20.0,
+        "Largest rotation in degrees; the angle is uniform in -rotation..rotation.",
+        number("of degrees in [0, 180]", lambda x: 0 <= x <= 180),
+    )
+    scale: tuple[float, ...] = option(
+        (0.75, 1.25), "Zoom factor: uniform in (low, high), or one of the listed factors (scales_are_choices)."
+    )
+    scales_are_choices: bool = option(False, "Whether scale lists factors to choose from.")
+    pad_ignore: bool = option(
+        False, "Whether pixels brought in by a rotation or zoom are ignored (false: class 0, as upstream)."
+    )
+    erode_normals: int = option(
+        0,
+        "Pixels by which labelled areas of normals shrink in training: cubic interpolation leaves rings of noise "
+        "around unlabelled areas (0: keep them, as upstream).",
+        integer(0),
+    )
+    ignore_empty_maps: bool = option(
+        True, "Whether an image without people has no human_parts label (as upstream; false: it is all background)."
+    )
+    compat_uint8_wrap: bool = option(
+        False, "Truncate and let cubic overshoot wrap around in uint8, as upstream (false: round and clip)."
+    )
+    resize: str = option(
+        "cubic",
+        'How images are resized: "cubic" (no anti-aliasing, as upstream) or "pillow" (bicubic, anti-aliased).',
+        one_of("cubic", "pillow"),
+    )
+    fast_warp: bool = option(
+        False, "One bilinear warp to the network's size; about twice as fast as the published cubic warp and resize."
+    )
+    layout: str | None = option(
+        None,
+        "Which package of nyud (astmt, vandenhende, atrc) or cityscapes (official, mtan); none: found from the files.",
+        one_of("astmt", "vandenhende", "atrc", "official", "mtan"),
+    )
+    depth_unit: str | None = option(
+        None,
+        "nyud: unit of the depth files, metres or millimetres (none: found from the files). folder: the same (none: "
+        ".npy files of floats are metres, 16-bit PNG files millimetres, integers in .npy files are refused). "
+        "cityscapes: unit of depth, pixels of disparity (none) or metres; of its mtan package, inverse.",
+        one_of("metres", "millimetres", "pixels", "inverse"),
+    )
+    on_bad_file: str = option(
+        "stop",
+        'A file that is missing or damaged: "stop", or "skip" (another example takes its place, and it is counted).',
+        one_of("stop", "skip"),
+    )
+    stall_seconds: float | None = option(
+        60.0,
+        "Report a batch that takes this long, and again whenever the time has doubled; none: wait in silence.",
+        POSITIVE,
+    )
+    val_fraction: float | None = option(
+        None,
+        "folder: share of train/ that serves as validation where there is no val/; none: val/ is needed.",
+        number("in (0, 1)", lambda x: 0 < x < 1),
+    )
+    mask_ignore: bool | None = option(
+        None,
+        'folder: what 255 means. none: "ignore" in class maps, "yes" in masks (sal, edge) of 0 and 255; true: "ignore" '
+        'in masks too, where 1 is "yes"; false: "yes" in class maps of two classes too.',
+    )
+    subfolders: bool | None = option(
+        None,
+        "folder: images in folders below images/: true: read them; false: skip them; none: stop where there are any.",
+    )
+    vtab_task: str | None = option(None, "vtab: which of its 19 tasks, for example cifar100.")
+    vtab_tuning: bool = option(
+        False,
+        "vtab: train on 800 images and score on 200, to choose hyper-parameters (false: 1,000, and the test set).",
+    )
+
+    @staticmethod
+    def check(config: ConfigDict) -> None:
+        """Raises ConfigError for fields that do not fit together."""
+        data = config.data
+        if data.scales_are_choices:
+            rule = several("one or more zoom factors above 0", lambda x: is_number(x) and x > 0)
+        else:
+            rule = pair("low,high with 0 < low <= high", lambda low, high: 0 < low <= high)
+        rule.check("config: data.scale", data.scale)
+        if data.name == "folder" and data.root is None:
+            raise ConfigError(
+                "config: data.root: got None, expected the folder of your images; set --config.data.root=DIR"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneSection:
+    """The backbone and its pretrained weights."""
+
+    name: str = option(
+        "swin_tiny_patch4_window7",
+        "swin_tiny_patch4_window7, pvt_small, pvt_v2_b2, vit_base_patch16 and their sisters (`list_models()`).",
+    )
+    weights: str | None = option(
+        None,
+        'Pretrained weights: a .safetensors file, "embedded" for the small ones in the package; none: random.',
+        path=True,
+    )
+    drop_path_rate: float = option(
+        0.2, "Stochastic depth rate of the last block; earlier blocks rise linearly from 0.", RATE
+    )
+    taps: tuple[int, ...] | None = option(
+        None,
+        "ViT: blocks behind which features are read, rising, the last one among them; none: four, equally spaced.",
+        several("numbers of blocks from 0 up", lambda x: is_integer(x) and x >= 0),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadSection:
+    """The decoders; their options depend on their names."""
+
+    name: str = option(
+        "hrnet",
+        "Decoder: hrnet for maps, linear for a class of the image. Tasks that it cannot serve have the default of "
+        "their kind, one of these.",
+    )
+    per_task: dict[str, str] | None = option(
+        None,
+        "Decoders of single tasks, for example {'depth': 'my_head'}; none: head.name for all.",
+        Rule("heads by task ({'classification': 'linear'})", _are_names_by_task),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodSection:
+    """How the backbone is fine-tuned; the options of a method depend on its name."""
+
+    name: str = option(
+        "ditask",
+        "ditask (transformed singular values), svf (free singular values), lora, mtlora, dora, adapter (bottlenecks), "
+        "bitfit (biases), norm (norms), full (all weights), frozen (decoders only); docs/methods.md describes them.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSection:
+    """Optimiser and schedule. Learning rates are per 512 images: effective are these times batch_size / 512."""
+
+    name: str = option("adamw", "Optimiser.", one_of("adamw", "sgd"))
+    learning_rate: float = option(5e-4, "Base learning rate per 512 images.", POSITIVE)
+    warmup_learning_rate: float = option(5e-7, "First learning rate of the warm-up, per 512 images.", NOT_NEGATIVE)
+    min_learning_rate: float = option(5e-6, "Last learning rate of the cosine schedule, per 512 images.", NOT_NEGATIVE)
+    weight_decay: float = option(0.05, "Decoupled weight decay.", NOT_NEGATIVE)
+    decay_thetas: bool = option(
+        True, "Whether weight decay pulls singular values to their pretrained values (ditask, svf), as upstream."
+    )
+    decay_bias_tables: bool = option(
+        True, "Whether weight decay pulls relative-position bias tables to zero, as upstream."
+    )
+    betas: tuple[float, float] = option(
+        (0.9, 0.999),
+        "Decay rates of the two moments; sgd uses the first as its momentum.",
+        pair("two numbers in [0, 1)", lambda a, b: 0 <= a < 1 and 0 <= b < 1),
+    )
+    eps: float = option(1e-8, "Added to the root of the second moment.", POSITIVE)
+    surgery: str = option(
+        "none",
+        'Gradients of tasks that conflict: "none" (they add up) or "pcgrad" (each is projected onto the normal plane '
+        "of the other; costs one backward pass per task).",
+        one_of("none", "pcgrad"),
+    )
+    accumulate: int = option(
+        1,
+        "Pieces in which a batch goes through the backbone: less memory, a backbone computed twice, and loss, "
+        "gradients and batch statistics of the whole batch. Divides the images of each device.",
+        integer(1),
+    )
+    clip_norm: float | None = option(5.0, "Largest global L2 norm of the gradient; none: no clipping.", POSITIVE)
+    schedule: str = option(
+        "step", "Learning-rate schedule.", one_of("constant", "cosine", "linear", "multistep", "step")
+    )
+    warmup_epochs: float = option(20.0, "Linear warm-up in epochs.", NOT_NEGATIVE)
+    warmup_steps: int | None = option(None, "Linear warm-up in steps; wins over warmup_epochs.", integer(0))
+    warmup_prefix: bool = option(True, "Whether cosine starts counting after the warm-up, or runs underneath it.")
+    decay_epochs: float = option(30.0, "step: epochs between multiplications by decay_rate.", POSITIVE)
+    decay_steps: int | None = option(None, "step: the same in steps; wins over decay_epochs.", integer(1))
+    decay_rate: float = option(0.1, "step, multistep: factor.", number("in (0, 1]", lambda x: 0 < x <= 1))
+    milestones: tuple[int | float, ...] = option(
+        (),
+        "multistep: multiply by decay_rate at these epochs, rising.",
+        dataclasses.replace(
+            several("epochs above 0, for example 100,200", lambda x: is_number(x) and x > 0, empty=True),
+            then=rising("rising epochs"),
+        ),
+    )
+    linear_end_fraction: float = option(0.01, "linear: last rate as a fraction of the base rate.", FRACTION)
+    schedule_lag: int = option(
+        1,
+        "Step n uses schedule(n - lag): 1 as upstream, where steps 0 and 1 share the first rate; 0 for the plain "
+        "schedule.",
+        Rule("0 or 1", lambda value: is_integer(value) and value in (0, 1)),
+    )
+
+    @staticmethod
+    def check(config: ConfigDict) -> None:
+        """Raises ConfigError for fields that do not fit together."""
+        optimizer = config.optimizer
+        if optimizer.schedule == "cosine" and optimizer.min_learning_rate > optimizer.learning_rate:
+            raise ConfigError(
+                f"config: optimizer.min_learning_rate: {optimizer.min_learning_rate} is above "
+                f"optimizer.learning_rate {optimizer.learning_rate}; lower the first"
+            )
+        if optimizer.schedule == "multistep" and not optimizer.milestones:
+            raise ConfigError(
+                "config: optimizer.milestones: empty, but optimizer.schedule is multistep; set 100,200 or so"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshSection:
+    """How a step is spread over devices."""
+
+    data: int | None = option(None, "Devices along the batch axis; none: every device there is.", integer(1))
+    fsdp: int = option(
+        1,
+        "Devices that share one copy of the frozen weights, each holding a part: for weights too large to copy. "
+        "Divides the number of devices.",
+        integer(1),
+    )
+    statistics: str = option(
+        "global",
+        'Losses and BatchNorm over the "global" batch, or "per_shard": over the rows of each device (and, with '
+        "accumulate, of each piece) alone, then averaged, as distributed PyTorch does without synchronised BatchNorm.",
+        one_of("global", "per_shard"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointSection:
+    """Checkpoints that are kept, and fields that may change when a run is resumed."""
+
+    keep: int = option(2, "Newest checkpoints kept.", integer(1))
+    best_metric: str | None = option(
+        None, 'Also keep the best by this metric, for example "val/delta_m"; none: only the newest.'
+    )
+    best_mode: str = option("max", "Whether the largest or the smallest value of it is the best.", one_of("max", "min"))
+    allow_changed: str | None = option(
+        None, "Fields, joined by commas, that may change when a run is resumed, for example total_steps,seed."
+    )
+
+    @staticmethod
+    def check(config: ConfigDict) -> None:
+        """Raises ConfigError for fields that do not fit together."""
+        for name in (config.checkpoint.allow_changed or "").split(","):
+            value: Any = config
+            for part in filter(None, name.strip().split(".")):
+                if not isinstance(value, Mapping | ConfigDict) or part not in value:
+                    raise ConfigError(f"config: checkpoint.allow_changed: unknown field '{name}'; {LISTED}")
+                value = value[part]
+
+
+@dataclasses.dataclass(frozen=True)
+class LoggingSection:
+    """Where metrics go besides metrics.jsonl."""
+
+    tensorboard: bool = option(False, "TensorBoard event files in DIR/tensorboard (needs the package tensorboardX).")
+    wandb: str = option(
+        "off",
+        'Weights & Biases: "off", "offline" (files in DIR/wandb, for `wandb sync`) or "online" (needs wandb).',
+        one_of("off", "offline", "online"),
+    )
+    wandb_project: str = option("ditask_jax", "Project of the run at W&B.")
+    wandb_name: str | None = option(None, "Name of the run at W&B; none: that of the run's folder.")
+
+
+LISTED = "python -m ditask_jax.describe --options lists all fields"
+# By the name of the section, in the order of listings; the first one stands for the fields at the top.
+SECTIONS: dict[str, type] = {
+    "": GeneralSection,
+    "data": DataSection,
+    "backbone": BackboneSection,
+    "head": HeadSection,
+    "method": MethodSection,
+    "optimizer": OptimizerSection,
+    "mesh": MeshSection,
+    "checkpoint": CheckpointSection,
+    "logging": LoggingSection,
+}
+PATHS = tuple(
+    f"{section}.{name}" for section, cls in SECTIONS.items() for name, entry in options_of(cls).items() if entry.path
+)
+"""Fields that hold paths (or, of weights, "embedded"): kept as they were written, and expanded where they are used."""
