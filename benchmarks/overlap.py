@@ -70,7 +70,7 @@ def measure(config, steps: int, rounds: int) -> dict[str, float]:
     import jax
 
     from benchmarks.ours import Ours
-    from ditask_jax.training.prefetch import Ahead
+    from ditask_jax.training.prefetch import Prefetch
 
     ours = Ours(config)
     step, _ = ours.train_step()
@@ -86,7 +86,7 @@ def measure(config, steps: int, rounds: int) -> dict[str, float]:
 
         def fed() -> None:
             seconds = 0.0
-            with Ahead(place, 0, steps) as ahead:
+            with Prefetch(place, 0, steps) as ahead:
                 for _ in range(steps):
                     begin = time.perf_counter()
                     batch = next(ahead)

@@ -57,15 +57,15 @@ def accelerator_forms(wanted: bool = True) -> Iterator[None]:
 
 
 @jax.custom_jvp
-def apart(x: jax.Array) -> jax.Array:
+def fusion_barrier(x: jax.Array) -> jax.Array:
     """The same numbers, by a comparison that XLA's CPU backend does not take into its fused reductions and products.
 
     Barriers would not do: that backend drops them before it fuses. Elsewhere it is one more step of a loop.
 
-    >>> apart(jnp.array([1.0, jnp.inf, jnp.nan])).tolist()
+    >>> fusion_barrier(jnp.array([1.0, jnp.inf, jnp.nan])).tolist()
     [1.0, inf, nan]
     """
     return jnp.where(x == x, x, jnp.nan)
 
 
-apart.defjvp(lambda primals, tangents: (apart(*primals), tangents[0]))
+fusion_barrier.defjvp(lambda primals, tangents: (fusion_barrier(*primals), tangents[0]))

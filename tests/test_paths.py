@@ -39,7 +39,7 @@ from ditask_jax.training.checkpoints import Checkpointer
 from ditask_jax.training.experiment import load_backbone, load_trained
 from ditask_jax.training.metrics_log import read_metrics
 from ditask_jax.training.restore import restore_run
-from ditask_jax.training.run_folder import SCORES_LOCK_NAME, RunDir, read_starts
+from ditask_jax.training.run_folder import SCORES_LOCK_NAME, RunDir, read_launches
 from ditask_jax.weight_files import read_weights, write_weights
 
 CONFIG = str(pathlib.Path(base.__file__).with_name("smoke.py"))
@@ -216,7 +216,7 @@ CALLS = {
     "prepare_vtab": lambda path: prepare_vtab("cifar100", path),
     "read_description": read_description,
     "read_metrics": read_metrics,
-    "read_starts": read_starts,
+    "read_launches": read_launches,
     "read_weights": read_weights,
     "restore_run": restore_run,
     "save_adapter": lambda path: save_adapter(path, None),

@@ -7,7 +7,7 @@ from flax import nnx
 from ditask_jax.nn.context import Context, Scope
 from ditask_jax.nn.custom_vjp import custom_vjp
 from ditask_jax.nn.state import Statistic
-from ditask_jax.numerics import apart, by_backend, widened
+from ditask_jax.numerics import by_backend, fusion_barrier, widened
 
 
 def _per_channel(vector: jax.Array, ndim: int) -> jax.Array:
@@ -20,7 +20,7 @@ def _normalise(x, scale, bias, epsilon):
     centred = wide - mean
     # Apart: fused with what follows, the reduction would write this number as often as the row is long, and that array
     # would be kept for the backward pass.
-    spread = jax.lax.rsqrt(apart(jnp.mean(centred * centred, -1, keepdims=True)) + epsilon)
+    spread = jax.lax.rsqrt(fusion_barrier(jnp.mean(centred * centred, -1, keepdims=True)) + epsilon)
     out = centred * spread * _per_channel(scale, x.ndim) + _per_channel(bias, x.ndim)
     return out.astype(x.dtype), (x, mean, spread, scale)
 

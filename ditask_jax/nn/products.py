@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ditask_jax.nn.custom_vjp import custom_vjp
-from ditask_jax.numerics import apart, by_backend, widened
+from ditask_jax.numerics import by_backend, fusion_barrier, widened
 
 # `x @ kernel` over the last axis, with a backward pass that the backends run well.
 
@@ -20,7 +20,7 @@ def _backward(dtype, kept, gradient):
     x, kernel = kept
     gradient = gradient.astype(x.dtype)
     # Apart: where a kernel is made of singular values, XLA would take this product and the next into their reduction.
-    return gradient @ kernel.T, apart(token_product(x, gradient))
+    return gradient @ kernel.T, fusion_barrier(token_product(x, gradient))
 
 
 @custom_vjp(_forward, _backward, static=(2,))

@@ -13,7 +13,7 @@ _FONT = 6.5
 
 
 @dataclasses.dataclass(frozen=True)
-class Movement:
+class SpectralShift:
     """How far one layer moved.
 
     Attributes:
@@ -28,7 +28,7 @@ class Movement:
     def name(self) -> str:
         """The path without what all layers have in common.
 
-        >>> Movement("backbone/stages/0/blocks/1/mlp/fc1", {}).name
+        >>> SpectralShift("backbone/stages/0/blocks/1/mlp/fc1", {}).name
         'stage 0, block 1, fc1'
         """
         parts = self.path.split("/")
@@ -41,7 +41,7 @@ class Movement:
 
 
 @styled
-def draw_movement(layers: Sequence[Movement], streams: Sequence[str], title: str = ""):
+def draw_movement(layers: Sequence[SpectralShift], streams: Sequence[str], title: str = ""):
     """A table with a row per layer and a column per stream, in per cent of the kernel's norm; darker moved further.
 
     Args:
@@ -99,11 +99,11 @@ def draw_movement(layers: Sequence[Movement], streams: Sequence[str], title: str
     return figure
 
 
-def _of(layer: Movement, stream: str) -> float:
+def _of(layer: SpectralShift, stream: str) -> float:
     return layer.moved.get(stream, layer.moved.get("", np.nan) if stream == "shared" else np.nan)
 
 
-def _stage(layer: Movement) -> str:
+def _stage(layer: SpectralShift) -> str:
     return layer.name.split(",")[0]
 
 

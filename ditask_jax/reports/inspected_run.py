@@ -17,7 +17,7 @@ from ditask_jax.nn.context import Context
 from ditask_jax.nn.linear import Linear, linears, prepare_adapters
 from ditask_jax.nn.state import filled, split_state
 from ditask_jax.plots.spectra import LayerSpectra
-from ditask_jax.plots.spectral_shift import Movement
+from ditask_jax.plots.spectral_shift import SpectralShift
 from ditask_jax.prediction.predictor import Prediction, Predictor
 from ditask_jax.training.restore import restore_run
 
@@ -38,7 +38,7 @@ class Inspection:
     step: int
     predictions: list[Prediction]
     spectra: list[LayerSpectra]
-    movements: list[Movement]
+    spectral_shifts: list[SpectralShift]
 
 
 def inspect_run(workdir: str | Path, images: Sequence[np.ndarray] = (), weights: bool = True) -> Inspection:
@@ -60,7 +60,7 @@ def inspect_run(workdir: str | Path, images: Sequence[np.ndarray] = (), weights:
         options = {"resize": config.data.resize, "dtype": run.experiment.dtype}
         predictions = Predictor(merged, run.experiment.tasks, **options)(images)
     spectra = layer_spectra(filled(model, run.state)) if weights else []
-    moved = movements(detach(model), merged) if weights else []
+    moved = spectral_shifts(detach(model), merged) if weights else []
     return Inspection(run.step, predictions, spectra, moved)
 
 
@@ -133,7 +133,7 @@ def _fields(adapters) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
 # How far the kernels of a trained model are from those that it started from.
 
 
-def movements(start: MultiTaskModel, end: MultiTaskModel) -> list[Movement]:
+def spectral_shifts(start: MultiTaskModel, end: MultiTaskModel) -> list[SpectralShift]:
     """The relative change of every dense layer of the backbone, `|W' - W| / |W|` in Frobenius norms, by stream.
 
     Args:
@@ -142,7 +142,7 @@ def movements(start: MultiTaskModel, end: MultiTaskModel) -> list[Movement]:
     """
     before = {layer.info.path: layer for layer in linears(start.backbone)}
     return [
-        Movement(layer.info.path, _moved(before[layer.info.path], layer))
+        SpectralShift(layer.info.path, _moved(before[layer.info.path], layer))
         for layer in linears(end.backbone)
         if layer.adapter is None
     ]

@@ -14,7 +14,7 @@ from ditask_jax.reports.published import count, duration, published, score_text,
 from ditask_jax.reports.runs import Run, read_run
 from ditask_jax.tasks.task_registry import DATASETS
 from ditask_jax.training.experiment import build_method
-from ditask_jax.training.run_folder import read_starts
+from ditask_jax.training.run_folder import read_launches
 
 # Where the base weights of a run come from, and under which licence their makers released them.
 
@@ -192,7 +192,7 @@ def _training(run: Run) -> list[str]:
         f"`{optimizer.name}`, peak learning rate {peak:.3g}, schedule `{optimizer.schedule}`, weight decay "
         f"{optimizer.weight_decay:g}, seed {config.seed}, activations in {config.compute_dtype}"
     ]
-    starts = read_starts(run.path)
+    starts = read_launches(run.path)
     if starts:
         last = starts[-1]
         found.append(f"- on {last.get('device_count')} x {', '.join(last.get('devices') or ['unknown'])}")

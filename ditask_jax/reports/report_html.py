@@ -13,7 +13,7 @@ from markupsafe import Markup
 from ditask_jax.errors import CheckpointError, ConfigError
 from ditask_jax.plots.curves import CHART_STYLES, Curves, dash_array, draw_chart
 from ditask_jax.plots.example_images import read_examples
-from ditask_jax.reports.compared_runs import all_tasks
+from ditask_jax.reports.drawing import all_tasks
 from ditask_jax.reports.report_tables import (
     Named,
     configuration,

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ditask_jax.reports.compared_runs import all_tasks
+from ditask_jax.reports.drawing import all_tasks
 from ditask_jax.reports.published import (
     Published,
     PublishedRow,
@@ -20,7 +20,7 @@ from ditask_jax.reports.runs import Run, default_fields
 from ditask_jax.tasks import Task, load_references
 from ditask_jax.tasks.delta_m import reference_source
 from ditask_jax.training.experiment import describe_plan
-from ditask_jax.training.run_folder import read_starts
+from ditask_jax.training.run_folder import read_launches
 
 _GROUPS = {
     "patch_embed": "patch embedding",
@@ -113,7 +113,7 @@ def hardware_and_time(runs: Named) -> Table:
 
 def _spent(run: Run) -> dict[str, str]:
     found: dict[str, str] = {}
-    starts = read_starts(run.path)
+    starts = read_launches(run.path)
     if starts:
         last = starts[-1]
         kinds = ", ".join(last.get("devices") or ["unknown"])

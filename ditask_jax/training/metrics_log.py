@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from ditask_jax.errors import ConfigError, DataError
 from ditask_jax.files import atomic_write_bytes, json_text, parse_json, user_path
 from ditask_jax.tasks import Task
-from ditask_jax.training.run_folder import RunDir, record_start
+from ditask_jax.training.run_folder import RunDir, record_launch
 
 # Numbers under the names that the code of DiTASK and MTLoRA logs, so that their dashboards show runs from here.
 
@@ -295,7 +295,7 @@ class RunLog:
             self._writer = stack.enter_context(MetricsWriter(run.path, start, active=active))
             self._sinks = []
             if active:
-                record_start(run.starts, start, devices)
+                record_launch(run.starts, start, devices)
                 for name in asked_for(config):
                     sink = _open(name, run, config, tasks, start, steps_per_epoch)
                     stack.callback(sink.close)

@@ -13,7 +13,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class Ahead(Iterator[T]):
+class Prefetch(Iterator[T]):
     """`fetch(start)`, `fetch(start + 1)`, ... `fetch(stop - 1)`, each called while the caller uses the one before.
 
     Use it in a `with` statement: leaving that waits for the call under way, and what `fetch` reads from may be closed.
@@ -22,7 +22,7 @@ class Ahead(Iterator[T]):
       fetch: is called in a thread, in order. An error that it raises waits for its turn, and no call follows it.
       start, stop: the numbers it is called with.
 
-    >>> with Ahead(lambda number: number**2, 3, 6) as squares:
+    >>> with Prefetch(lambda number: number**2, 3, 6) as squares:
     ...     list(squares)
     [9, 16, 25]
     """
@@ -44,7 +44,7 @@ class Ahead(Iterator[T]):
         number = next(self._numbers, None)
         self._next = None if number is None else self._thread.submit(self._fetch, number)
 
-    def __enter__(self) -> "Ahead[T]":
+    def __enter__(self) -> "Prefetch[T]":
         self._begin()
         return self
 

@@ -86,7 +86,7 @@ class RunDir:
         self.nonfinite = self.path / "nonfinite"
         self.examples = self.path / "examples"
         self.profile = self.path / "profile"
-        self.starts = self.path / STARTS_NAME
+        self.starts = self.path / LAUNCHES_NAME
         self.evaluation = self.path / "evaluation.json"
 
     def check(self, config: ConfigDict) -> None:
@@ -197,11 +197,11 @@ def _completed(config: ConfigDict) -> ConfigDict:
 # What a run was trained on: `starts.jsonl` has a row for every time that training was started in its folder.
 
 
-STARTS_NAME = "starts.jsonl"
+LAUNCHES_NAME = "starts.jsonl"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
-def record_start(path: Path, step: int, devices: Sequence[jax.Device]) -> None:
+def record_launch(path: Path, step: int, devices: Sequence[jax.Device]) -> None:
     """Appends a row.
 
     Args:
@@ -245,9 +245,9 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def read_starts(workdir: str | os.PathLike) -> list[dict[str, Any]]:
+def read_launches(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     """Rows of a run's `starts.jsonl`; rows that a killed process left half-written are passed over."""
-    path = user_path(workdir) / STARTS_NAME
+    path = user_path(workdir) / LAUNCHES_NAME
     found = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:

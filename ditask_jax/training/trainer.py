@@ -41,7 +41,7 @@ from ditask_jax.training.manifest import fingerprint
 from ditask_jax.training.metrics_log import RunLog, asked_for, check_logging
 from ditask_jax.training.nonfinite import Guard, describe, make_diagnosis
 from ditask_jax.training.optimizer import make_optimizer
-from ditask_jax.training.prefetch import Ahead, Watchdog
+from ditask_jax.training.prefetch import Prefetch, Watchdog
 from ditask_jax.training.profiling import Window, peak_memory, traced
 from ditask_jax.training.progress import Progress
 from ditask_jax.training.run_folder import RunDir
@@ -307,14 +307,14 @@ class Trainer:
             **share(),
         )
 
-    def _fetching(self, batches: Iterator[Mapping], start: int) -> Ahead[tuple]:
+    def _fetching(self, batches: Iterator[Mapping], start: int) -> Prefetch[tuple]:
         """Of every step the batch as read, and the arguments made of it."""
 
         def fetch(number: int) -> tuple:
             batch = next(batches)
             return batch, *self._inputs(batch, number)
 
-        return Ahead(fetch, start, self.total_steps)
+        return Prefetch(fetch, start, self.total_steps)
 
     def _inputs(self, batch: Mapping, number: int) -> tuple:
         placed = place_batch({name: batch[name] for name in ("image", "labels", "valid")}, self.mesh)

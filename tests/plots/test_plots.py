@@ -8,7 +8,7 @@ from ditask_jax.plots.curves import Curves, Plot, draw_curves
 from ditask_jax.plots.option_sweep import Line, draw_sweep
 from ditask_jax.plots.sheet import line_style, save, text_width, to_bytes, wrapped
 from ditask_jax.plots.spectra import LayerSpectra, draw_spectra
-from ditask_jax.plots.spectral_shift import Movement, draw_movement
+from ditask_jax.plots.spectral_shift import SpectralShift, draw_movement
 from tests.plots.layout import check_plots_are_clear, check_text, inner_texts_stay_inside, rendered
 
 NAMES = ("semseg", "human_parts", "sal", "normals", "depth", "edge")
@@ -116,8 +116,8 @@ def movements(count, blocks=4):
     for stage in range(2):
         for block in range(blocks // 2):
             path = f"backbone/stages/{stage}/blocks/{block}"
-            found.append(Movement(f"{path}/attn/qkv", {"": 0.001 * (stage + 1)}))
-            found.append(Movement(f"{path}/mlp/fc1", {name: 0.01 * k for k, name in enumerate(streams)}))
+            found.append(SpectralShift(f"{path}/attn/qkv", {"": 0.001 * (stage + 1)}))
+            found.append(SpectralShift(f"{path}/mlp/fc1", {name: 0.01 * k for k, name in enumerate(streams)}))
     return found, streams
 
 

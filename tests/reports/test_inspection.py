@@ -9,17 +9,17 @@ from ditask_jax import cli, cpab, figures
 from ditask_jax.errors import ConfigError
 from ditask_jax.nn.linear import linears
 from ditask_jax.reports import find_runs
-from ditask_jax.reports.compared_runs import (
+from ditask_jax.reports.comparison import reference_scores
+from ditask_jax.reports.drawing import (
     DELTA_M,
     check_same_data,
+    draw_runs,
     gain_curve,
     sweep_lines,
     swept_options,
     validation_examples,
 )
-from ditask_jax.reports.comparison import reference_scores
-from ditask_jax.reports.drawing import draw_runs
-from ditask_jax.reports.inspected_run import layer_spectra, movements
+from ditask_jax.reports.inspected_run import layer_spectra, spectral_shifts
 from ditask_jax.reports.runs import run_names
 from ditask_jax.tasks import create_tasks, load_references
 from tests.prediction.made_run import made_run
@@ -81,7 +81,7 @@ def test_fields_and_maps_are_those_of_the_flow(model, spectra):
 
 
 def test_movement_is_that_of_the_spectrum(model, spectra, merged_model):
-    moved = {entry.path: entry.moved for entry in movements(dj.detach(model), merged_model)}
+    moved = {entry.path: entry.moved for entry in spectral_shifts(dj.detach(model), merged_model)}
     for layer in spectra:
         for stream, after in layer.after.items():
             change = np.linalg.norm(after - layer.before) / np.linalg.norm(layer.before)
@@ -92,7 +92,7 @@ def test_movement_is_that_of_the_spectrum(model, spectra, merged_model):
 def test_movement_where_tasks_look_at_the_shared_stream():
     made = dj.create_model("swin_test", TASKS, image_size=32, widths=(4, 4, 4, 4))
     dj.wrap(made, dj.MTLoRA(shared_rank=2, task_rank=2))
-    moved = [entry.moved for entry in movements(dj.detach(made), dj.merge(made))]
+    moved = [entry.moved for entry in spectral_shifts(dj.detach(made), dj.merge(made))]
     # Every second factor starts at zero, so nothing has moved yet.
     assert max(value for entry in moved for value in entry.values()) < 1e-6
     assert any(set(entry) == {"shared", "semseg", "depth"} for entry in moved)
@@ -102,7 +102,7 @@ def test_methods_without_spectra_have_none():
     made = dj.create_model("swin_test", TASKS, image_size=32, widths=(4, 4, 4, 4))
     dj.wrap(made, dj.Frozen())
     assert layer_spectra(made) == []
-    assert {value for entry in movements(made, made) for value in entry.moved.values()} == {0.0}
+    assert {value for entry in spectral_shifts(made, made) for value in entry.moved.values()} == {0.0}
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from ditask_jax.training.prefetch import Ahead
+from ditask_jax.training.prefetch import Prefetch
 
 LONG = 60.0
 
@@ -16,7 +16,7 @@ def test_the_next_one_is_fetched_while_the_present_one_is_in_use():
         fetched[number].set()
         return number
 
-    with Ahead(fetch, 0, 3) as ahead:
+    with Prefetch(fetch, 0, 3) as ahead:
         assert next(ahead) == 0
         assert fetched[1].wait(LONG)
         assert not fetched[2].is_set()
@@ -26,7 +26,7 @@ def test_the_next_one_is_fetched_while_the_present_one_is_in_use():
 
 def test_all_come_in_order_and_no_more_are_fetched():
     asked = []
-    with Ahead(lambda number: asked.append(number) or number, 5, 9) as ahead:
+    with Prefetch(lambda number: asked.append(number) or number, 5, 9) as ahead:
         assert list(ahead) == [5, 6, 7, 8]
         with pytest.raises(StopIteration):
             next(ahead)
@@ -42,7 +42,7 @@ def test_an_error_waits_for_its_turn():
             raise OSError("gone")
         return number
 
-    with Ahead(fetch, 0, 9) as ahead:
+    with Prefetch(fetch, 0, 9) as ahead:
         assert next(ahead) == 0
         assert failed.wait(LONG)
         with pytest.raises(OSError, match="gone"):
@@ -57,12 +57,12 @@ def test_leaving_waits_for_the_call_under_way():
         may_end.wait(LONG)
         ended.append(number)
 
-    with Ahead(fetch, 0, 2):
+    with Prefetch(fetch, 0, 2):
         assert begun.wait(LONG)
         threading.Timer(0.1, may_end.set).start()
     assert ended == [0]
 
 
 def test_nothing_to_fetch():
-    with Ahead(lambda number: number, 4, 4) as ahead, pytest.raises(StopIteration):
+    with Prefetch(lambda number: number, 4, 4) as ahead, pytest.raises(StopIteration):
         next(ahead)

@@ -9,7 +9,7 @@ import pytest
 from ditask_jax import cli, report, train
 from ditask_jax.plots.example_images import read_examples
 from ditask_jax.training.metrics_log import read_metrics
-from ditask_jax.training.run_folder import read_starts
+from ditask_jax.training.run_folder import read_launches
 from ditask_jax.training.trainer import Trainer
 from tests.training.event_files import read_events
 
@@ -58,7 +58,7 @@ def test_stopped_and_taken_up_again(tmp_path, monkeypatch, capsys):
     assert {name.rpartition("/")[2] for name in spectra} == {"shared", "semseg", "depth"}
     assert all([step for step, _ in found[name]] == [3, 6] for name in spectra)
     assert any(value > 0 for name in found if name.startswith("moved/") for _, value in found[name])
-    assert [row["step"] for row in read_starts(folder)] == [0, 4]
+    assert [row["step"] for row in read_launches(folder)] == [0, 4]
     assert len(list((folder / "profile").glob("plugins/profile/*/*.xplane.pb"))) == 2
     assert len(read_examples(folder / "examples")["examples"]) == 6
     assert "delta_m" in (folder / "MODEL_CARD.md").read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ from ditask_jax.config import load_config
 from ditask_jax.errors import ConfigError
 from ditask_jax.training.experiment import build_tasks
 from ditask_jax.training.metrics_log import PACKAGES, RunLog, check_logging, read_metrics
-from ditask_jax.training.run_folder import RunDir, read_starts
+from ditask_jax.training.run_folder import RunDir, read_launches
 from tests.training.event_files import read_events
 
 CHECKOUT = pathlib.Path(__file__).parents[2]
@@ -81,8 +81,8 @@ def test_a_killed_run_that_goes_on_has_every_step_once(tmp_path):
     log.close()
     expected = [(step, float(step)) for step in range(1, 5)] + [(step, 10.0 * step) for step in range(5, 10)]
     assert read_events(tmp_path / "tensorboard")["train/loss"] == expected
-    assert len(read_starts(tmp_path)) == 2
-    assert [row["step"] for row in read_starts(tmp_path)] == [0, 4]
+    assert len(read_launches(tmp_path)) == 2
+    assert [row["step"] for row in read_launches(tmp_path)] == [0, 4]
 
 
 @needs["tensorboard"]

@@ -8,8 +8,8 @@ import pytest
 
 from ditask_jax.errors import ConfigError
 from ditask_jax.files import atomic_write_json, json_text
-from ditask_jax.reports.compared_runs import gain_curve
 from ditask_jax.reports.comparison import compare
+from ditask_jax.reports.drawing import gain_curve
 from ditask_jax.reports.model_card import model_card
 from ditask_jax.reports.report_html import report_page
 from ditask_jax.reports.runs import read_run
