@@ -1,12 +1,12 @@
 """Configurations from the declared sections: defaults, fields set by name, checks that need no model or data."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, ClassVar
 
 from ml_collections import ConfigDict
 
 from ditask_jax.config_sections import LISTED, SECTIONS
-from ditask_jax.errors import ConfigError, did_you_mean
+from ditask_jax.errors import ConfigError, check_known, did_you_mean
 from ditask_jax.files import user_path
 from ditask_jax.options import Option, options_of, plain, value_text, wrong
 
@@ -26,40 +26,35 @@ def choices(section: str) -> dict[str, type]:
     return {name: cls.options for name, cls in sorted(HEADS.items())}
 
 
-def chosen_options(section: str, name: str) -> Mapping[str, Option]:
+def chosen_options(section: str, name: str, field: str = "name") -> Mapping[str, Option]:
     """Options of one method or head, by name.
 
     Raises:
-        ConfigError: There is none of this name.
+        ConfigError: There is none of this name; `field` gave it.
     """
     known = choices(section)
-    if name not in known:
-        raise ConfigError(f"config: {section}.name: unknown name '{name}'. {did_you_mean(name, known)}")
+    check_known(f"config: {section}.{field}", name, known)
     return options_of(known[name])
 
 
-def names_of(section: str, values: Mapping[str, Any]) -> list[str]:
-    """The method, or the heads, whose options a section has."""
-    by_task = plain(values.get("per_task", None)) if section == "head" else None
-    return list(dict.fromkeys([values["name"], *(by_task.values() if isinstance(by_task, dict) else ())]))
-
-
-def section_options(section: str, values: Mapping[str, Any]) -> Mapping[str, Option]:
-    """Options that a section has by what it names.
+def section_options(section: str, values: Mapping[str, Any]) -> dict[str, Option]:
+    """Options of what a section names: its `name`, and heads of single tasks.
 
     >>> list(section_options("head", {"name": "linear", "per_task": {"depth": "hrnet"}}))
     ['widths']
     """
-    return {key: each for name in names_of(section, values) for key, each in chosen_options(section, name).items()}
+    found = dict(chosen_options(section, values["name"]))
+    heads = values.get("per_task", None) if section == "head" else None
+    for head in heads.values() if hasattr(heads, "values") else ():
+        found |= chosen_options(section, head, "per_task") if isinstance(head, str) else {}  # `validate` names others
+    return found
 
 
 def not_an_option(section: str, values: Mapping[str, Any], key: str) -> ConfigError:
     """The error of an option that a method or head does not have: whose it is, and what this one has."""
-    known = choices(section)
+    known, chosen = choices(section), values.get("name", None)
     owners = [f"'{name}'" for name, cls in known.items() if key in options_of(cls)]
-    named = names_of(section, values)
-    own = sorted({option for name in named if name in known for option in options_of(known[name])})
-    chosen = "' and '".join(named)
+    own = sorted(section_options(section, values)) if chosen in known else []
     hint = did_you_mean(key, own)
     near = hint.partition(" Known:")[0] + " " if hint.startswith("Did") else ""
     whose = f"an option of {' '.join(owners)}; " if owners else "unknown field. "
@@ -82,26 +77,24 @@ class ChosenSection(ConfigDict):
     _section: ClassVar[str]
 
     def __setitem__(self, key: str, value: Any) -> None:
-        if self.is_locked and key not in self:
+        if key == "name" and isinstance(value, str) and value != self.get("name"):
+            self._choose(key, value, keep=())
+        elif key == "per_task" and key in self and value != self[key]:
+            self._choose(key, value, keep=self)
+        elif self.is_locked and key not in self:
             raise not_an_option(self._section, self, key)
-        before = self._named()
-        if key == "name" and isinstance(value, str):
-            chosen_options(self._section, value)  # an unknown name changes nothing
-        super().__setitem__(key, value)
-        if key in ("name", "per_task") and self._named() != before:
-            self._replace_options(before)
+        else:
+            super().__setitem__(key, value)
 
-    def _named(self) -> list[str]:
-        return names_of(self._section, self) if isinstance(self.get("name"), str) else []
-
-    def _replace_options(self, before: list[str]) -> None:
-        """Gives the section the options of what it names; those of names that were there before stay as they are."""
-        kept = [name for name in self._named() if name in before]
-        kept = {key for name in kept for key in chosen_options(self._section, name)}
+    def _choose(self, key: str, value: Any, keep: Collection[str]) -> None:
+        """Sets a field that names a method or heads, and has their options in place of those before."""
+        options = section_options(self._section, {**self, key: value})
+        own = options_of(SECTIONS[self._section])
         with self.unlocked():
-            for old in set(self) - set(options_of(SECTIONS[self._section])) - kept:
+            super().__setitem__(key, value)
+            for old in set(self) - set(own) - (set(options) & set(keep)):
                 del self[old]
-            for each in section_options(self._section, self).values():
+            for each in options.values():
                 if each.name not in self:
                     super().__setitem__(each.name, each.field())
 
@@ -189,10 +182,8 @@ def set_fields(config: ConfigDict, values: Iterable[tuple[str, Any]], say: Calla
     ditask_jax.errors.ConfigError: config: optimizr: unknown field. Did you mean 'optimizer'? Known: backbone ...
     """
     values = list(values)
-    given = dict(values)
-    names = {
-        name: given[name] for name in (*(f"{section}.name" for section in CHOSEN), "head.per_task") if name in given
-    }
+    first = ("method.name", "head.name", "head.per_task")
+    names = {name: value for field in first for name, value in values if name == field}
     for name, value in names.items():
         group = config.get(name.partition(".")[0], None)
         before = (group.name, _changed(group)) if isinstance(group, ChosenSection) else (None, {})

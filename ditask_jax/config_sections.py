@@ -36,9 +36,9 @@ def _is_size(value: Any) -> bool:
     return len(sides) == 2 and all(is_integer(side) and 1 <= side <= 2**16 for side in sides)
 
 
-def _are_names_by_task(value: Any) -> bool:
-    by_task = isinstance(value, Mapping | ConfigDict) and len(value) > 0
-    return by_task and all(isinstance(name, str) for entry in value.items() for name in entry)
+def _are_names(value: Any) -> bool:
+    pairs = value.items() if hasattr(value, "items") else ()
+    return len(pairs) > 0 and all(isinstance(name, str) for pair in pairs for name in pair)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,17 +245,16 @@ class BackboneSection:
 
 @dataclasses.dataclass(frozen=True)
 class HeadSection:
-    """The decoders; their options depend on their names."""
+    """Decoders; the options are those of the heads that are named."""
 
     name: str = option(
         "hrnet",
-        "Decoder: hrnet for maps, linear for a class of the image. Tasks that it cannot serve have the default of "
-        "their kind, one of these.",
+        "Decoder: hrnet for maps, linear for a class of the image; tasks of the other kind have its default.",
     )
-    per_task: dict[str, str] | None = option(
+    per_task: Mapping[str, str] | None = option(
         None,
-        "Decoders of single tasks, for example {'depth': 'my_head'}; none: head.name for all.",
-        Rule("heads by task ({'classification': 'linear'})", _are_names_by_task),
+        "Decoders of single tasks, {'depth': 'my_head'}; none: head.name for all.",
+        Rule("heads by task ({'classification': 'linear'})", _are_names),
     )
 
 

@@ -11,13 +11,13 @@ from flax import nnx
 from ditask_jax.backbones import backbone_config, backbone_entry, build_backbone
 from ditask_jax.backbones.blocks import EVERY_STAGE, Backbone, Taps
 from ditask_jax.errors import ConfigError, check_known, defined_in
-from ditask_jax.heads import Head, Neck, head_class, heads_of
-from ditask_jax.heads.head_registry import build_options, option_names, plain_option
+from ditask_jax.heads import Head, Neck, build_options, head_class, heads_of, option_names
 from ditask_jax.nn.context import Context, Scope
 from ditask_jax.nn.linear import Dense, prepare_adapters
 from ditask_jax.nn.norm import LayerNorm
 from ditask_jax.nn.remat import by_pieces
 from ditask_jax.nn.resize import normalise_images, resize_bilinear
+from ditask_jax.options import plain
 
 # A multi-task model: one backbone, and per task a head, behind a neck where the head asks for one.
 
@@ -205,7 +205,7 @@ def create_model(
     scope = Scope(seed=seed, abstract=abstract)
     entry, config = backbone_entry(backbone), backbone_config(backbone, taps)
     heads, stages = heads_of(tasks, head), len(config.feature_channels)
-    head_options = {name: plain_option(value) for name, value in (head_options or {}).items()}
+    head_options = {name: plain(value) for name, value in (head_options or {}).items()}
     for name in head_options:
         check_known("config: head: option", name, [known for known in option_names(heads) if known != "widths"])
     widths = tuple(DEFAULT_WIDTHS[0] * 2**stage for stage in range(stages)) if widths is None else tuple(widths)

@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "nn": {"errors", "numerics"},
     "backbones": {"errors", "nn"},
     "heads": {"errors", "options", "nn", "numerics"},
-    "model": {"errors", "nn", "backbones", "heads"},
+    "model": {"errors", "options", "nn", "backbones", "heads"},
     "weight_files": {"errors", "files"},
     "weights": {"errors", "nn", "weight_files"},
     "adapters": {

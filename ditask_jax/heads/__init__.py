@@ -1,6 +1,18 @@
 """Decoder heads by name, one per task of a model: `hrnet` for maps, `linear` for vectors, and those of plug-ins."""
 
-from ditask_jax.heads.head_registry import Head, HeadOptions, NeckOptions, head_class, heads_of, register_head
+from ditask_jax.heads.head_registry import (
+    DEFAULT_HEADS,
+    HEADS,
+    Head,
+    HeadOptions,
+    NeckOptions,
+    build_options,
+    head_class,
+    heads_of,
+    option_names,
+    options_from,
+    register_head,
+)
 from ditask_jax.heads.hrnet import HrnetHead
 from ditask_jax.heads.linear_head import LinearHead
 from ditask_jax.heads.neck import Neck, Pointwise
@@ -18,5 +30,7 @@ __all__ = [
     "Pointwise",
     "head_class",
     "heads_of",
+    "option_names",
+    "options_from",
     "register_head",
 ]

@@ -10,25 +10,21 @@ from flax import nnx
 
 from ditask_jax.errors import ConfigError, check_known, defined_in
 from ditask_jax.nn.context import Context, Scope
-from ditask_jax.options import check_options, is_integer, option, several
+from ditask_jax.options import check_options, is_integer, option, options_of, plain, several
 
 
 @dataclasses.dataclass(frozen=True)
 class HeadOptions:
     """The options of a head that has none; those of others are subclasses with a field per option.
 
-    Every field has a default and holds a number, a text, a boolean, None or a tuple of these, declared by
-    `ditask_jax.options.option` with a line of help and a rule.
+    Every field has a default, given by `ditask_jax.options.option` with a line of help and a rule, and holds a number,
+    a text, a boolean, None or a tuple of these.
     """
 
 
 @dataclasses.dataclass(frozen=True)
 class NeckOptions(HeadOptions):
-    """The options of heads behind a neck.
-
-    Attributes:
-      widths: channels of the task's maps, one per stage; None: 18, doubled from stage to stage.
-    """
+    """The options of heads behind a neck."""
 
     widths: tuple[int, ...] | None = option(
         None,
@@ -195,8 +191,7 @@ def option_names(heads: Mapping[str, str]) -> list[str]:
     >>> option_names({"depth": "hrnet", "classification": "linear"})
     ['widths']
     """
-    classes = [head_class(name).options for name in dict.fromkeys(heads.values())]
-    return list(dict.fromkeys(field.name for options in classes for field in dataclasses.fields(options)))
+    return list(dict.fromkeys(key for name in heads.values() for key in options_of(head_class(name).options)))
 
 
 def options_from(section: Mapping[str, Any], heads: Mapping[str, str]) -> dict[str, Any]:
@@ -205,7 +200,7 @@ def options_from(section: Mapping[str, Any], heads: Mapping[str, str]) -> dict[s
     >>> options_from({"name": "hrnet", "widths": [8, 8]}, {"depth": "hrnet"})
     {'widths': (8, 8)}
     """
-    return {name: plain_option(section[name]) for name in option_names(heads) if name in section}
+    return {name: plain(section[name]) for name in option_names(heads) if name in section}
 
 
 def build_options(name: str, given: Mapping[str, Any]) -> HeadOptions:
@@ -217,19 +212,9 @@ def build_options(name: str, given: Mapping[str, Any]) -> HeadOptions:
     >>> build_options("hrnet", {"widths": (0, 4)})
     Traceback (most recent call last):
     ...
-    ditask_jax.errors.ConfigError: config: head.widths: got (0, 4), expected channels per stage above 0, or none
+    ditask_jax.errors.ConfigError: config: head.widths: got (0, 4), expected channels per stage above 0 or none
     """
     cls = head_class(name).options
-    fields = dataclasses.fields(cls)
-    options = cls(**{field.name: plain_option(given[field.name]) for field in fields if field.name in given})
+    options = cls(**{key: plain(given[key]) for key in options_of(cls) if key in given})
     check_options(cls, vars(options), "config: head")
     return options
-
-
-def plain_option(value: Any) -> Any:
-    """An option of a configuration or a file, lists as tuples: a record of it can be hashed.
-
-    >>> plain_option([1, [2, 3]])
-    (1, (2, 3))
-    """
-    return tuple(map(plain_option, value)) if isinstance(value, tuple | list) else value
