@@ -1,6 +1,5 @@
 """Laws of every registered head, by itself and in models: heads x backbones x tasks."""
 
-import dataclasses
 import functools
 from types import SimpleNamespace
 
@@ -11,10 +10,11 @@ import pytest
 
 from ditask_jax.adapters import SVF, BitFit, MTLoRA, make_plan, wrap
 from ditask_jax.adapters.merging import merge
-from ditask_jax.heads import head_class
-from ditask_jax.heads.head_registry import HEADS, build_options
+from ditask_jax.errors import ConfigError
+from ditask_jax.heads import HEADS, build_options, head_class
 from ditask_jax.model import create_model
 from ditask_jax.nn import Context, Scope, flatten, split_state
+from ditask_jax.options import options_of
 from ditask_jax.prediction.predictor import for_tasks
 from tests.training.small import NAME, two_stages
 
@@ -93,10 +93,11 @@ def test_a_head(name, sides):
 @pytest.mark.parametrize("name", HEADS)
 def test_options_are_described_and_checked(name):
     options = build_options(name, {})
-    for field in dataclasses.fields(options):
-        assert field.metadata["help"].endswith(".")
-        assert callable(field.metadata["check"])
-        assert field.metadata["expected"]
+    for option in options_of(type(options)).values():
+        assert option.help.endswith(".")
+        assert option.expected
+        with pytest.raises(ConfigError, match=f"config: head.{option.name}: got"):
+            build_options(name, {option.name: object()})
     assert hash(options) == hash(build_options(name, {}))
 
 
