@@ -146,7 +146,7 @@ def test_a_head(tmp_path):
         assert model.recipe.head == {"semseg": "hrnet", "depth": "summing"}
         assert set(model.necks) == {"semseg"}
         assert model.heads["depth"].classify.kernel.shape == (6, 1)
-        with pytest.raises(ConfigError, match=r"head\.channels: got 0, expected a whole number above 0"):
+        with pytest.raises(ConfigError, match=r"head\.channels: got 0, expected an integer from 1 up"):
             dj.create_model("swin_test", tasks, 32, head, abstract=True, head_options={"channels": 0})
         with pytest.raises(ConfigError, match=r"unknown name 'chanels'\. Did you mean 'channels'"):
             dj.create_model("swin_test", tasks, 32, head, abstract=True, head_options={"chanels": 4})
