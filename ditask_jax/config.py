@@ -20,7 +20,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from ditask_jax.config_fields import base_config, choices, set_fields, validate
-from ditask_jax.config_sections import LISTED
+from ditask_jax.config_sections import LISTED, SECTIONS
 from ditask_jax.errors import ConfigError, did_you_mean
 from ditask_jax.files import user_path
 from ditask_jax.options import options_of
@@ -162,9 +162,10 @@ def _from_first(fields: dict[str, Any]) -> dict[str, Any]:
         cls = classes.get(values.get("name"))
         if cls is None:
             continue  # of a plug-in that is not loaded
+        own = {*options_of(SECTIONS[section]), *options_of(cls)}
         former = getattr(cls, "former_names", {})
-        kept = {former.get(name, name): value for name, value in values.items()}
-        fields = fields | {section: {k: v for k, v in kept.items() if k == "name" or k in options_of(cls)}}
+        renamed = {former.get(name, name): value for name, value in values.items()}
+        fields = fields | {section: {name: value for name, value in renamed.items() if name in own}}
     return fields
 
 

@@ -43,8 +43,6 @@ def options(root, *more):
         "image_size": 32,
         "batch_size": 8,
         "backbone.name": NAME,
-        "method.shared_cells": 4,
-        "method.task_cells": 4,
         "checkpoint_every_steps": 4,
         "optimizer.learning_rate": 0.6,
         "optimizer.warmup_steps": 2,
