@@ -124,12 +124,10 @@ def _changed(group: ChosenSection) -> dict[str, Any]:
 
 
 def make_section(section: str, values: Mapping[str, Any] | None = None) -> ConfigDict:
-    """A section with its defaults, and these values in place of some; those are first that decide on options."""
+    """A section with its defaults, and these values in place of some; `name` is set first."""
     made, values = CHOSEN.get(section, ConfigDict)(), dict(values or {})
     for name, each in options_of(SECTIONS[section]).items():
         made[name] = values.pop("name", each.default) if name == "name" else each.field()
-    if "per_task" in values:
-        made["per_task"] = values.pop("per_task")
     for name, value in values.items():
         made[name] = value
     return made
@@ -188,11 +186,8 @@ def set_fields(config: ConfigDict, values: Iterable[tuple[str, Any]], say: Calla
         group = config.get(name.partition(".")[0], None)
         before = (group.name, _changed(group)) if isinstance(group, ChosenSection) else (None, {})
         _set_field(config, name, value)
-        gone = {key: old for key, old in before[1].items() if key not in group}
-        if before[0] is not None and group.name != before[0]:
-            gone = before[1]
-        if gone:
-            dropped = " ".join(f"{group._section}.{key}={value_text(old)}" for key, old in gone.items())
+        if before[1] and group.name != before[0]:
+            dropped = " ".join(f"{group._section}.{key}={value_text(old)}" for key, old in before[1].items())
             say(f"config: {name}: '{group.name}' in place of '{before[0]}' drops its options: {dropped}")
     for name, value in values:
         if name not in names:

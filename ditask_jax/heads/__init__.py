@@ -21,6 +21,8 @@ register_head("hrnet", HrnetHead)
 register_head("linear", LinearHead)
 
 __all__ = [
+    "DEFAULT_HEADS",
+    "HEADS",
     "Head",
     "HeadOptions",
     "HrnetHead",
@@ -28,6 +30,7 @@ __all__ = [
     "Neck",
     "NeckOptions",
     "Pointwise",
+    "build_options",
     "head_class",
     "heads_of",
     "option_names",

@@ -6,6 +6,7 @@ import importlib.resources
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -25,8 +26,7 @@ from ditask_jax.data.vtab import vtab_task
 from ditask_jax.errors import ConfigError, WeightsError, defined_in
 from ditask_jax.factors import default_cache_dir
 from ditask_jax.files import user_path
-from ditask_jax.heads import heads_of
-from ditask_jax.heads.head_registry import options_from
+from ditask_jax.heads import head_class, heads_of, options_from
 from ditask_jax.model import MultiTaskModel, Pretrained, create_model
 from ditask_jax.nn.linear import linears
 from ditask_jax.nn.state import flatten, map_arrays, split_state
@@ -370,15 +370,22 @@ def _describe(model: MultiTaskModel, config: ConfigDict) -> ConfigDict:
         config.backbone.drop_path_rate = recipe.drop_path_rate
         config.backbone.taps = recipe.taps
         heads = dict(recipe.heads)
-        one = len(set(heads.values())) == 1
-        values = {"name": next(iter(heads.values())), "per_task": None if one else ConfigDict(heads)}
-        chosen = section_options("head", values)
-        values |= {"widths": tuple(recipe.widths)} if "widths" in chosen else {}
-        config.head = make_section("head", values | dict(recipe.head_options))
+        # One name says it all where the other tasks have the default of their kind; of both kinds it is that of maps,
+        # whose options the section then has.
+        name = next((head for head in heads.values() if head_class(head).is_map), next(iter(heads.values())))
+        values = {"name": name, "per_task": None if _same_heads(model, name) else heads}
+        options = dict(recipe.head_options) | {"widths": tuple(recipe.widths)}
+        known = section_options("head", values)
+        config.head = make_section("head", values | {key: value for key, value in options.items() if key in known})
         method = method_from(model.adapted)
         options = {field.name: getattr(method, field.name) for field in dataclasses.fields(method) if field.init}
         config.method = make_section("method", {"name": model.adapted.method, **options})
     return config.lock()
+
+
+def _same_heads(model: MultiTaskModel, name: str) -> bool:
+    kinds = [SimpleNamespace(name=task, is_map=model.heads[task].is_map) for task in model.task_names]
+    return heads_of(kinds, name) == dict(model.recipe.heads)
 
 
 def _check_tasks(model: MultiTaskModel, tasks: Sequence[Task], config: ConfigDict) -> None:
