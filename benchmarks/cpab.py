@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def picture_side(model: str) -> int:
-    """Pixels of the smallest square picture that a Swin takes without padding its windows."""
+    """Pixels of the smallest square image that a Swin takes without padding its windows."""
     from ditask_jax.backbones import backbone_config
 
     config = backbone_config(model)

@@ -3,7 +3,7 @@
 python benchmarks/input.py
 python benchmarks/input.py --json input.json --rounds 30
 
-An example is a picture of 375x500 with four label maps (semantic segmentation, human parts, saliency, normals), read,
+An example is an image of 375x500 with four label maps (semantic segmentation, human parts, saliency, normals), read,
 augmented and resized to 448x448 as for training. The limit is what OpenCV needs to decode that example's JPEG and to
 resize it once (cubic). Both are measured in turns, in CPU seconds of the reading process (all its threads), so that
 other programs disturb them alike; the ratio is the median over rounds.
@@ -11,7 +11,7 @@ other programs disturb them alike; the ratio is the median over rounds.
 Rows: `tree` reads the archives as they unpack, `prepared` what `python -m ditask_jax.data build` makes of them, each
 with the published augmentation and with `data.fast_warp` (one bilinear warp); `batches` is `prepared` through
 `train_batches`, which adds shuffling, stacking and a thread. `floor` is what the published augmentation cannot do
-without: decoding the JPEG and, for picture and normals in memory, one cubic warp and one cubic resize in float32;
+without: decoding the JPEG and, for image and normals in memory, one cubic warp and one cubic resize in float32;
 `floor, 8 bit` is the same in uint8, which rounds and clips on the way.
 """
 
@@ -128,7 +128,7 @@ def measure(folder: pathlib.Path, rounds: int) -> dict:
             run()
             if number:  # the first round warms up
                 spent[name].append(1e3 * (time.process_time() - begin) / len(pictures))
-    # Threads read ahead, also while something else is measured: so this row comes last.
+    # Threads prefetched, also while something else is measured: so this row comes last.
     limits = np.array(spent.pop("limit"))
     size = len(pictures)
     with train_batches(sources["prepared"], specs, SIZE, size, augmentation=whole, threads=1, prefetch=1) as stream:

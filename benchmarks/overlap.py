@@ -4,9 +4,9 @@ python benchmarks/overlap.py --config=configs/pascal_swin_tiny.py --batch-size=1
 python benchmarks/overlap.py --config=configs/scenes.py
 
 In turns, several steps each: steps on one batch that is on the device already, steps on batches that come as in
-training (`train_batches`, fetched ahead by `ditask_jax.training.prefetch`), and the loader alone as fast as it can,
+training (`train_batches`, prefetched by `ditask_jax.training.prefetch`), and the loader alone as fast as it can,
 once the batches that it held ready are taken. Each row runs twice, and the second time counts, so that the fed steps
-are in full swing. `waited` is what a fed step waits for its batch. PASCAL-Context's pictures are generated ones of the
+are in full swing. `waited` is what a fed step waits for its batch. PASCAL-Context's images are generated ones of the
 same size in the same files, prepared by `python -m ditask_jax.data build`.
 """
 

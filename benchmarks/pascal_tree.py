@@ -1,4 +1,4 @@
-"""Writes a PASCAL_MT tree of generated scenes at the size of the real pictures, in the real file formats."""
+"""Writes a PASCAL_MT tree of generated scenes at the size of the real images, in the real file formats."""
 
 import pathlib
 

@@ -128,7 +128,7 @@ def make_forward(model: nn.Module, images: torch.Tensor) -> Callable[[], None]:
 
 
 def trainable_count(model: nn.Module) -> int:
-    """Numbers that train."""
+    """Trainable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 

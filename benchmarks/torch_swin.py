@@ -89,7 +89,7 @@ class Adapted(nn.Module):
         if self.streams and len(streams) == 1:
             streams = streams * self.streams
         if self.streams:
-            # In the very last block the shared stream has no reader and is not computed.
+            # In the very last block the shared stream is unused and is not computed.
             streams = streams[len(streams) - self.streams :]
             return [F.linear(x, w, self.bias) for x, w in zip(streams, weights, strict=True)]
         return [F.linear(x, weights[0], self.bias) for x in streams]

@@ -3,7 +3,7 @@
 python -m ditask_jax.train --config=configs/cityscapes_swin_tiny.py --workdir=runs/cityscapes \
     --config.data.root=cityscapes --config.backbone.weights=swin_tiny_1k.safetensors
 
-Published, on the 500 validation pictures (mIoU, rmse of depth):
+Published, on the 500 validation images (mIoU, rmse of depth):
 
     DiTASK 56.08 / 6.35    TADFormer 62.76 / 5.39    MTLoRA 60.88 / not given    Free Sinewich 62.62 / 5.14
 
@@ -13,9 +13,9 @@ Unknown, so that the numbers above can only be aimed at:
 
 * The unit of depth. Errors of 5 to 6.4 are no inverse depth; they are disparities in pixels, the default here (and what
   the table of scores prints), or metres.
-* The size of the pictures, the augmentation, the schedule and the length of training. Here: 448x896, which keeps the
-  shape of the pictures (1024x2048), flips and zooms, and PASCAL-Context's recipe for the rest, over 100 epochs.
-* Whether 19 classes were used: 7-class numbers belong to pictures of 128x256 and to inverse depth.
+* The size of the images, the augmentation, the schedule and the length of training. Here: 448x896, which keeps the
+  shape of the images (1024x2048), flips and zooms, and PASCAL-Context's recipe for the rest, over 100 epochs.
+* Whether 19 classes were used: 7-class numbers belong to images of 128x256 and to inverse depth.
 """
 
 from ditask_jax.config import base_config

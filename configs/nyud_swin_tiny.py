@@ -6,7 +6,7 @@ python -m ditask_jax.train --config=configs/nyud_swin_tiny.py:semseg_depth --wor
 
 Variants: `semseg_depth_normals`; `semseg_depth`, the two tasks of DiTASK's own table as far as it is known.
 
-Published, on the 654 validation pictures (mIoU over 40 classes, rmse in metres, mean angle in degrees, delta_m):
+Published, on the 654 validation images (mIoU over 40 classes, rmse in metres, mean angle in degrees, delta_m):
 
     method                                    semseg  depth  normals  delta_m
     single-task full fine-tuning (the zero)    42.65   0.60    22.83     0.00
@@ -21,7 +21,7 @@ Unknown:
   own table (44.01, against 37.18 of MTLoRA) lists semseg and depth only; its references are not published.
 * Pre-training: the rows above started from ImageNet-1k, DiTASK's own table probably from the larger ImageNet.
 * Which schedule, warm-up (10, 20 or 30 epochs were searched) and learning rate were chosen.
-* Steps per epoch: 8 processes of 64 pictures, with the remainder dropped, make one optimiser step an epoch, 100 in all;
+* Steps per epoch: 8 processes of 64 images, with the remainder dropped, make one optimiser step an epoch, 100 in all;
   1 process of 32, as here, makes 24.
 
 Files: three packages of this data set are in use, and they differ; `python -m ditask_jax.data doctor nyud` says which

@@ -3,8 +3,8 @@
 python -m ditask_jax.train --config=configs/pascal_pvt_v2_b2.py --workdir=runs/pascal_pvt \
     --config.data.root=PASCAL_MT --config.backbone.weights=pvt_v2_b2.safetensors
 
-Published as "PVT": delta_m +3.01 with 1.96 M trainable numbers in the backbone. PVT v2 b2 with 64 shared and 4 task
-cells has that many (1,958,912 as the originals count); PVT v1 small would have 0.89 M.
+Published as "PVT": delta_m +3.01 with 1.96 M trainable parameters in the backbone. PVT v2 b2 with 64 shared and 4 task
+cells has that many (1,958,912 as the reference implementations count); PVT v1 small would have 0.89 M.
 
 Variants: those of `pascal_swin_tiny`.
 """
@@ -20,6 +20,6 @@ def get_config(variant: str = "ditask"):
     config.backbone.name = "pvt_v2_b2"
     if config.method.name == "ditask":
         config.method.task_cells = 4
-    # The decoder's channels per stage that the originals have for this backbone.
+    # The decoder's channels per stage that the reference implementations have for this backbone.
     config.head.widths = (36, 72, 144, 288)
     return config

@@ -12,9 +12,9 @@ Variants (docs/methods.md has what each trains, and its counts):
 * DiTASK taken apart: `ditask_64_4` (the released cells), `ditask_index` (the released transform and start),
   `ditask_shared` (task-agnostic transforms only), `ditask_task` (task-specific ones only), `ditask_headroom` (the
   largest singular value moves too), `ditask_no_decay` (no weight decay of transforms), `ditask_thetas` (transforms and
-  nothing else of the backbone), `control` (all that DiTASK trains but the transforms), `ditask_pcgrad`.
+  nothing else of the backbone), `no_transform` (all that DiTASK trains but the transforms), `ditask_pcgrad`.
 
-Published, on the 5,105 validation pictures, scored at 448x448 (mIoU, mIoU, mIoU, mean angle in degrees, delta_m):
+Published, on the 5,105 validation images, scored at 448x448 (mIoU, mIoU, mIoU, mean angle in degrees, delta_m):
 
     pre-training   method                      semseg  human_parts    sal  normals  delta_m  backbone trains
     ImageNet-1k    single-task full (zero)      67.21        61.93  62.35    17.97     0.00
@@ -32,10 +32,10 @@ Unknown:
 * Which schedule: the paper says a step schedule, the released code defaults to cosine. The period and rate of the
   steps (here 30 epochs, 0.1, the library's defaults: 0.001 of the peak after 110 of 300 epochs) are not published, nor
   which warm-up, dropout, weight decay, learning rate and number of cells of the searched grids was chosen.
-* Steps per epoch: 8 processes of 64 pictures make 9 optimiser steps an epoch and an effective peak of 5e-4; 1 process
+* Steps per epoch: 8 processes of 64 images make 9 optimiser steps an epoch and an effective peak of 5e-4; 1 process
   of 32, as here and for MTLoRA, makes 156 and 3.1e-5. For the former: --config.batch_size=512.
 * Whether the published numbers cover the whole validation set: with several processes the released code scores one
-  process's share of it. Here every picture counts once.
+  process's share of it. Here every image counts once.
 
 An independent attempt at MTLoRA with its authors' code got +1.77 in place of +2.55: expect a spread of that size.
 """
@@ -59,7 +59,7 @@ VARIANTS = {
     "ditask_thetas": {"method.unfrozen": ()},
     "ditask_pcgrad": {"optimizer.surgery": "pcgrad"},
     "ditask_single": {"tasks": "semseg"},
-    "control": {"method.shared_layers": (), "method.task_layers": ()},
+    "no_transform": {"method.shared_layers": (), "method.task_layers": ()},
     "svf": {"method.name": "svf"},
     "lora_r4": LORA | {"method.rank": 4},
     "lora_r8": LORA | {"method.rank": 8},

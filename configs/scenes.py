@@ -1,17 +1,17 @@
-"""Scenes, six tasks, from the embedded start: a complete multi-task run in minutes on two cores, nothing to download.
+"""Scenes, six tasks, from the embedded weights: a complete multi-task run in minutes on two cores, nothing to download.
 
 python -m ditask_jax.train --config=configs/scenes.py --workdir=runs/scenes
 python -m ditask_jax.train --config=configs/scenes.py:frozen --workdir=runs/scenes_frozen
 
-Variants: `ditask`; `frozen` (decoders only); `full`; `control`, DiTASK's trainable set without thetas (norms, patch
-merging, patch embedding and bias tables train, no singular value moves), which tells what the thetas add; and `single`,
-the full fine-tuning whose single-task scores are the references of delta_m.
+Variants: `ditask`; `frozen` (decoders only); `full`; `no_transform`, DiTASK's trainable set without thetas (norms,
+patch merging, patch embedding and bias tables train, no singular value moves), which tells what the thetas add; and
+`single`, the full fine-tuning whose single-task scores are the references of delta_m.
 """
 
 from ditask_jax.config import base_config
 from ditask_jax.errors import check_known
 
-VARIANTS = ("ditask", "frozen", "full", "control", "single")
+VARIANTS = ("ditask", "frozen", "full", "no_transform", "single")
 
 
 def get_config(variant: str = "ditask"):
@@ -21,7 +21,7 @@ def get_config(variant: str = "ditask"):
     config.tasks = "semseg+human_parts+sal+normals+depth+edge"
     config.data.name = "scenes"
     config.data.threads = 1
-    # Pictures cost next to nothing to draw: every one is seen once, and there is nothing for a warp to add.
+    # Images cost next to nothing to draw: every one is seen once, and there is nothing for a warp to add.
     config.data.train_examples = 7200
     config.data.rotation = 0.0
     config.data.scale = (1.0, 1.0)
@@ -37,10 +37,10 @@ def get_config(variant: str = "ditask"):
     # Narrow necks: at this size the published head would cost more than the backbone.
     config.head.widths = (16, 16, 16, 16)
 
-    config.method.name = {"control": "ditask", "single": "full"}.get(variant, variant)
+    config.method.name = {"no_transform": "ditask", "single": "full"}.get(variant, variant)
     if "dropout" in config.method:
         config.method.dropout = 0.0
-    if variant == "control":
+    if variant == "no_transform":
         config.method.shared_layers = ()
         config.method.task_layers = ()
 

@@ -8,7 +8,7 @@ came out. One row alone: python -m ditask_jax.train --config=configs/table6.py:l
 Variants, in the order of the table: `single` (full tuning, for one task; choose it with --config.tasks=depth), `full`,
 `frozen` (decoders only), `lora_r4`, `lora_r8`, `mtlora_r16`, `mtlora_r32`, `mtlora_r64`, `ditask_single` (for one
 task), `ditask`, `ditask_index`, `ditask_cells_16`, `ditask_cells_32`, `ditask_cells_128`, `ditask_shared`,
-`ditask_task`, `ditask_headroom`, `control`, and on PVT `ditask_pvt`, `frozen_pvt`, `full_pvt`.
+`ditask_task`, `ditask_headroom`, `no_transform`, and on PVT `ditask_pvt`, `frozen_pvt`, `full_pvt`.
 
 What is smaller than in the paper, and why:
 
@@ -16,7 +16,7 @@ What is smaller than in the paper, and why:
   method.
 * MTLoRA's ranks are scaled to the width, 16 channels in place of 96: 16, 32, 64 become 3, 5, 11, and its tasks' 4
   becomes 1. LoRA's 4 and 8 are the paper's. The scale of both is 4, as their code sets it.
-* The start saw 4,800 pictures (`python -m ditask_jax.pretrain`). PVT's is made by
+* The start saw 4,800 images (`python -m ditask_jax.pretrain`). PVT's is made by
   python -m ditask_jax.pretrain --backbone=pvt_nano --out=runs/pvt_nano.safetensors
 """
 
@@ -48,7 +48,7 @@ VARIANTS = {
     "ditask_shared": {"method.task_layers": ()},
     "ditask_task": {"method.shared_layers": ()},
     "ditask_headroom": {"method.headroom": 1.25},
-    "control": {"method.shared_layers": (), "method.task_layers": ()},
+    "no_transform": {"method.shared_layers": (), "method.task_layers": ()},
     "ditask_pvt": PVT,
     "frozen_pvt": PVT | {"method.name": "frozen"},
     "full_pvt": PVT | {"method.name": "full"},

@@ -1,4 +1,4 @@
-"""VTAB-1k, one of 19 classification tasks with 1,000 training pictures, Swin-Tiny at 224 pixels.
+"""VTAB-1k, one of 19 classification tasks with 1,000 training images, Swin-Tiny at 224 pixels.
 
 python -m ditask_jax.train --config=configs/vtab_swin_tiny.py:cifar100 --workdir=runs/vtab/cifar100 \
     --config.data.root=vtab-1k --config.backbone.weights=swin_tiny_22k.safetensors
@@ -10,15 +10,15 @@ The variant is the task: cifar100, caltech101, dtd, oxford_flowers102, oxford_ii
 patch_camelyon, eurosat, resisc45, diabetic_retinopathy (specialized), clevr_count, clevr_dist, dmlab, kitti_dist,
 dsprites_loc, dsprites_ori, smallnorb_azi, smallnorb_ele (structured). The benchmark's score is the mean of the 19
 accuracies on the full test sets; fine-tuning papers also give the mean of the three groups' means. Hyper-parameters are
-chosen on 800 + 200 of the 1,000 pictures: --config.data.vtab_tuning=True.
+chosen on 800 + 200 of the 1,000 images: --config.data.vtab_tuning=True.
 
-Pictures are resized straight to 224x224 (bicubic, anti-aliased), without a crop and without augmentation.
+Images are resized straight to 224x224 (bicubic, anti-aliased), without a crop and without augmentation.
 
-Published: DiTASK's paper compares itself with LoRA in a plot (its figure 9): about ten times fewer trainable numbers at
-competitive accuracy, on a ViT. There is no table and no code.
+Published: DiTASK's paper compares itself with LoRA in a plot (its figure 9): about ten times fewer trainable
+parameters at competitive accuracy, on a ViT. There is no table and no code.
 
 Unknown: everything else. Which ViT and which pre-training, the accuracies, the number of cells, the optimiser and its
-schedule. What stands below (AdamW, cosine, 100 epochs of 64 pictures, 10 of them warm-up) is what fine-tuning papers on
+schedule. What stands below (AdamW, cosine, 100 epochs of 64 images, 10 of them warm-up) is what fine-tuning papers on
 this benchmark mostly use.
 """
 

@@ -18,7 +18,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_path("source", metavar="SOURCE", help="a .safetensors file, or a PyTorch file (.pth .pt .bin)")
     parser.add_path("out", metavar="OUT", help="the file to write, ending in .safetensors")
-    parser.add_option("--architecture", metavar="NAME", help="the backbone; default: told from the shapes")
+    parser.add_option("--architecture", metavar="NAME", help="the backbone; default: inferred from the shapes")
     note = "side, or HEIGHT,WIDTH, of the images the weights were trained on; needed for oblong position embeddings"
     parser.add_option("--image-size", metavar="PIXELS", help=note)
     statistics = "of the images the weights were trained on, in [0, 1]; default: the usual ones of the architecture"

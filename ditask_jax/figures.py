@@ -1,4 +1,4 @@
-"""`python -m ditask_jax.figures`: panels, curves, spectra, movement and sweeps of runs, as PNG and SVG."""
+"""`python -m ditask_jax.figures`: panels, curves, spectra, spectral shift and sweeps of runs, as PNG and SVG."""
 
 from ditask_jax import cli
 
@@ -7,7 +7,7 @@ def main(argv: list[str]) -> int:
     """Reads run folders and draws what can be drawn of them."""
     parser = cli.Parser(
         "ditask_jax.figures",
-        "Draws runs: predictions beside ground truth on the same pictures, loss and score curves, singular values "
+        "Draws runs: predictions beside ground truth on the same images, loss and score curves, singular values "
         "before and after with their velocity fields and maps, how far layers moved, and sweeps over options.",
         [
             "runs/scenes --out=figures",
@@ -19,7 +19,7 @@ def main(argv: list[str]) -> int:
     note = "folder of a run, or of several; the first gives the data set"
     parser.add_path("runs", nargs="*", metavar="RUN", help=note)
     parser.add_path("--out", required=True, metavar="DIR", help="folder for the figures")
-    kinds = "panels curves spectra movement sweep pareto"
+    kinds = "panels curves spectra spectral_shift sweep pareto"
     parser.add_option("--kinds", metavar="A,B", help=f"which of {kinds} (default: all that can be drawn)")
     note = "numbers of validation examples in the panels (default 0,1,2,3)"
     parser.add_option("--examples", default="0,1,2,3", metavar="K,L", help=note)

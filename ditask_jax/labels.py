@@ -16,13 +16,13 @@ IGNORE = 255
 class LabelSpec:
     """Augmentation behaviour of one task's label, read by `ditask_jax.data` and declared in the task's file.
 
-    Shapes: a map is `[H, W]` (`channels == 1`) or `[H, W, channels]`; what is said of the whole picture is a number, or
+    Shapes: a map is `[H, W]` (`channels == 1`) or `[H, W, channels]`; what is said of the whole image is a number, or
     `[channels]` numbers.
 
     Attributes:
       name: task id, the key of the label in an example.
-      channels: channels of the label map (3 for normals, else 1), or numbers per picture.
-      dtype: "uint8" for class and binary maps, "float32" for continuous ones, "int32" for a class of the picture,
+      channels: channels of the label map (3 for normals, else 1), or numbers per image.
+      dtype: "uint8" for class and binary maps, "float32" for continuous ones, "int32" for a class of the image,
         "float32" for other numbers of it.
       interpolation: "nearest" or "cubic", for warps and resizes.
       is_direction_field: unit vectors (x, y, z): flipping negates x, an in-plane rotation turns (x, y), a resize
@@ -31,7 +31,7 @@ class LabelSpec:
       zero_is_missing: a pixel of zeros has no label and becomes `IGNORE`.
       all_zero_is_missing: a map of zeros everywhere has no label and becomes `IGNORE` (human parts without people).
       num_values: class ids run over 0..num_values-1 (and `IGNORE` in maps); 0 for what is continuous.
-      is_map: False for what is said of a whole picture, which no augmentation touches.
+      is_map: False for what is said of a whole image, which no augmentation touches.
 
     >>> LabelSpec("normals", channels=3, dtype="float32").shape((4, 6))
     (4, 6, 3)
@@ -51,14 +51,14 @@ class LabelSpec:
     is_map: bool = True
 
     def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
-        """Shape of the label of a picture of this height and width."""
+        """Shape of the label of an image of this height and width."""
         if not self.is_map:
             return (self.channels,) if self.channels > 1 else ()
         return (*size, self.channels) if self.channels > 1 else tuple(size)
 
     @property
     def missing(self) -> int:
-        """The value that says "no label": `IGNORE` in maps, -1 for a class of the picture (where 255 may be one)."""
+        """The value that says "no label": `IGNORE` in maps, -1 for a class of the image (where 255 may be one)."""
         return IGNORE if self.is_map else -1
 
 

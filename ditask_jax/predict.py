@@ -1,4 +1,4 @@
-"""`python -m ditask_jax.predict`: every task's prediction for a user's own pictures, as pictures and as raw files."""
+"""`python -m ditask_jax.predict`: every task's prediction for a user's own images, as images and as raw files."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ def main(argv: list[str]) -> int:
     """Loads a trained model, predicts a file or a folder of files, and writes the results."""
     parser = cli.Parser(
         "ditask_jax.predict",
-        "Predicts pictures of any size: per task a colour picture and a raw file, and a panel of all tasks.",
+        "Predicts images of any size: per task a colour image and a raw file, and a panel of all tasks.",
         [
             "--workdir=runs/scenes --input=photo.jpg --out=predictions",
             "--workdir=runs/scenes --input=photos --out=predictions --tasks=semseg+depth --raw=png",
@@ -25,18 +25,18 @@ def main(argv: list[str]) -> int:
     parser.add_path("--weights", metavar="FILE", help=note)
     note = "adapter: data set that names its classes and the unit of depth (default: class 1, class 2 ...; metres)"
     parser.add_option("--dataset", metavar="NAME", help=note)
-    parser.add_path("--input", required=True, metavar="PATH", help="a picture, or a folder of pictures")
+    parser.add_path("--input", required=True, metavar="PATH", help="an image, or a folder of images")
     parser.add_path("--out", required=True, metavar="DIR", help="folder for the results")
     parser.add_option("--tasks", metavar="A+B", help="run these tasks only, and no stream of the others (default: all)")
-    note = "slide the network over the picture at its own scale (default: resize it to the network's size)"
+    note = "slide the network over the image at its own scale (default: resize it to the network's size)"
     parser.add_option("--tile", action="store_true", help=note)
     note = "least overlap of neighbouring tiles, as a fraction of a tile (default 0.25)"
     parser.add_option("--overlap", type=float, default=0.25, metavar="F", help=note)
-    parser.add_option("--batch-size", type=int, default=8, metavar="N", help="pictures or tiles at a time (default 8)")
+    parser.add_option("--batch-size", type=int, default=8, metavar="N", help="images or tiles at a time (default 8)")
     note = "format of raw depth and normals: npy (float32, default) or png (16 bits)"
     parser.add_option("--raw", default="npy", metavar="FORMAT", help=note)
     parser.add_option("--no-panels", action="store_true", help="leave out the panels, which take most of the writing")
-    note = "what to do about a picture that cannot be read, predicted or written: skip it by name (default) or stop"
+    note = "what to do about an image that cannot be read, predicted or written: skip it by name (default) or stop"
     parser.add_option("--on-bad-file", choices=["skip", "stop"], default="skip", metavar="WHAT", help=note)
     args = parser.parse(argv)
 
@@ -85,9 +85,7 @@ def main(argv: list[str]) -> int:
             raise DataError(f"predict: none of the {len(files)} files could be predicted; the reasons are above")
         description = results.finish()
     note = f", {skipped} skipped" if skipped else ""
-    print(
-        f"{predictor.source}: {done} of {len(files)} pictures{note}: {' '.join(task.name for task in predictor.tasks)}"
-    )
+    print(f"{predictor.source}: {done} of {len(files)} images{note}: {' '.join(task.name for task in predictor.tasks)}")
     print(f"results: {description.parent} (what is what: {description})")
     return cli.OK
 

@@ -1,4 +1,4 @@
-"""`python -m ditask_jax.pretrain`: makes the embedded start, a small Swin classifier of scenes."""
+"""`python -m ditask_jax.pretrain`: makes the embedded weights, a small Swin classifier of scenes."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ def main(argv: list[str]) -> int:
     parser.add_option("--backbone", default="swin_nano_patch2_window6", help="backbone to train")
     parser.add_option("--steps", type=int, default=None, help="optimiser steps")
     parser.add_option("--batch-size", type=int, default=None, help="images per step")
-    parser.add_option("--seed", type=int, default=0, help="of weights and pictures")
+    parser.add_option("--seed", type=int, default=0, help="of weights and images")
     args = parser.parse(argv)
     for name, value in (("--steps", args.steps), ("--batch-size", args.batch_size)):
         if value is not None and value < 1:

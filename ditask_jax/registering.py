@@ -72,7 +72,7 @@ def register_dataset(
       class_names: of `semseg` and `human_parts`, background included; numbers of classes follow from it.
       depth_unit: "metres", "pixels" of disparity or "inverse" depth.
       train_examples, val_examples: lengths of the splits, where they are known beforehand.
-      terms: what the pictures are and under whose terms, one line for model cards.
+      terms: what the images are and under whose terms, one line for model cards.
 
     Raises:
       ConfigError: the name is taken or cannot be one, or a task is unknown.

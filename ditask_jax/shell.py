@@ -244,7 +244,7 @@ def check_environment(environment: Mapping[str, str] | None = None) -> None:
     _check_platforms(environment)
     flags = environment.get("XLA_FLAGS", "")
     if flags.strip() and "jax" not in sys.modules and (reason := _refused_flags(flags)):
-        raise ConfigError(f"environment: XLA_FLAGS: got {flags!r}, which XLA refuses ({reason}); mend or unset it")
+        raise ConfigError(f"environment: XLA_FLAGS: got {flags!r}, which XLA refuses ({reason}); fix or unset it")
 
 
 def _check_platforms(environment: Mapping[str, str]) -> None:
@@ -298,7 +298,7 @@ def explain(error: BaseException, environment: Mapping[str, str] | None = None) 
         misspelt = suspects[0] == "JAX_PLATFORMS" and given[suspects[0]] not in _PLATFORMS
         near = f"{did_you_mean(given[suspects[0]], _PLATFORMS)}; " if misspelt else ""
         rest = "" if importing else ", or set JAX_PLATFORMS=cpu"
-        return ConfigError(f"environment: {shown}; {what} ({reason[:200]}). {near}mend or unset it{rest}")
+        return ConfigError(f"environment: {shown}; {what} ({reason[:200]}). {near}fix or unset it{rest}")
     if importing:
         return None
     return no_device(reason)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Line and branch coverage of cpab/, adapters/, tasks/ and the checkpoint code by the default tests of those rooms.
+# Line and branch coverage of cpab/, adapters/, tasks/ and the checkpoint code by the default tests of those packages.
 #
 #   bash launch/coverage.sh                  the table, and .cache/coverage/index.html line by line
 #   bash launch/coverage.sh cpab tasks       some of them: cpab adapters tasks checkpoints
@@ -22,7 +22,7 @@ mkdir -p .cache/coverage
 "$python" -m coverage erase
 sources=()
 for name in "$@"; do
-  # Which files are a room's, and which tests are about it, is written once: the mutations use it too.
+  # Which files are a package's, and which tests are about it, is written once: the mutations use it too.
   IFS=$'\t' read -r files tests < <("$python" -m tests.mutation --list "$name")
   sources+=("$files")
   read -ra paths <<<"$tests"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a fresh checkout to a trained, evaluated multi-task model: DiTASK on the built-in scenes, from the embedded start.
+# From a fresh checkout to a trained, evaluated multi-task model: DiTASK on the built-in scenes, from the embedded weights.
 #
 #   bash launch/quickstart.sh                             about eleven minutes on two cores, install included
 #   bash launch/quickstart.sh --config.total_steps=50     further arguments go to the trainer

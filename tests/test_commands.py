@@ -148,7 +148,7 @@ def test_a_number_of_devices_changes_neither_steps_nor_rates(devices, share, cap
     assert schedule["learning_rate"] == pytest.approx(3.125e-5)
 
 
-@pytest.mark.parametrize("variant", ["ditask", "frozen", "full", "control", "single"])
+@pytest.mark.parametrize("variant", ["ditask", "frozen", "full", "no_transform", "single"])
 def test_describe_as_text(variant, capsys):
     assert cli.execute(describe.main, [f"--config=configs/scenes.py:{variant}"]) == cli.OK
     text = capsys.readouterr().out
@@ -158,11 +158,11 @@ def test_describe_as_text(variant, capsys):
 
 def test_the_control_is_ditasks_trainable_set_without_thetas(capsys):
     counts = {}
-    for variant in ("ditask", "control"):
+    for variant in ("ditask", "no_transform"):
         cli.execute(describe.main, [f"--config=configs/scenes.py:{variant}", "--json"])
         counts[variant] = json.loads(capsys.readouterr().out)["groups"]
     thetas = ("adapter shared", "adapter task")
-    assert {k: v for k, v in counts["ditask"].items() if k not in thetas} == counts["control"]
+    assert {k: v for k, v in counts["ditask"].items() if k not in thetas} == counts["no_transform"]
 
 
 @pytest.mark.parametrize("command", [train, evaluate, compare, describe, pretrain, references])

@@ -84,7 +84,7 @@ class Flow(Task):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pose(Flow):
-    """Two numbers per picture."""
+    """Two numbers per image."""
 
     name: str = "pose"
     unit: str = "gon"
@@ -162,7 +162,7 @@ def test_pictures_and_keys_are_the_task_s():
     labels = [np.uint8([[0, 1, 255]])]
     assert [entry.text for entry in key_of(Saliency(), labels)] == ["sal:", "no", "yes", "no label"]
     bad = type("Bad", (Flow,), {"render": lambda self, picture, value_range=None: picture})()
-    with pytest.raises(ConfigError, match=r"render returned float64 \[2, 2, 2\], expected a colour picture"):
+    with pytest.raises(ConfigError, match=r"render returned float64 \[2, 2, 2\], expected a colour image"):
         bad.picture(np.zeros((2, 2, 2)))
 
 

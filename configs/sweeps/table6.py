@@ -3,7 +3,7 @@
 python -m ditask_jax.pretrain --backbone=pvt_nano --out=runs/pvt_nano.safetensors
 python -m ditask_jax.sweep configs/sweeps/table6.py --workdir=runs/table6
 
-About two hours on two cores. Seeds change pictures' order, dropout and the necks' and heads' start; the pictures
+About two hours on two cores. Seeds change images' order, dropout and the necks' and heads' start; the images
 themselves and the backbone's start are the same.
 """
 

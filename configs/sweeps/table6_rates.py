@@ -5,7 +5,7 @@ python -m ditask_jax.sweep configs/sweeps/table6_rates.py --workdir=runs/table6_
 
 from ditask_jax.sweeps import Sweep, grid
 
-METHODS = ("full", "frozen", "lora_r4", "mtlora_r32", "ditask", "control")
+METHODS = ("full", "frozen", "lora_r4", "mtlora_r32", "ditask", "no_transform")
 
 
 def get_sweep() -> Sweep:

@@ -166,7 +166,7 @@ class Method:
         raise TypeError(f"method '{self.name}' attaches no adapters")
 
     def upstream_extra(self, sites: Sequence[Site]) -> dict[str, int]:
-        """Parameters that the originals count as trainable though they never receive a gradient, by group."""
+        """Parameters that reference implementations count as trainable though they never get a gradient, by group."""
         return {}
 
 

@@ -25,7 +25,7 @@ class Site:
       tasks: names of the tasks that read the stage, in order.
       examples: images per step, for cost rules.
       stages: number of stages of the backbone.
-      blocks_behind: blocks between this one and the end of its stage; None where nothing reads the stage.
+      blocks_behind: blocks between this one and the end of its stage; None where the stage is unused.
       last_stage: whether the layer is in the last stage.
       roles: of the backbone's blocks.
     """
@@ -54,7 +54,7 @@ def sites(
     """The sites of all dense layers of a backbone; `tasks_of_stage` names the tasks that read a stage."""
     infos = [layer.info for layer in layers]
     stages = 1 + max((info.stage for info in infos), default=-1)
-    # A block that ends a stage nobody reads does not say so: no stream needs to leave there.
+    # A block that ends an unused stage does not say so: no stream needs to leave there.
     ends = {info.stage: info.block for info in infos if info.last_in_stage and info.role in roles.order}
 
     def site(layer: Linear) -> Site:
@@ -194,8 +194,8 @@ class Plan:
     Attributes:
       method: name of the method.
       layers: one entry per adapted layer.
-      groups: trainable numbers by group.
-      upstream_extra: what the originals count on top, by group.
+      groups: trainable parameters by group.
+      upstream_extra: what the reference implementations count on top, by group.
       total: all numbers of the model, adapters included, singular vectors not (they are the frozen weights).
     """
 
@@ -207,22 +207,22 @@ class Plan:
 
     @property
     def trainable_total(self) -> int:
-        """All numbers that train."""
+        """All trainable parameters."""
         return sum(self.groups.values())
 
     @property
     def trainable_decoder(self) -> int:
-        """Numbers that train in necks and heads."""
+        """Trainable parameters in necks and heads."""
         return self.groups.get("necks", 0) + self.groups.get("heads", 0)
 
     @property
     def trainable_backbone(self) -> int:
-        """Numbers that train in the backbone, adapters included."""
+        """Trainable parameters in the backbone, adapters included."""
         return self.trainable_total - self.trainable_decoder
 
     @property
     def upstream(self) -> dict[str, int]:
-        """The first two counts as the originals make them, with parameters that never get a gradient."""
+        """The first two counts as reference implementations make them, with parameters that never get a gradient."""
         extra = sum(self.upstream_extra.values())
         return {
             "trainable_backbone": self.trainable_backbone + extra,

@@ -23,7 +23,7 @@ from ditask_jax.nn.state import FrozenParam, flatten
 from ditask_jax.options import names, option
 from ditask_jax.weight_files import checksum
 
-# Backbone weights that train beside the adapters: the originals' rule, and parts of it for ablations.
+# Backbone weights that train beside the adapters: the reference implementations' rule, and parts of it for ablations.
 
 
 # DiTASK's, LoRA's and MTLoRA's trainable set without adapters, by the groups of the plan.

@@ -119,7 +119,7 @@ _TESTS = {
 
 REGISTRY: dict[str, BackboneEntry] = {
     **_SWINS,
-    # The embedded start: pre-trained on scenes, small enough to fine-tune on a laptop core.
+    # The embedded weights: pretrained on scenes, small enough to fine-tune on a laptop core.
     "swin_nano_patch2_window6": BackboneEntry(
         SwinConfig(16, (2, 2, 2, 2), (1, 2, 4, 8), window=6, patch=2),
         image_size=96,

@@ -135,7 +135,7 @@ class Block(nnx.Module):
         x, streams = add_branch(pick_streams(x, streams, leaving), branch), leaving
         branch, leaving = self.mlp(self.norm2(x), streams, context)
         branch = drop_path(branch, self.drop_rate, context, f"{self.path}/mlp", leaving)
-        # Where nothing reads a stream any further, the branch ends it and the trunk does too.
+        # Where a stream is unused from here on, the branch ends it and the trunk does too.
         return add_branch(pick_streams(x, streams, leaving), branch), leaving
 
 

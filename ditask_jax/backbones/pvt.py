@@ -80,7 +80,7 @@ class Pvt(Pyramid):
     stage = PvtStage
 
     def grid_rows(self, image_size: Size | None = None) -> dict[str, GridRows]:
-        """Position embeddings: bilinear, as the originals resize them for an image of another size."""
+        """Position embeddings: bilinear, as the reference implementations resize them for an image of another size."""
         grids = pyramid_grids(image_size or self.image_size, self.config)
         return {
             f"stages/{stage}/position_embedding": GridRows(grid, self.stages[stage].leading, "bilinear")

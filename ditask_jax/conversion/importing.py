@@ -74,7 +74,7 @@ def convert_weights(
 
     Args:
       path: a `.safetensors` file, or a PyTorch file (which needs PyTorch).
-      architecture: a name of `list_models()`; None: told from the shapes.
+      architecture: a name of `list_models()`; None: inferred from the shapes.
       image_size: what the weights were trained on, where position embeddings of an oblong grid cannot tell.
       mean, std: of those images in [0, 1]; None: the usual ones of the architecture.
       state: which of several sets of weights, such as "model_ema"; see `read_source`.
@@ -92,7 +92,7 @@ def convert_weights(
     fields = _inferred(layout, found, source)
     name = _architecture(layout, fields, architecture, source)
     size = _size(layout, fields, found, image_size, source)
-    # A size that was asked for must fit; one that was told from the arrays says nothing about those loading resizes.
+    # A size that was asked for must fit; one inferred from the arrays says nothing about those that loading resizes.
     resized = layout.family.resized if image_size is None else r"$^"
     _check(found, _expected(name, size, source), layout, source, name, resized)
     metadata = _describe(source, layout, name, found.arrays, prefixed)

@@ -1,4 +1,4 @@
-"""What a layout and a family are: names on the one hand, sizes told from shapes on the other."""
+"""What a layout and a family are: names on the one hand, sizes inferred from shapes on the other."""
 
 import dataclasses
 import math

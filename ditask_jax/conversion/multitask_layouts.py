@@ -34,7 +34,7 @@ from ditask_jax.nn.state import flatten, split_state
 
 _THETA = re.compile(r"backbone/stages/(\d+)/blocks/(\d+)/\w+/(\w+)/adapter/theta_(\w+)")
 _BACKBONE = [*block_rules(), *block_rules(".linear"), *merging_rules()]
-_COUNTER = (r".*\.num_batches_tracked", "a counter that nothing reads")
+_COUNTER = (r".*\.num_batches_tracked", "an unused counter")
 _ANY_DENSE = r"layers\.0\.blocks\.0\.attn\.qkv\.(?:linear\.)?weight$"
 _AROUND = r"(?:decoders\.decoders\.|layers\.0\.blocks\.0\.attn\.qkv\.linear\.)"
 _LOW_RANK = r"layers\.\d+\.(?:blocks\.\d+\.\w+|downsample)\.\w+\.lora_(?:shared|tasks)_(?:B|scale)"
@@ -42,7 +42,7 @@ _BARE = ("downsampler.", "decoders.")
 
 
 def unread_thetas(arrays: Shapes) -> dict[str, str]:
-    """Transforms of a DiTASK checkpoint whose result nothing reads, with the reason.
+    """Transforms of a DiTASK checkpoint whose result is unused, with the reason.
 
     Those of single tasks in q, k, v, and the shared ones behind the fan-out of the very last block.
     """
@@ -54,9 +54,9 @@ def unread_thetas(arrays: Shapes) -> dict[str, str]:
             continue
         stage, block, layer, stream = int(match[1]), int(match[2]), match[3], match[4]
         if stream != "shared" and layer == "qkv":
-            found[path] = "a task's transform in q, k, v: nothing reads what it produces"
+            found[path] = "a task's transform in q, k, v: unused"
         elif stream == "shared" and layer != "qkv" and (stage, block) == (last, final) and _per_task(arrays, path):
-            found[path] = "the shared transform behind the last fan-out: nothing reads what it produces"
+            found[path] = "the shared transform behind the last fan-out: unused"
     return found
 
 

@@ -66,7 +66,7 @@ TIMM_V2 = Table(
 )
 
 
-# The two PVT families: the names of the authors' checkpoints and of timm's, and sizes told from shapes.
+# The two PVT families: the names of the authors' checkpoints and of timm's, and sizes inferred from shapes.
 
 
 def _stages(arrays: Shapes) -> tuple[int, list[tuple[int, ...]], dict[str, Any]]:

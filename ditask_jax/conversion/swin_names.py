@@ -32,7 +32,7 @@ def swin_buffers(config: SwinConfig, size: tuple[int, int]) -> dict[str, np.ndar
     return found
 
 
-# The Swin family: the names of Microsoft's checkpoints (timm before 0.9 kept them), and sizes told from shapes.
+# The Swin family: the names of Microsoft's checkpoints (timm before 0.9 kept them), and sizes inferred from shapes.
 
 
 BLOCK, OUR_BLOCK = "layers.{stage}.blocks.{block}", "backbone/stages/{stage}/blocks/{block}"

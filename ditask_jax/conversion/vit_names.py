@@ -6,7 +6,7 @@ from ditask_jax.backbones.vit import VitConfig
 from ditask_jax.conversion.layouts import Family, Layout, Shapes, Size, count, shape_of, square_side
 from ditask_jax.conversion.names import FIRST, FIRST_TWO, Rule, Table, convolution, linear, norm
 
-# The Vision Transformer: timm's names, which the originals' PyTorch weights carry too.
+# The Vision Transformer: timm's names, which the reference implementations' PyTorch weights carry too.
 
 
 _THEIRS, _OURS = "blocks.{block}", "backbone/blocks/{block}"
@@ -30,7 +30,7 @@ TIMM_RULES = Table(
 )
 
 
-# The ViT family: timm's names (DeiT's are the same) and Hugging Face's, and sizes told from shapes.
+# The ViT family: timm's names (DeiT's are the same) and Hugging Face's, and sizes inferred from shapes.
 
 
 _POSITIONS, _TOKEN = "backbone/position_embedding", "backbone/class_token"

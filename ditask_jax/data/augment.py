@@ -17,7 +17,7 @@ from ditask_jax.labels import IGNORE, LabelSpec
 # References: the protocol of the PASCAL-Context and NYUDv2 multi-task benchmarks (Vandenhende et al., MTLoRA, DiTASK).
 # Side effects of theirs are kept by default where published numbers contain them: padding becomes class 0 (`pad_ignore`
 # makes it ignored), cubic interpolation leaves rings of interpolated normals around masks (`erode_normals` removes
-# them), and a picture without people has no label for human parts at all (`ignore_empty_maps`). One is a mistake and is
+# them), and an image without people has no label for human parts at all (`ignore_empty_maps`). One is a mistake and is
 # put right: where a cubic interpolation overshoots, values are clipped and do not wrap around in uint8
 # (`compat_uint8_wrap` brings the wrap back).
 
@@ -27,7 +27,7 @@ RESIZES = ("cubic", "pillow")
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Ranges of the random joint augmentation, and how pictures and labels are treated on the way.
+    """Ranges of the random joint augmentation, and how images and labels are treated on the way.
 
     Attributes:
       hflip: probability of a horizontal flip, 0..1.
@@ -40,7 +40,7 @@ class Augmentation:
         is ignored as a whole; False keeps it as background.
       compat_uint8_wrap: cut digits off and let cubic overshoot wrap around in uint8, as the released code does.
       resize: "cubic" (OpenCV, no anti-aliasing, as the dense benchmarks) or "pillow" (bicubic with anti-aliasing, as
-        the classification benchmarks) for pictures.
+        the classification benchmarks) for images.
       fast_warp: one bilinear warp straight to the size of the network in place of a cubic warp and a cubic resize.
 
     >>> Augmentation(rotation=0.0, scale=(1.0, 1.2, 1.5), scales_are_choices=True).hflip
@@ -126,10 +126,10 @@ def sample(augmentation: Augmentation | None, rng: np.random.Generator) -> Draw:
     return Draw(flip < augmentation.hflip, (2 * turn - 1) * augmentation.rotation, factor)
 
 
-# Joint augmentation of a picture and its labels on the host, driven by `LabelSpec`.
+# Joint augmentation of an image and its labels on the host, driven by `LabelSpec`.
 #
 # Order: horizontal flip, one affine warp (rotation and zoom), resize (aspect ratio not kept), missing values marked.
-# Pictures and normals are interpolated cubically, in float32 from the first step to the last; pictures are rounded and
+# Images and normals are interpolated cubically, in float32 from the first step to the last; images are rounded and
 # clipped once, at the end. Other maps take the nearest value. See `Augmentation` for what can be chosen.
 
 
@@ -139,7 +139,7 @@ _INTERPOLATION = {"nearest": cv2.INTER_NEAREST, "linear": cv2.INTER_LINEAR, "cub
 
 
 def rotate_directions(directions: np.ndarray, degrees: float) -> np.ndarray:
-    """Turns the in-plane part of vectors [..., 3] with a picture that is rotated counter-clockwise by `degrees`.
+    """Turns the in-plane part of vectors [..., 3] with an image that is rotated counter-clockwise by `degrees`.
 
     >>> rotate_directions(np.array([1.0, 0.0, 0.0]), 90.0).round(6) + 0.0  # right becomes up, and y points down
     array([ 0., -1.,  0.])
@@ -163,7 +163,7 @@ def transform(
       image_size: height and width of the result.
       draw: flip, angle and zoom.
       augmentation: the options that are not random (`pad_ignore` and those after it).
-      keep_label_size: resize the picture only, for scores at the labels' own resolution.
+      keep_label_size: resize the image only, for scores at the labels' own resolution.
 
     Returns:
       `{"image": uint8 [h, w, 3], "labels": {name: uint8 or float32 [h, w] or [h, w, 3], or an int32 number}}`;
@@ -265,7 +265,7 @@ def _padding(spec: LabelSpec, options: Augmentation) -> int:
 
 
 def _move_together(example: Mapping, specs: Sequence[LabelSpec], motion: _Motion, options: Augmentation) -> dict:
-    """Moves class maps three at a time, as the channels of one picture, which takes little longer than one of them."""
+    """Moves class maps three at a time, as the channels of one image, which takes little longer than one of them."""
     alike = [spec for spec in specs if spec.is_map and (spec.dtype, spec.interpolation) == ("uint8", "nearest")]
     moved = {}
     if motion.matrix is not None:

@@ -1,8 +1,8 @@
-"""A user's own pictures: image and label files in folders, no code and no preparation.
+"""A user's own images: image and label files in folders, no code and no preparation.
 
-Layout, with `<id>` any file name without its ending (the same for a picture and its labels):
+Layout, with `<id>` any file name without its ending (the same for an image and its labels):
 
-    ROOT/train/images/<id>.jpg|.jpeg|.png|...  colour pictures, any sizes
+    ROOT/train/images/<id>.jpg|.jpeg|.png|...  colour images, any sizes
     ROOT/train/semseg/<id>.png                 class ids 0..C-1, 255 = ignore (8-bit grey or palette)
     ROOT/train/human_parts/<id>.png            part ids 0..P-1, 255 = ignore; a map of zeros = no person
     ROOT/train/sal/<id>.png                    0 = no, one other value (1 or 255, say) = yes
@@ -13,7 +13,7 @@ Layout, with `<id>` any file name without its ending (the same for a picture and
     ROOT/val/...                               the same
 
 Only the folders of the requested tasks are needed. Without `val/`, `val_fraction` splits `train/` by a hash of the ids,
-which never moves a picture from one side to the other when others are added. With `subfolders`, `<id>` may hold folders
+which never moves an image from one side to the other when others are added. With `subfolders`, `<id>` may hold folders
 (images/a/x.jpg, semseg/a/x.png). Most tools write 255 for "yes" into masks (sal, edge); with `mask_ignore` it means
 "ignore" there too, and 1 is "yes". Without it (False), 255 is "yes" in class maps of two classes as well. Of normals, x
 points right and y down; z may point into the scene or towards the camera, for augmentation turns x and y only.
@@ -36,12 +36,12 @@ from ditask_jax.labels import IGNORE
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 SPLITS = ("train", "val")
 DEPTH_UNITS = {"metres": 1.0, "millimetres": 0.001}
-_NOT_OURS = ("__MACOSX", "@eaDir")  # what systems put beside pictures
+_NOT_OURS = ("__MACOSX", "@eaDir")  # what systems put beside images
 
 
 @dataclasses.dataclass(frozen=True)
 class FolderSource:
-    """Pictures and labels under a folder laid out as described in this module.
+    """Images and labels under a folder laid out as described in this module.
 
     Attributes:
       root: folder that holds `train/` and `val/`.
@@ -53,16 +53,16 @@ class FolderSource:
         is class 0 and any other value class 1. None: 255 is "ignore" in class maps alone.
       depth_unit: unit of all depth files, "metres" or "millimetres"; None: floats are metres, 16-bit PNG files
         millimetres, and whole numbers in .npy files are refused. Labels are in metres.
-      subfolders: True: read pictures in folders below `images/` too. False: pass over them. None: refuse them.
+      subfolders: True: read images in folders below `images/` too. False: pass over them. None: refuse them.
       num_examples: use only the first that many (sorted by id); None for all.
       seed: of the automatic split.
       check: look for every label at the start; if not, a missing one is noticed when it is read.
 
-    Labels of another size than their picture are resized (nearest; normals cubic), provided the aspect ratio agrees
+    Labels of another size than their image are resized (nearest; normals cubic), provided the aspect ratio agrees
     within 2 %.
 
     Raises:
-      DataError: the folder, a picture or a label is missing (all missing labels are looked for at the start).
+      DataError: the folder, an image or a label is missing (all missing labels are looked for at the start).
 
     An example is `{"image": uint8 [H, W, 3], "id": str, task: label, ...}` as of every source.
     """
@@ -121,7 +121,7 @@ class FolderSource:
             if self.val_fraction is None and split == "val":
                 raise DataError(
                     f"folder: {root / 'val'} is missing; make val/images, or set val_fraction "
-                    "(--config.data.val_fraction=0.1; doctor, show: --val-fraction 0.1) to take validation pictures "
+                    "(--config.data.val_fraction=0.1; doctor, show: --val-fraction 0.1) to take validation images "
                     "from train/"
                 )
             if self.val_fraction is not None:
@@ -132,7 +132,7 @@ class FolderSource:
         names = sorted(name for name in images if chosen is None or chosen(name))
         if not names:
             raise DataError(
-                f"folder: the {split} split is empty: no pictures for it in {folder / 'images'}; endings that are "
+                f"folder: the {split} split is empty: no images for it in {folder / 'images'}; endings that are "
                 f"read: {' '.join(IMAGE_ENDINGS)}"
             )
         names = names[: self.num_examples]
@@ -147,7 +147,7 @@ class FolderSource:
                 wanted = " or ".join(str(folder / task / (missing[0] + ending)) for ending in _ENDINGS[task])
                 others = sorted(path.name for path in (folder / task).glob(f"{glob.escape(missing[0])}.*"))
                 there = f"; there is {others[0]}, of an ending that is not read" if others else ""
-                raise DataError(f"folder: picture '{missing[0]}'{more} has no {task} label: {wanted} is missing{there}")
+                raise DataError(f"folder: image '{missing[0]}'{more} has no {task} label: {wanted} is missing{there}")
         return [(name, images[name], {task: labels[task][name] for task in self.tasks}) for name in names]
 
     def _by_stem(self, folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
@@ -178,13 +178,13 @@ class FolderSource:
                 continue
             visited.add(real)
             below = sorted(name for name in folders if not name.startswith(".") and name not in _NOT_OURS)
-            # A folder that is called like a picture is one to the eye; reading it says what it is.
+            # A folder that is called like an image is one to the eye; reading it says what it is.
             named_so = [name for name in below if os.path.splitext(name)[1].lower() in endings]
             seen = sorted(name for name in (*entries, *named_so) if not name.startswith("."))
             if inner.parts and not self.subfolders:
                 if endings is IMAGE_ENDINGS and any(os.path.splitext(name)[1].lower() in endings for name in seen):
                     raise DataError(
-                        f"folder: {place} holds pictures below {folder}, which are not read; set "
+                        f"folder: {place} holds images below {folder}, which are not read; set "
                         "--config.data.subfolders=true (doctor, show: --subfolders true) to read them, false to pass "
                         "over them, or move them up"
                     )
@@ -200,7 +200,7 @@ class FolderSource:
 
 
 def unread_files(folder: Path) -> list[str]:
-    """Names of the files in a folder of pictures whose endings are not read, sorted; none where there is no folder."""
+    """Names of the files in a folder of images whose endings are not read, sorted; none where there is no folder."""
     if not os.path.isdir(folder):
         return []
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))
@@ -261,7 +261,7 @@ def _read_depth(path: Path, source: FolderSource, _: str) -> np.ndarray:
         stored = image_files.read_indices(path)
         if stored.dtype == np.uint8:
             raise DataError(
-                f"folder: {path} is an 8-bit picture; depth needs a 16-bit PNG in millimetres or a .npy in metres"
+                f"folder: {path} is an 8-bit image; depth needs a 16-bit PNG in millimetres or a .npy in metres"
             )
         unit = unit or "millimetres"
     else:

@@ -18,7 +18,7 @@ from ditask_jax.labels import IGNORE
 _PHOTOMETRIC, _BITS, _SAMPLES = 262, 258, 339  # tags of TIFF
 _FULL = 1 << 16
 _OF_ANY_DEPTH = ("PPM", "JPEG2000")  # of which Pillow does not tell the bits
-_LEAST = 1 << 14  # of pictures of 10, 12 and 14 bits no value gets there
+_LEAST = 1 << 14  # of images of 10, 12 and 14 bits no value gets there
 
 
 def read_bytes(path: Path) -> bytes:
@@ -43,10 +43,10 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """A colour picture as uint8 [H, W, 3] RGB.
+    """A colour image as uint8 [H, W, 3] RGB.
 
-    Grey, palette and 16-bit pictures become RGB, an alpha channel is dropped. A picture that carries an orientation
-    is refused: whether its labels were drawn on the turned or on the stored picture cannot be known.
+    Grey, palette and 16-bit images become RGB, an alpha channel is dropped. An image that carries an orientation
+    is refused: whether its labels were drawn on the turned or on the stored image cannot be known.
 
     Raises:
       DataError: missing, unreadable, truncated, with an orientation, or of another range than 8 or 16 bits.
@@ -61,9 +61,9 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def decode_image(content: bytes, name: Path | str) -> tuple[np.ndarray, int, bool]:
-    """A colour picture as it is stored.
+    """A colour image as it is stored.
 
-    8 bits are taken as they are. 16 bits run over 0..65535 and lose their lower half; a picture of which no value
+    8 bits are taken as they are. 16 bits run over 0..65535 and lose their lower half; an image of which no value
     reaches a quarter of that (a camera's 10, 12 or 14 bits) would be nearly black and is refused, and so are float and
     32-bit ones, whose range nothing defines.
 
@@ -116,7 +116,7 @@ def decode_image(content: bytes, name: Path | str) -> tuple[np.ndarray, int, boo
 
 
 def _stored(opened: image_headers.Opened, pixels: np.ndarray) -> np.ndarray:
-    """Pixels of a decoded picture as they stand in the file."""
+    """Pixels of a decoded image as they stand in the file."""
     back = {6: 8, 8: 6}.get(opened.orientation, opened.orientation)
     return turn_upright(pixels, back) if opened.is_turned else pixels
 
@@ -159,7 +159,7 @@ def _range_text(values: np.ndarray, name: Path | str) -> str:
 
 
 def turn_upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Undoes an EXIF orientation: the picture as a viewer shows it.
+    """Undoes an EXIF orientation: the image as a viewer shows it.
 
     >>> turn_upright(np.array([[1, 2, 3], [4, 5, 6]]), 6).tolist()  # 6: turn clockwise
     [[4, 1], [5, 2], [6, 3]]
@@ -173,12 +173,12 @@ def turn_upright(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def read_indices(path: Path) -> np.ndarray:
-    """A label picture as stored integers [H, W], of 1 to 16 bits, whatever their colours.
+    """A label image as stored integers [H, W], of 1 to 16 bits, whatever their colours.
 
     Palette files give indices, grey files of few bits the numbers themselves, though viewers stretch both to 0..255.
 
     Raises:
-      DataError: missing, unreadable, with an orientation, a colour picture, or in a format that keeps no exact numbers.
+      DataError: missing, unreadable, with an orientation, a colour image, or in a format that keeps no exact numbers.
     """
     return decode_indices(read_bytes(path), path)
 
@@ -227,7 +227,7 @@ def _open_label(content: bytes, name: Path | str, exact: bool = True) -> image_h
     if opened.orientation != 1:
         raise DataError(
             f"data: {name} is a label that carries an EXIF rotation (orientation {opened.orientation}), and its "
-            "picture may follow either orientation; rewrite both upright and check them"
+            "image may follow either orientation; rewrite both upright and check them"
         )
     if exact and len(image.getbands()) == 1 and not opened.is_exact:
         raise DataError(
@@ -237,13 +237,13 @@ def _open_label(content: bytes, name: Path | str, exact: bool = True) -> image_h
 
 
 def read_grey(path: Path) -> np.ndarray:
-    """A label picture as shades of grey [H, W], for labels that are a matter of bright and dark.
+    """A label image as shades of grey [H, W], for labels that are a matter of bright and dark.
 
     Returns:
       uint8 with 255 for white, whatever the bits; uint16 of a 16-bit file.
 
     Raises:
-      DataError: missing, unreadable, with an orientation, or a colour picture.
+      DataError: missing, unreadable, with an orientation, or a colour image.
     """
     content = read_bytes(path)
     pixels = image_headers.decode_plain(content)
@@ -256,7 +256,7 @@ def read_grey(path: Path) -> np.ndarray:
         if (colours == colours[..., :1]).all():
             return colours[..., 0]
     if image.mode not in ("1", "L") and not image.mode.startswith("I;16"):
-        raise DataError(f"data: {path} is a colour picture ({image.mode}); this label is a grey one, bright for yes")
+        raise DataError(f"data: {path} is a colour image ({image.mode}); this label is a grey one, bright for yes")
     return np.asarray(image.convert("L") if image.mode == "1" else image)
 
 
@@ -302,10 +302,10 @@ def read_mat(path: Path, variable: str) -> np.ndarray:
 
 
 def read_colours(path: Path) -> np.ndarray:
-    """A label picture with three channels, uint8 [H, W, 3].
+    """A label image with three channels, uint8 [H, W, 3].
 
     Raises:
-      DataError: missing, unreadable, or not a colour picture.
+      DataError: missing, unreadable, or not a colour image.
     """
     return decode_colours(read_bytes(path), path)
 
@@ -317,7 +317,7 @@ def decode_colours(content: bytes, name: Path | str) -> np.ndarray:
         return pixels
     image = _open_label(content, name, exact=False).image
     if image.mode not in ("RGB", "RGBA"):
-        raise DataError(f"data: {name} has mode {image.mode}; normals need an 8-bit RGB picture or a .npy array")
+        raise DataError(f"data: {name} has mode {image.mode}; normals need an 8-bit RGB image or a .npy array")
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
@@ -340,10 +340,10 @@ _LEVELS = np.arange(256, dtype=np.float32) * np.float32(2 / 255) - 1
 
 
 def read_colour_vectors(path: Path) -> np.ndarray:
-    """Directions stored as a colour picture, float32 [H, W, 3]; see `colours_to_vectors`.
+    """Directions stored as a colour image, float32 [H, W, 3]; see `colours_to_vectors`.
 
     Raises:
-      DataError: missing, unreadable, or not a colour picture.
+      DataError: missing, unreadable, or not a colour image.
     """
     return colours_to_vectors(read_colours(path))
 
@@ -395,10 +395,10 @@ def resize_label(label: np.ndarray, size: tuple[int, int], cubic: bool) -> np.nd
 
 
 def fit_label(label: np.ndarray, size: tuple[int, int], cubic: bool, name: Path | str) -> np.ndarray:
-    """Resizes a label to its picture.
+    """Resizes a label to its image.
 
     Raises:
-      DataError: the aspect ratios differ by more than 2 %: it belongs to another picture.
+      DataError: the aspect ratios differ by more than 2 %: it belongs to another image.
     """
     height, width = label.shape[:2]
     if (height, width) == tuple(size):
@@ -407,8 +407,8 @@ def fit_label(label: np.ndarray, size: tuple[int, int], cubic: bool, name: Path 
         raise DataError(f"data: {name} is {height}x{width} (height x width): there is nothing in it")
     if abs(height * size[1] - width * size[0]) > 0.02 * height * size[1]:
         raise DataError(
-            f"data: {name} is {height}x{width} (height x width) and its picture {size[0]}x{size[1]}: "
-            "another aspect ratio, so it is not the label of this picture"
+            f"data: {name} is {height}x{width} (height x width) and its image {size[0]}x{size[1]}: "
+            "another aspect ratio, so it is not the label of this image"
         )
     return resize_label(label, size, cubic)
 

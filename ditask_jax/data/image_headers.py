@@ -1,4 +1,4 @@
-"""What the bytes of a picture file say: which files OpenCV reads exactly as Pillow does, and which way up a picture is.
+"""What the bytes of an image file say: which files OpenCV reads exactly as Pillow does, and which way up an image is.
 
 OpenCV reads faster. Whatever is out of the ordinary (palettes, alpha, orientations, other bit depths, files that break
 off) is left to Pillow, which knows what to do with it or what to say about it.
@@ -23,7 +23,7 @@ MAX_PIXELS = 1 << 28
 JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 _GREY, _RGB = 0, 2  # colour types of PNG
-_METADATA = 0xE1  # EXIF or XMP, either of which may turn the picture
+_METADATA = 0xE1  # EXIF or XMP, either of which may turn the image
 _FRAMES, _SCAN = (0xC0, 0xC1, 0xC2), 0xDA
 # Chunks that change neither pixels nor orientation; text may hold a profile that does.
 _HARMLESS = frozenset(
@@ -53,7 +53,7 @@ _PROFILES = (b"raw profile", b"xml:com.adobe.xmp", b"exif", b"xmp")
 
 
 def decode_plain(content: bytes) -> np.ndarray | None:
-    """A plain picture: JPEG or 8-bit PNG with three channels uint8 [H, W, 3] RGB, or grey PNG uint8 or uint16 [H, W].
+    """A plain image: JPEG or 8-bit PNG with three channels uint8 [H, W, 3] RGB, or grey PNG uint8 or uint16 [H, W].
 
     None for everything else: files with an orientation anywhere in them, and damaged ones, included.
 
@@ -182,7 +182,7 @@ def _xmp_orientation(text: str | bytes | None) -> int:
 
 
 class Opened(NamedTuple):
-    """A picture file that Pillow has decoded.
+    """An image file that Pillow has decoded.
 
     Attributes:
       image: what Pillow made of it.
@@ -201,7 +201,7 @@ def open_picture(content: bytes, name: Path | str) -> Opened:
     """Decodes a file with Pillow.
 
     Raises:
-      DataError: no picture, damaged, of no size or of too many pixels.
+      DataError: no image, damaged, of no size or of too many pixels.
     """
     try:
         image = Image.open(io.BytesIO(content))  # from memory: a damaged file leaves no open handle behind

@@ -97,7 +97,7 @@ def train_batches(
     Args:
       source: examples (see `Source`).
       specs: the labels to prepare.
-      image_size: height and width of the batch's pictures (or one int).
+      image_size: height and width of the batch's images (or one int).
       batch_size: global number of examples, a multiple of `process_count`.
       seed: of order and augmentation.
       augmentation: ranges of the joint augmentation; None only resizes.
@@ -109,7 +109,7 @@ def train_batches(
       prefetch: batches held ready (at least one per thread).
 
     Returns:
-      Batches `{"image": uint8 [B, H, W, 3], "labels": {name: [B, H, W], [B, H, W, 3] or, for a class of the picture,
+      Batches `{"image": uint8 [B, H, W, 3], "labels": {name: [B, H, W], [B, H, W, 3] or, for a class of the image,
       [B]}, "valid": bool [B], "index": int64 [B]}` with B the share of this process.
 
     Raises:

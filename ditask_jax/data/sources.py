@@ -24,7 +24,7 @@ class Request:
       split: "train" or "val".
       tasks: labels that are needed.
       root: folder of the data set, None for generated data.
-      image_size: height and width that generated pictures are made in (files keep their own size).
+      image_size: height and width that generated images are made in (files keep their own size).
       num_examples: use only (or make) that many examples; None for all.
       seed: of generated data and of an automatic split.
       options: further keyword arguments of the source.

@@ -111,20 +111,20 @@ class LabelStatistics:
 
 
 class PictureClasses:
-    """Gathers classes of whole pictures.
+    """Gathers classes of whole images.
 
     >>> statistics = PictureClasses(4)
     >>> for label in (2, 2, 0):
     ...     statistics.add(label)
     >>> statistics.text()
-    'classes 2: 66.7 %, 0: 33.3 %; 2 of 4 classes among 3 pictures'
+    'classes 2: 66.7 %, 0: 33.3 %; 2 of 4 classes among 3 images'
     """
 
     def __init__(self, num_classes: int) -> None:
         self._counts = np.zeros(num_classes, np.int64)
 
     def add(self, label: int) -> None:
-        """Takes in the class of one picture."""
+        """Takes in the class of one image."""
         self._counts[int(label)] += 1
 
     def text(self) -> str:
@@ -135,11 +135,11 @@ class PictureClasses:
         order = np.argsort(-self._counts, kind="stable")[: min(_SHOWN_CLASSES, np.count_nonzero(self._counts))]
         shown = ", ".join(f"{number}: {100 * self._counts[number] / total:.1f} %" for number in order)
         seen = np.count_nonzero(self._counts)
-        return f"classes {shown}; {seen} of {len(self._counts)} classes among {total} pictures"
+        return f"classes {shown}; {seen} of {len(self._counts)} classes among {total} images"
 
 
 class ImageStatistics:
-    """Gathers sizes and values of pictures.
+    """Gathers sizes and values of images.
 
     >>> statistics = ImageStatistics()
     >>> statistics.add(np.full((4, 6, 3), 128, np.uint8))
@@ -152,7 +152,7 @@ class ImageStatistics:
         self._sum = np.zeros(3)
 
     def add(self, image: np.ndarray) -> None:
-        """Takes in one picture, uint8 [H, W, 3]."""
+        """Takes in one image, uint8 [H, W, 3]."""
         self._sizes.append(image.shape[:2])
         self._sum += image.reshape(-1, 3).mean(0)
 
@@ -167,7 +167,7 @@ class ImageStatistics:
 
 
 def gather(class_counts: Mapping[str, int], tasks, depth_unit: str) -> dict:
-    """Empty statistics for pictures and each label."""
+    """Empty statistics for images and each label."""
     units = {"metres": "m", "pixels": "px", "inverse": "(inverse)"}
     statistics: dict = {"image": ImageStatistics()}
     for task in tasks:

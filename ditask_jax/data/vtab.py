@@ -53,8 +53,8 @@ class VtabTask:
       num_classes: classes.
       folders: names of its folder in the layout with lists; the first is ours.
       builder: name (and configuration) in the catalogue of tensorflow-datasets.
-      second: split, and per cent of it, after which the last 200 of the 1,000 training pictures come.
-      test: split, and per cent of it, after which the test pictures come.
+      second: split, and per cent of it, after which the last 200 of the 1,000 training images come.
+      test: split, and per cent of it, after which the test images come.
       label: from an example of the catalogue to its class.
       image_factor: what pixels are multiplied by.
     """
@@ -131,13 +131,13 @@ diabetic_retinopathy clevr_count clevr_dist dmlab kitti_dist dsprites_loc dsprit
     return VTAB_TASKS[name]
 
 
-# VTAB-1k: 1,000 training pictures of each of 19 tasks, from lists of files or from tensorflow-datasets.
+# VTAB-1k: 1,000 training images of each of 19 tasks, from lists of files or from tensorflow-datasets.
 #
 # The layout of lists, one folder per task (`cifar` and `kitti` will do for `cifar100` and `kitti_dist`), is what most
 # fine-tuning repositories share:
 #
-#     ROOT/<task>/train800val200.txt   the 1,000 training pictures, lines "relative/path.jpg label"
-#     ROOT/<task>/test.txt             the test pictures
+#     ROOT/<task>/train800val200.txt   the 1,000 training images, lines "relative/path.jpg label"
+#     ROOT/<task>/test.txt             the test images
 #     ROOT/<task>/train800.txt, val200.txt   the same 1,000 in two parts, to choose hyper-parameters with
 #
 # What `ditask_jax.data.vtab` makes of tensorflow-datasets' own sets is read as well; reading needs no
@@ -166,9 +166,9 @@ def open_vtab(
 
     Args:
       root: folder of all tasks.
-      split: "train" (1,000 pictures) or "val" (the test set).
+      split: "train" (1,000 images) or "val" (the test set).
       task: a key of `VTAB_TASKS`.
-      tuning: 800 pictures to train on and 200 to score instead.
+      tuning: 800 images to train on and 200 to score instead.
       num_examples: use only the first that many; None for all.
 
     Returns:
@@ -223,7 +223,7 @@ def _version(name: str) -> tuple[int, ...]:
 
 
 class VtabListSource:
-    """Pictures named in a list; see `open_vtab`.
+    """Images named in a list; see `open_vtab`.
 
     Every listed file is looked for when the source is opened.
     """
@@ -238,14 +238,14 @@ class VtabListSource:
 
     def __getitem__(self, index: int) -> dict:
         path, label = self._entries[int(index)]
-        # A class does not depend on how the picture is turned, so an orientation is passed over, as benchmarks do.
+        # A class does not depend on how the image is turned, so an orientation is passed over, as benchmarks do.
         image, _, _ = image_files.decode_image(image_files.read_bytes(path), path)
         return {"image": image, "id": path.name, LABEL: label}
 
 
 def _read_list(path: Path, spec: VtabTask) -> list[tuple[Path, int]]:
     if not os.path.exists(path):
-        raise DataError(f"vtab: {path} is missing; it lists the pictures as 'relative/path.jpg label'")
+        raise DataError(f"vtab: {path} is missing; it lists the images as 'relative/path.jpg label'")
     try:
         lines = image_files.read_bytes(path).decode("utf-8").splitlines()
     except UnicodeDecodeError as error:
@@ -281,11 +281,11 @@ def _check_files(paths: list[Path]) -> None:
             missing.append(path)
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise DataError(f"vtab: {missing[0]}{more} of the list is missing; unpack the pictures beside the lists")
+        raise DataError(f"vtab: {missing[0]}{more} of the list is missing; unpack the images beside the lists")
 
 
 class VtabPreparedSource:
-    """Pictures of a set that tensorflow-datasets prepared as array records; see `open_vtab`."""
+    """Images of a set that tensorflow-datasets prepared as array records; see `open_vtab`."""
 
     def __init__(self, folder: Path, task: str, split: str, tuning: bool = False, num_examples: int | None = None):
         import tensorflow_datasets as tfds  # here: it takes half a second to load

@@ -71,7 +71,7 @@ class CachedSource:
         return CachedSource, (self.source, self.max_bytes)
 
 
-# Labels that no file holds: made from a picture and its other labels, for any data set that has those.
+# Labels that no file holds: made from an image and its other labels, for any data set that has those.
 
 
 @dataclasses.dataclass(frozen=True)

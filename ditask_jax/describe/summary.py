@@ -71,8 +71,9 @@ def by_role(plan: Plan) -> dict[str, dict[str, int]]:
 def describe(config: ConfigDict, cost: bool = False) -> dict[str, Any]:
     """The plan, the counts by group and role, the effective schedule and the configuration as plain data.
 
-    `upstream` holds the first two counts as the originals make them: they include parameters that never get a gradient
-    (`upstream_extra`, with the reason), which are not created here. With `cost`, what compiled programs cost.
+    `upstream` holds the first two counts as the reference implementations make them: they include parameters that never
+    get a gradient (`upstream_extra`, with the reason), which are not created here. With `cost`, what compiled programs
+    cost.
     """
     plan = describe_plan(config)
     storage = gradient_storage(plan, config)

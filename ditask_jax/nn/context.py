@@ -123,7 +123,7 @@ class Scope:
         return self._make(shape, lambda: np.ones(shape, np.float32))
 
     def normal(self, name: str, shape: tuple[int, ...], std: float = 0.02):
-        """Normal values of mean 0, those beyond +-2 drawn again: the `trunc_normal_` of the originals.
+        """Normal values of mean 0, those beyond +-2 drawn again: the `trunc_normal_` of the reference implementations.
 
         The limits are absolute, not in standard deviations: at 0.02 this is the plain normal distribution.
         """

@@ -46,7 +46,7 @@ class LayerInfo:
       stage: index of the stage.
       block: index of the block inside the stage.
       last_in_stage: whether the block ends its stage (where streams may fan out).
-      last_in_model: whether the block ends the model (where the shared stream has no reader).
+      last_in_model: whether the block ends the model (where the shared stream is unused).
       tokens: positions the layer sees per image, for cost rules.
     """
 

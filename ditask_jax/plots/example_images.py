@@ -90,7 +90,7 @@ def _example(folder: Path, batch: Mapping, predicted: Mapping, tasks: Sequence[T
 def _write(path: Path, picture: np.ndarray, ending: str, options: Sequence[int] = ()) -> None:
     whole, encoded = cv2.imencode(ending, np.ascontiguousarray(picture[..., ::-1]), list(options))
     if not whole:
-        raise ValueError(f"{path.name}: a picture {picture.shape} {picture.dtype} cannot be encoded")
+        raise ValueError(f"{path.name}: an image {picture.shape} {picture.dtype} cannot be encoded")
     atomic_write_bytes(path, encoded.tobytes())
 
 

@@ -21,7 +21,7 @@ from ditask_jax.plots.sheet import (
 )
 from ditask_jax.tasks import Task
 
-# A grid of pictures that lie exactly side by side, with titles, notes, and a key below.
+# A grid of images that lie exactly side by side, with titles, notes, and a key below.
 
 
 _GAP = 0.06
@@ -37,20 +37,20 @@ _NUMBER = 5.5
 _NUMBER_ROOM = 0.085
 # Per inch.
 _MOST_PIXELS = 220
-# Height over width of the tallest cell; taller pictures are drawn narrower than their column.
+# Height over width of the tallest cell; taller images are drawn narrower than their column.
 _TALLEST = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One picture of a grid.
+    """One image of a grid.
 
     Attributes:
-      picture: uint8 `[H, W, 3]`; None for an empty cell.
+      image: uint8 `[H, W, 3]`; None for an empty cell.
       title: written above it.
       note: written below it.
       caption: written across its middle.
-      classes: class ids `[H, W]` whose numbers are written into the picture.
+      classes: class ids `[H, W]` whose numbers are written into the image.
     """
 
     picture: np.ndarray | None
@@ -69,7 +69,7 @@ def picture_grid(
     keys: Sequence[Sequence[Entry]] = (),
     cell_width: float = 1.6,
 ):
-    """Draws a grid of pictures; every row has the height of its first picture, but three times its width at the most.
+    """Draws a grid of images; every row has the height of its first image, but three times its width at the most.
 
     Args:
       rows: cells, row by row.
@@ -120,7 +120,7 @@ def picture_grid(
 
 @dataclasses.dataclass(frozen=True)
 class _Band:
-    """Heights of a row, in inches: of the titles above the pictures, of these, and of the notes below."""
+    """Heights of a row, in inches: of the titles above the images, of these, and of the notes below."""
 
     head: float
     picture: float
@@ -176,7 +176,7 @@ def _write_numbers(axes, places: Mapping[int, tuple[int, int]], rows: int, colum
 
 
 def _fitted(picture: np.ndarray, classes: np.ndarray | None, columns: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Pictures larger than the paper can show are averaged, class maps thinned out; small ones keep their pixels."""
+    """Images larger than the paper can show are averaged, class maps thinned out; small ones keep their pixels."""
     if picture.shape[1] <= columns:
         return picture, classes
     size = (columns, max(round(picture.shape[0] * columns / picture.shape[1]), 1))
@@ -196,19 +196,19 @@ def fitting_cell(columns: int, titles: Sequence[str], most: float = 16.0) -> flo
     return float(np.clip(most / max(columns, 1) - _GAP, 1.0, min(wanted + 0.2, 2.4)))
 
 
-# One picture with the predictions of all tasks.
+# One image with the predictions of all tasks.
 
 
-# From so many tasks on, the pictures take two rows.
+# From so many tasks on, the images take two rows.
 _ONE_ROW = 4
 
 
 def draw_panel(image: np.ndarray, prediction: Mapping[str, np.ndarray], tasks: Sequence[Task], title: str = ""):
-    """A figure of a picture beside the predictions of its tasks, with a key of their colours.
+    """A figure of an image beside the predictions of its tasks, with a key of their colours.
 
     Args:
       image: uint8 `[H, W, 3]`.
-      prediction: by task, at the picture's size.
+      prediction: by task, at the image's size.
       tasks: what to show, in order.
       title: one line above.
     """
@@ -229,9 +229,9 @@ def prediction_cell(
 
     Args:
       task: what it is of.
-      value: `[H, W]` or `[H, W, 3]`, or a class of the picture.
+      value: `[H, W]` or `[H, W, 3]`, or a class of the image.
       value_range: that colours span, where the task has one.
-      image: the picture, whose shape a class of the picture takes on.
+      image: the image, whose shape a class of the image takes on.
       title: of the cell.
     """
     picture = task.picture(value, value_range)
@@ -241,7 +241,7 @@ def prediction_cell(
 
 
 def _spread(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A drawing of any size at that of a picture, without new colours."""
+    """A drawing of any size at that of an image, without new colours."""
     rows, columns = (np.arange(to) * have // to for to, have in zip(size, picture.shape[:2], strict=True))
     return picture[rows][:, columns]
 

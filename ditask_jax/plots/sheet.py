@@ -93,7 +93,7 @@ def load_matplotlib() -> types.ModuleType:
                 os.environ.pop(name, None)
                 if value is not None:
                     os.environ[name] = value
-    raise ConfigError(f"matplotlib: cannot be loaded ({reason}); install it, or mend the file that it names")
+    raise ConfigError(f"matplotlib: cannot be loaded ({reason}); install it, or fix the file that it names")
 
 
 @contextlib.contextmanager
@@ -222,7 +222,7 @@ def wrapped(text: str, width: float, size: float, most_lines: int = 3) -> str:
     return "\n".join(lines)
 
 
-# What the colours of prediction pictures say: entries of a key, and how they are laid out under a figure.
+# What the colours of prediction images say: entries of a key, and how they are laid out under a figure.
 
 
 SIZE = 7.0
@@ -331,7 +331,7 @@ def numbers_of(classes: np.ndarray, room: float) -> Mapping[int, tuple[int, int]
     for value in np.unique(classes):
         if value == _UNLABELLED:
             continue
-        # A frame of zeros: beyond the picture's edge there is no room.
+        # A frame of zeros: beyond the image's edge there is no room.
         mask = np.pad((classes == value).astype(np.uint8), 1)
         distance = cv2.distanceTransform(mask, cv2.DIST_L2, 3)[1:-1, 1:-1]
         row, column = np.unravel_index(np.argmax(distance), distance.shape)

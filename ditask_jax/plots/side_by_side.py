@@ -1,4 +1,4 @@
-"""Runs side by side on the same pictures: input, every run's prediction, ground truth."""
+"""Runs side by side on the same images: input, every run's prediction, ground truth."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,12 @@ from ditask_jax.tasks import Task
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A picture with its labels and what several runs make of it.
+    """An image with its labels and what several runs make of it.
 
     Attributes:
       id: its name.
       image: uint8 `[H, W, 3]`.
-      labels: by task, at the picture's size, missing values marked.
+      labels: by task, at the image's size, missing values marked.
       predictions: by run, then by task; a task that a run does not have is absent.
     """
 
@@ -28,7 +28,7 @@ class Example:
 
 
 def draw_task(task: Task, examples: Sequence[Example], runs: Sequence[str], title: str = ""):
-    """A figure of one task: a row per picture; input, each run, ground truth.
+    """A figure of one task: a row per image; input, each run, ground truth.
 
     Args:
       task: what to show.
@@ -47,7 +47,7 @@ def draw_task(task: Task, examples: Sequence[Example], runs: Sequence[str], titl
 
 
 def draw_example(tasks: Sequence[Task], example: Example, runs: Sequence[str], title: str = ""):
-    """A figure of one picture: a row per run and one for the ground truth, a column per task behind the input.
+    """A figure of one image: a row per run and one for the ground truth, a column per task behind the input.
 
     Args:
       tasks: the columns.
@@ -67,7 +67,7 @@ def draw_example(tasks: Sequence[Task], example: Example, runs: Sequence[str], t
 
 
 def _values(task: Task, example: Example) -> list[np.ndarray]:
-    """Everything of a task that is shown of a picture."""
+    """Everything of a task that is shown of an image."""
     found = [maps[task.name] for maps in example.predictions.values() if task.name in maps]
     return [*found, example.labels[task.name]] if task.name in example.labels else found
 

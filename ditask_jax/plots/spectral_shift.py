@@ -41,7 +41,7 @@ class SpectralShift:
 
 
 @styled
-def draw_movement(layers: Sequence[SpectralShift], streams: Sequence[str], title: str = ""):
+def draw_spectral_shift(layers: Sequence[SpectralShift], streams: Sequence[str], title: str = ""):
     """A table with a row per layer and a column per stream, in per cent of the kernel's norm; darker moved further.
 
     Args:

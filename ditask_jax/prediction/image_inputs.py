@@ -1,4 +1,4 @@
-"""Images to predict: found, read ahead of the network a few at a time, turned upright; one that fails stops no
+"""Images to predict: found, prefetched of the network a few at a time, turned upright; one that fails stops no
 other.
 """
 
@@ -24,14 +24,14 @@ from ditask_jax.errors import DataError
 from ditask_jax.files import LONGEST_NAME, cut_name, user_path
 from ditask_jax.prediction.predictor import Prediction, Predictor
 
-# Pictures to predict: a file or a folder of files, turned upright, in RGB.
+# Images to predict: a file or a folder of files, turned upright, in RGB.
 
 
 RAW, PICTURES, PANELS = RESULT_FOLDERS = ("raw", "pictures", "panels")
 """Below the folder of the results; `ditask_jax.prediction.outputs` says what they hold."""
 ENDINGS = (*IMAGE_ENDINGS, ".gif", ".ppm", ".pgm")
 RESULT_ENDINGS = (".png", ".npy", ".json")
-"""What is put behind a picture's name to name its results."""
+"""What is put behind an image's name to name its results."""
 _ROOM = max(map(len, RESULT_ENDINGS))
 _DIGITS = 16  # of a hash in a name: 64 bits
 # Bytes of a name with its folders, of the 4,096 that a path may have on Linux; the others are the results' folder's.
@@ -53,15 +53,15 @@ class PictureFile:
 
 
 def find_pictures(source: str | Path, results: str | Path | None = None) -> list[PictureFile]:
-    """The picture files of a folder and of those below it, sorted; or the one file that is named.
+    """The image files of a folder and of those below it, sorted; or the one file that is named.
 
     Args:
       source: a file of any ending, or a folder.
-      results: the folder of the results, which may be inside or around that of the pictures: what predictions put
+      results: the folder of the results, which may be inside or around that of the images: what predictions put
         there is passed over.
 
     Raises:
-      DataError: nothing there, or no pictures in it.
+      DataError: nothing there, or no images in it.
     """
     source = user_path(source, "predict: input")
     longest = LONGEST_NAME if results is None else _longest_name(user_path(results))
@@ -73,16 +73,16 @@ def find_pictures(source: str | Path, results: str | Path | None = None) -> list
     paths = sorted(path for path in _files(source) if path.suffix.lower() in ENDINGS)
     paths = [path for path in paths if banned.isdisjoint(Path(os.path.realpath(path)).parents)]
     if not paths:
-        raise DataError(f"predict: no pictures in '{source}'; known endings: {' '.join(ENDINGS)}")
+        raise DataError(f"predict: no images in '{source}'; known endings: {' '.join(ENDINGS)}")
     inner = [PurePosixPath(path.relative_to(source).as_posix()) for path in paths]
     names = result_names(inner, longest)
     return [PictureFile(path, name) for path, name in zip(paths, names, strict=True)]
 
 
 def result_names(paths: Sequence[PurePosixPath], longest: int = LONGEST_NAME) -> list[str]:
-    """Names for the results of pictures, no two alike on any file system: a result is such a name and an ending.
+    """Names for the results of images, no two alike on any file system: a result is such a name and an ending.
 
-    A name is the whole path of the picture below its folder. One that is too long for a file name is cut and gets a
+    A name is the whole path of the image below its folder. One that is too long for a file name is cut and gets a
     hash of the path, and so does every one of several that differ in upper and lower case, in how their accents are
     coded or in dots and spaces that end a folder alone, or whose results would stand where the folder of others must.
 
@@ -145,7 +145,7 @@ def _longest_name(folder: Path) -> int:
 
 
 def _of_results(results: Path, source: Path) -> set[Path]:
-    """Folders that hold predictions: all of one inside the pictures' own, else only those that predictions go to."""
+    """Folders that hold predictions: all of one inside the images' own, else only those that predictions go to."""
     if source in results.parents:
         return {results}
     return {results / name for name in RESULT_FOLDERS if results / name not in (source, *source.parents)}
@@ -162,13 +162,13 @@ def _key(path: PurePosixPath) -> str:
 
 def _files(folder: Path) -> Iterator[Path]:
     for path in folder.rglob("*"):
-        # A link to nothing or a pipe is called a picture too: reading it says what it is.
+        # A link to nothing or a pipe is called an image too: reading it says what it is.
         if not os.path.isdir(path) and not any(part.startswith(".") for part in path.relative_to(folder).parts):
             yield path
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """A picture as a viewer shows it, uint8 `[H, W, 3]` RGB.
+    """An image as a viewer shows it, uint8 `[H, W, 3]` RGB.
 
     Grey, palette, CMYK and 16-bit files become RGB, an alpha channel is dropped, an orientation is carried out, of
     several frames the first is taken.
@@ -183,10 +183,10 @@ def read_picture(path: Path) -> np.ndarray:
     return turn_upright(image, orientation)
 
 
-# Pictures through the network in order: read ahead of it a few at a time; one that fails takes no other along.
+# Images through the network in order: prefetched of it a few at a time; one that fails takes no other along.
 
 
-# What one picture can be the reason of: its size, or a name that its results cannot have. A full disk is not.
+# What one image can be the reason of: its size, or a name that its results cannot have. A full disk is not.
 _FAILURES = (DataError, MemoryError, cv2.error)
 _NAMES = (
     errno.ENAMETOOLONG,
@@ -205,7 +205,7 @@ _THREADS = 2
 
 
 def readable(files: Sequence[PictureFile], on_bad_file: Broken) -> Iterator[tuple[PictureFile, np.ndarray]]:
-    """Files with their pictures, in the order given; those that cannot be read go to `on_bad_file` with the reason."""
+    """Files with their images, in the order given; those that cannot be read go to `on_bad_file` with the reason."""
     remaining = iter(files)
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         queue: collections.deque = collections.deque()
@@ -230,12 +230,12 @@ def readable(files: Sequence[PictureFile], on_bad_file: Broken) -> Iterator[tupl
 def predicted(
     predictor: Predictor, pictures: Iterable[tuple[PictureFile, np.ndarray]], batch_size: int, on_bad_file: Broken
 ) -> Iterator[tuple[PictureFile, np.ndarray, Prediction]]:
-    """Files with their pictures and predictions, in the order given; those that fail go to `on_bad_file`.
+    """Files with their images and predictions, in the order given; those that fail go to `on_bad_file`.
 
     Args:
       predictor: what predicts.
-      pictures: from `readable`.
-      batch_size: pictures at a time; a batch that fails is tried again picture by picture.
+      images: from `readable`.
+      batch_size: images at a time; a batch that fails is tried again image by image.
       on_bad_file: see `Broken`.
     """
     remaining = iter(pictures)
@@ -254,7 +254,7 @@ def predicted(
 
 @contextlib.contextmanager
 def one_picture(file: PictureFile, on_bad_file: Broken) -> Iterator[None]:
-    """What goes wrong inside for a reason of the picture's own goes to `on_bad_file`; anything else is raised."""
+    """What goes wrong inside for a reason of the image's own goes to `on_bad_file`; anything else is raised."""
     try:
         yield
     except _FAILURES as error:

@@ -46,7 +46,7 @@ def encode_raw(task: Task, prediction: np.ndarray, format: str) -> bytes:
 
     Args:
       task: what was predicted.
-      prediction: of one picture; see `Prediction`.
+      prediction: of one image; see `Prediction`.
       format: "npy" or "png", of depth, normals and other maps of real numbers.
 
     Raises:
@@ -93,7 +93,7 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 
-# The folder of predictions: per task a colour picture and a raw file, panels, and a description.
+# The folder of predictions: per task a colour image and a raw file, panels, and a description.
 
 
 FORMAT = "ditask_jax/predictions/2"
@@ -112,10 +112,10 @@ class ResultFolder:
 
         raw/TASK/ID.png|.npy|.json   the prediction itself, in the units of the labels
         pictures/TASK/ID.png         in colour
-        panels/ID.png                the picture and all tasks
-        predictions.json             what the files hold, which picture they are of, and what was skipped; written last
+        panels/ID.png                the image and all tasks
+        predictions.json             what the files hold, which image they are of, and what was skipped; written last
 
-    ID is the name of the picture's file below the input's folder, as `find_pictures` makes it.
+    ID is the name of the image's file below the input's folder, as `find_pictures` makes it.
     Every file appears whole or not at all, and replaces one of the same name.
 
     Args:
@@ -135,7 +135,7 @@ class ResultFolder:
         (self.path / DESCRIPTION).unlink(missing_ok=True)
 
     def add(self, file: PictureFile, image: np.ndarray, prediction: Prediction) -> None:
-        """Writes the files of one picture.
+        """Writes the files of one image.
 
         Raises:
           OSError: one of them cannot be written; those that were are removed again.
@@ -160,7 +160,7 @@ class ResultFolder:
     def _contents(
         self, file: PictureFile, image: np.ndarray, prediction: Prediction
     ) -> Iterator[tuple[str, str | None, str, bytes]]:
-        """Folder, task, path and content of every file of a picture."""
+        """Folder, task, path and content of every file of an image."""
         for task in self._predictor.tasks:
             value = prediction[task.name]
             name = f"{RAW}/{task.name}/{file.id}{raw_ending(task, self._format)}"
@@ -178,7 +178,7 @@ class ResultFolder:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Pictures predicted, and files skipped."""
+        """Images predicted, and files skipped."""
         return len(self._done), len(self._skipped)
 
     def finish(self) -> Path:

@@ -72,19 +72,19 @@ def for_tasks(model: MultiTaskModel, names: Sequence[str]) -> MultiTaskModel:
     return smaller
 
 
-# Predictions on arrays: pictures of any size in, one decoded map per task out, at the pictures' own sizes.
+# Predictions on arrays: images of any size in, one decoded map per task out, at the images' own sizes.
 
 
 Prediction = dict[str, np.ndarray]
 """By task: class ids uint8 `[H, W]`, probabilities or depth float32 `[H, W]`, unit normals float32 `[H, W, 3]`; a class
-of the picture int32 `[]`."""
+of the image int32 `[]`."""
 
-# A picture this many times larger than the network's input is resized with anti-aliasing, however the run resized.
+# An image this many times larger than the network's input is resized with anti-aliasing, however the run resized.
 _ALIASING = 2.0
 
 
 class Predictor:
-    """A trained model that takes pictures of any size.
+    """A trained model that takes images of any size.
 
     Adapters are merged into plain kernels once, and only the streams, necks and heads of the wanted tasks run.
 
@@ -93,10 +93,10 @@ class Predictor:
       tasks: the tasks it was created for.
       state: values in place of the model's own, as `Trainer.fit` returns them.
       only: names of the tasks to predict, joined by "+" or as a sequence; None: all.
-      batch_size: pictures (or tiles) per forward pass.
-      tile: run overlapping tiles over the picture at its own scale, in place of resizing it to the network's size.
+      batch_size: images (or tiles) per forward pass.
+      tile: run overlapping tiles over the image at its own scale, in place of resizing it to the network's size.
       overlap: least overlap of neighbouring tiles, as a fraction of a tile.
-      resize: how pictures are resized: "cubic" or "pillow" (see `data.resize`); far larger pictures always by the
+      resize: how images are resized: "cubic" or "pillow" (see `data.resize`); far larger images always by the
         second, which does not alias.
       dtype: of the matrix products.
       source: what the model came from, as text for descriptions.
@@ -138,7 +138,7 @@ class Predictor:
         check_tasks(model, names)
         self.tasks = tuple(task for task in tasks if task.name in names)
         if tile and not all(task.is_map for task in self.tasks):
-            raise ConfigError("predict: tiles are for maps; a class of the whole picture needs the whole picture")
+            raise ConfigError("predict: tiles are for maps; a class of the whole image needs the whole image")
         self.image_size = model.backbone.image_size
         self.batch_size, self.tile, self.overlap = batch_size, tile, overlap
         self.source = source
@@ -192,11 +192,11 @@ class Predictor:
         return cls(model, tasks, only=only, **{"source": f"adapter {Path(folder).name}"} | options)
 
     def __call__(self, images: Iterable[np.ndarray]) -> list[Prediction]:
-        """Predicts pictures uint8 `[H, W, 3]` RGB, each of any size; grey `[H, W]` ones are taken as RGB."""
+        """Predicts images uint8 `[H, W, 3]` RGB, each of any size; grey `[H, W]` ones are taken as RGB."""
         return list(self.stream(images))
 
     def stream(self, images: Iterable[np.ndarray]) -> Iterator[Prediction]:
-        """As a call, but one prediction after the other: pictures are taken from the iterable a batch at a time."""
+        """As a call, but one prediction after the other: images are taken from the iterable a batch at a time."""
         for group in _groups(images, self.batch_size):
             checked = [_checked(image) for image in group]
             yield from map(self._predict_tiled, checked) if self.tile else self._predict_resized(checked)
@@ -219,14 +219,14 @@ class Predictor:
         return {name: builder.map for name, builder in maps.items()}
 
     def _fit(self, image: np.ndarray) -> np.ndarray:
-        """The picture at the network's size, resized as in evaluation."""
+        """The image at the network's size, resized as in evaluation."""
         shrinks = max(have / want for have, want in zip(image.shape[:2], self.image_size, strict=True))
         resize = "pillow" if shrinks > _ALIASING else self._resize
         return transform({"image": image}, (), self.image_size, augmentation=Augmentation(resize=resize))["image"]
 
     def _forward(self, images: Sequence[np.ndarray]) -> list[Mapping[str, np.ndarray]]:
-        """Logits by task of pictures of the network's size."""
-        # Batches of 1, 2, 4 ... pictures, filled up: few programs to compile, whatever numbers come.
+        """Logits by task of images of the network's size."""
+        # Batches of 1, 2, 4 ... images, filled up: few programs to compile, whatever numbers come.
         room = min(1 << (len(images) - 1).bit_length(), self.batch_size)
         batch = np.zeros((room, *self.image_size, 3), np.uint8)
         batch[: len(images)] = np.stack(images)
@@ -250,5 +250,5 @@ def _checked(image: np.ndarray) -> np.ndarray:
     if image.ndim == 2:
         image = np.repeat(image[..., None], 3, axis=2)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
-        raise DataError(f"predict: a picture is {image.dtype} {list(image.shape)}; expected uint8 [H, W, 3]")
+        raise DataError(f"predict: an image is {image.dtype} {list(image.shape)}; expected uint8 [H, W, 3]")
     return image

@@ -13,13 +13,13 @@ from ditask_jax.labels import IGNORE
 from ditask_jax.tasks import Task
 from ditask_jax.tasks.base import check_decoded
 
-# From logits to a prediction of a picture's own size, in strips, so that memory stays small for any picture.
+# From logits to a prediction of an image's own size, in strips, so that memory stays small for any image.
 
 
 Block = tuple[int, np.ndarray]
 """First row of a strip of a map, and the strip `[rows, W, C]`."""
 
-# Pixels decoded at a time: one shape for all pictures, so that every task is compiled once.
+# Pixels decoded at a time: one shape for all images, so that every task is compiled once.
 _PIXELS = 1 << 16
 
 
@@ -104,11 +104,11 @@ def _decoder(task: Task):
     return jax.jit(task.decode)
 
 
-# A picture of any size through a network of one size: overlapping tiles, blended so that no seam shows.
+# An image of any size through a network of one size: overlapping tiles, blended so that no seam shows.
 
 
 Forward = Callable[[Sequence[np.ndarray]], list[Mapping[str, np.ndarray]]]
-"""Pictures of the network's size to logits `[h, w, C]` by task, picture by picture."""
+"""Images of the network's size to logits `[h, w, C]` by task, image by image."""
 
 
 def check_overlap(overlap: float) -> None:
@@ -146,9 +146,9 @@ def ramp(tile: int, overlap: float) -> np.ndarray:
 def tiled(
     image: np.ndarray, forward: Forward, tile: tuple[int, int], overlap: float, batch: int
 ) -> Iterator[dict[str, Block]]:
-    """Strips of logits of a picture at its own scale, top to bottom, by task.
+    """Strips of logits of an image at its own scale, top to bottom, by task.
 
-    A picture smaller than a tile is continued by its mirror image. Memory holds one row of tiles, whatever the height.
+    An image smaller than a tile is continued by its mirror image. Memory holds one row of tiles, whatever the height.
 
     Args:
       image: uint8 `[H, W, 3]`.

@@ -19,7 +19,7 @@ from ditask_jax.plots.option_sweep import Line, draw_sweep
 from ditask_jax.plots.sheet import save
 from ditask_jax.plots.side_by_side import Example, draw_example, draw_task
 from ditask_jax.plots.spectra import draw_spectra
-from ditask_jax.plots.spectral_shift import draw_movement
+from ditask_jax.plots.spectral_shift import draw_spectral_shift
 from ditask_jax.reports.comparison import compare, reference_scores
 from ditask_jax.reports.inspected_run import Inspection, inspect_run
 from ditask_jax.reports.runs import Run, run_names
@@ -127,15 +127,15 @@ def _by_name(scores: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     return {name: [one[name] for one in scores if name in one] for name in names}
 
 
-# Pictures of a data set with their labels, for predictions of several runs on the same ones.
+# Images of a data set with their labels, for predictions of several runs on the same ones.
 
 
-# What must agree for two runs to have been scored on the same pictures.
+# What must agree for two runs to have been scored on the same images.
 _SAME = ("data.name", "data.seed", "data.layout", "data.depth_unit", "data.val_fraction", "data.vtab_task")
 
 
 def check_same_data(runs: Sequence[Run]) -> None:
-    """Raises ConfigError unless all runs were scored on the same pictures."""
+    """Raises ConfigError unless all runs were scored on the same images."""
     first = runs[0].fields
     for run in runs[1:]:
         for name in _SAME:
@@ -154,7 +154,7 @@ def all_tasks(runs: Sequence[Run]) -> tuple[Task, ...]:
 def validation_examples(
     run: Run, tasks: Sequence[Task], numbers: Sequence[int]
 ) -> list[tuple[str, np.ndarray, dict[str, np.ndarray]]]:
-    """Examples of the validation split as (id, picture, labels by task), of their own size, missing values marked.
+    """Examples of the validation split as (id, image, labels by task), of their own size, missing values marked.
 
     Args:
       run: whose data.
@@ -184,7 +184,7 @@ def validation_examples(
 # From runs to the files of all figures: what can be drawn is drawn, what cannot is named.
 
 
-KINDS = ("panels", "curves", "spectra", "movement", "sweep", "pareto")
+KINDS = ("panels", "curves", "spectra", "spectral_shift", "sweep", "pareto")
 _BASE_TWO = ("cells", "rank", "bottleneck", "batch_size")
 
 
@@ -222,8 +222,8 @@ def draw_runs(
         book.attempt("sweep", lambda: _sweeps(book, runs, scores))
     if "pareto" in wanted:
         book.attempt("pareto", lambda: _pareto(book, runs, references))
-    if {"panels", "spectra", "movement"} & set(wanted):
-        book.attempt("panels, spectra, movement", lambda: _trained(book, runs, names, wanted, examples))
+    if {"panels", "spectra", "spectral_shift"} & set(wanted):
+        book.attempt("panels, spectra, spectral shift", lambda: _trained(book, runs, names, wanted, examples))
     return book.files, book.left_out
 
 
@@ -351,15 +351,15 @@ def _trained(
             if book.strict:
                 raise
             book.leave_out(f"panels: {error}")
-    weights = bool({"spectra", "movement"} & set(kinds))
+    weights = bool({"spectra", "spectral_shift"} & set(kinds))
     predictions: dict[str, list] = {}
     for run, name in zip(runs, names, strict=True):
         found = inspect_run(run.path, [image for _, image, _ in pictures], weights)
         predictions[name] = found.predictions
         if "spectra" in kinds:
             _spectra(book, found, name)
-        if "movement" in kinds:
-            _movement(book, found, name)
+        if "spectral_shift" in kinds:
+            _spectral_shift(book, found, name)
     shown = [
         Example(id, image, labels, {name: predictions[name][k] for name in names})
         for k, (id, image, labels) in enumerate(pictures)
@@ -386,14 +386,14 @@ def _spectra(book: _Book, found: Inspection, name: str) -> None:
         book.save(draw_spectra(layers, streams, title), f"spectra_{_slug(name)}_{page}")
 
 
-def _movement(book: _Book, found: Inspection, name: str) -> None:
-    if not any(value for layer in found.movements for value in layer.moved.values()):
-        book.leave_out(f"movement of {name}: no kernel of the backbone moved")
+def _spectral_shift(book: _Book, found: Inspection, name: str) -> None:
+    if not any(value for layer in found.spectral_shifts for value in layer.moved.values()):
+        book.leave_out(f"spectral shift of {name}: no kernel of the backbone moved")
         return
-    streams = list(dict.fromkeys(stream or "shared" for layer in found.movements for stream in layer.moved))
+    streams = list(dict.fromkeys(stream or "shared" for layer in found.spectral_shifts for stream in layer.moved))
     streams.sort(key=lambda stream: stream != "shared")
     title = f"{name}, step {found.step}: change of every kernel, in per cent of its norm"
-    book.save(draw_movement(found.movements, streams, title), f"movement_{_slug(name)}")
+    book.save(draw_spectral_shift(found.spectral_shifts, streams, title), f"spectral_shift_{_slug(name)}")
 
 
 def _slug(text: str) -> str:

@@ -21,7 +21,7 @@ from ditask_jax.plots.spectral_shift import SpectralShift
 from ditask_jax.prediction.predictor import Prediction, Predictor
 from ditask_jax.training.restore import restore_run
 
-# One trained run taken apart for drawing: predictions, spectra, movement, from a single restore and merge.
+# One trained run taken apart for drawing: predictions, spectra, spectral shift, from a single restore and merge.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Inspection:
 
     Attributes:
       step: of the checkpoint.
-      predictions: of the pictures that were handed over, in their order.
+      predictions: of the images that were handed over, in their order.
       spectra: layer by layer; empty where the method moves no singular values.
-      movements: layer by layer.
+      spectral_shifts: layer by layer.
     """
 
     step: int
@@ -46,8 +46,8 @@ def inspect_run(workdir: str | Path, images: Sequence[np.ndarray] = (), weights:
 
     Args:
       workdir: the run's folder.
-      images: pictures to predict, uint8 `[H, W, 3]`.
-      weights: whether spectra and movement are wanted.
+      images: images to predict, uint8 `[H, W, 3]`.
+      weights: whether spectra and spectral shift are wanted.
 
     Raises:
       CheckpointError: no run, no checkpoint, or other frozen weights than it was trained on.

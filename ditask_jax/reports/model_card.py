@@ -56,7 +56,7 @@ def weights_lines(backbone: str, weights: str | None) -> list[str]:
         trained = next((data for mark, data in _TRAINED_ON.items() if mark in released), "ImageNet-1k")
         found.append(f"- by its name the released file `{released}`, trained on {trained}")
         found.append(
-            f"- licence of the released weights: {entry.licence}; that of the pictures behind them (ImageNet: "
+            f"- licence of the released weights: {entry.licence}; that of the images behind them (ImageNet: "
             "non-commercial research) is another matter"
         )
     else:
@@ -150,7 +150,7 @@ def _model(run: Run, exported: str | None, step: int | None) -> list[str]:
     one = len(by_head) == 1
     decoders = ", ".join(f"`{head}`" + ("" if one else f" ({' '.join(names)})") for head, names in by_head.items())
     found = [
-        f"- backbone: `{config.backbone.name}`, pictures of {_size(config.image_size)} pixels",
+        f"- backbone: `{config.backbone.name}`, images of {_size(config.image_size)} pixels",
         f"- tasks: {tasks}; {'decoder' if one else 'decoders'} {decoders}",
         f"- method: `{run.method}`{f', {options}' if options else ''}",
     ]
@@ -175,7 +175,7 @@ def _data(run: Run) -> list[str]:
         found.append(f"- task: {data.vtab_task}")
     for split, limit in (("training", data.train_examples), ("validation", data.eval_examples)):
         if limit is not None:
-            found.append(f"- at most {count(limit)} {split} pictures were used")
+            found.append(f"- at most {count(limit)} {split} images were used")
     if distilled := [name for name in info.distilled if name in run.task_names]:
         found.append(
             f"- Labels of {' and '.join(distilled)} come from other networks, not from people, and inherit their "
@@ -188,7 +188,7 @@ def _training(run: Run) -> list[str]:
     config, optimizer = run.config, run.config.optimizer
     peak = optimizer.learning_rate * config.batch_size / 512
     found = [
-        f"- {count(run.rows[-1]['step'] if run.rows else run.step)} steps of {config.batch_size} pictures, "
+        f"- {count(run.rows[-1]['step'] if run.rows else run.step)} steps of {config.batch_size} images, "
         f"`{optimizer.name}`, peak learning rate {peak:.3g}, schedule `{optimizer.schedule}`, weight decay "
         f"{optimizer.weight_decay:g}, seed {config.seed}, activations in {config.compute_dtype}"
     ]
@@ -221,7 +221,7 @@ def _scores(run: Run, step: int | None) -> list[str]:
         if run.delta_m is not None
         else f"delta_m is not defined: {_missing(run, references)}.",
         "",
-        f"Protocol: validation split, {count(evaluation.get('examples'))} pictures, "
+        f"Protocol: validation split, {count(evaluation.get('examples'))} images, "
         f"{evaluation.get('protocol', 'not recorded')}, after {count(run.step)} steps.",
     ]
     if step is not None and step != run.step:
@@ -244,7 +244,7 @@ def _limits(run: Run) -> list[str]:
     found = [
         "- Scores are of one seed and of the validation split, on which options may have been chosen; there is no test "
         "split.",
-        f"- It was trained on {run.dataset} alone: pictures of another kind, camera or size were not tried.",
+        f"- It was trained on {run.dataset} alone: images of another kind, camera or size were not tried.",
         "- Outputs carry no measure of how sure they are; nothing here was tried for decisions about people or safety.",
     ]
     config = run.config

@@ -107,7 +107,7 @@ class Published:
         }
         words = {
             "image_size": "pixels of a side",
-            "examples": "pictures scored",
+            "examples": "images scored",
             "eval_resolution": "resolution of the labels",
             "backbone": "backbone",
         }

@@ -217,12 +217,12 @@ class Row:
 
     @property
     def trainable_backbone(self) -> int | None:
-        """Numbers that train in the backbone; of all models together where every task has its own."""
+        """Trainable parameters in the backbone; of all models together where every task has its own."""
         return _sum(run.trainable_backbone for run in self._first)
 
     @property
     def trainable_total(self) -> int | None:
-        """Numbers that train; of all models together where every task has its own."""
+        """Trainable parameters; of all models together where every task has its own."""
         return _sum(run.trainable_total for run in self._first)
 
     @property

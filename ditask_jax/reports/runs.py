@@ -88,12 +88,12 @@ class Run:
 
     @property
     def trainable_backbone(self) -> int | None:
-        """Numbers that train in the backbone, adapters included."""
+        """Trainable parameters in the backbone, adapters included."""
         return None if self.evaluation is None else self.evaluation.get("trainable_backbone")
 
     @property
     def trainable_total(self) -> int | None:
-        """All numbers that train."""
+        """All trainable parameters."""
         return None if self.evaluation is None else self.evaluation.get("trainable_total")
 
     def series(self, key: str) -> tuple[list[int], list[float]]:

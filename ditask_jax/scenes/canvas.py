@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 
-# Cheap scalar random draws: one block of uniforms per picture instead of one generator call per number.
+# Cheap scalar random draws: one block of uniforms per image instead of one generator call per number.
 
 
 _BLOCK = 1024
@@ -63,7 +63,7 @@ class Dice:
 
 
 def dice_for(seed: int, split: str, index: int) -> Dice:
-    """The dice of one picture: a function of its three arguments, the same in every process.
+    """The dice of one image: a function of its three arguments, the same in every process.
 
     >>> dice_for(0, "train", 5).random() == dice_for(0, "train", 5).random()
     True
@@ -84,7 +84,7 @@ class Camera:
 
     Attributes:
       height: camera height over the ground.
-      focal: focal length in pixels; the principal point is the centre of the picture.
+      focal: focal length in pixels; the principal point is the centre of the image.
       rays: float32 [3, H, W], direction through each pixel centre with z = 1, so that `t * ray` has depth t.
       right, up, forward: float32 [3], the world's horizontal and vertical directions in camera axes.
     """
@@ -102,13 +102,13 @@ class Camera:
 
     @property
     def nearest_ground(self) -> float:
-        """Metres ahead at which the ground enters the picture at its lower border."""
+        """Metres ahead at which the ground enters the image at its lower border."""
         below = self.rays[1, -1, 0]
         down = below * self.up[1] + self.up[2]
         return float(self.height * (below * self.forward[1] + self.forward[2]) / max(-float(down), 1e-3))
 
     def axis_height(self, ahead: float) -> float:
-        """Height over the ground of the middle of the picture at a distance ahead."""
+        """Height over the ground of the middle of the image at a distance ahead."""
         return self.height + ahead * float(self.up[2] / self.forward[2])
 
     def pixels(self, points: np.ndarray) -> np.ndarray:
@@ -117,7 +117,7 @@ class Camera:
         return points[:, :2] * (self.focal / points[:, 2:]) + np.array([width / 2, height / 2], np.float32)
 
     def window(self, points: np.ndarray, margin: float = 1.0) -> tuple[slice, slice] | None:
-        """Rows and columns that hold the projection of the hull of `points` [N, 3]; None if outside the picture."""
+        """Rows and columns that hold the projection of the hull of `points` [N, 3]; None if outside the image."""
         if float(points[:, 2].min()) < 0.2:
             return None
         height, width = self.rays.shape[1:]
@@ -160,7 +160,7 @@ MAX_DEPTH = 10.0
 
 
 class Canvas:
-    """Buffers of one picture, filled front-most first by depth comparison.
+    """Buffers of one image, filled front-most first by depth comparison.
 
     Shapes: depth float32 [H, W] (infinite = sky), normal float32 [3, H, W] (zero = sky), instance, material int16 and
     part uint8 [H, W]. `classes[i]` is the class id of instance i; 0, 1, 2 are sky, wall and ground.

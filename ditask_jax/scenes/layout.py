@@ -33,7 +33,7 @@ def _hull(x: float, y0: float, y1: float, z: float) -> np.ndarray:
 
 
 class Stage:
-    """One picture in the making: the canvas, its materials, and the shadows on the ground."""
+    """One image in the making: the canvas, its materials, and the shadows on the ground."""
 
     def __init__(self, camera: Camera, dice: Dice) -> None:
         self.dice = dice
@@ -153,7 +153,7 @@ class Stage:
         return self.camera.ground_point(sideways, ahead)
 
     def _hover(self, sideways: float, ahead: float, reach: float) -> np.ndarray:
-        """A point in the air, inside the picture if things up to `reach` from it are to clear the ground."""
+        """A point in the air, inside the image if things up to `reach` from it are to clear the ground."""
         height = self.camera.axis_height(ahead) + self.dice.uniform(-0.3, 0.3) * ahead
         return self.camera.ground_point(sideways, ahead) + max(height, reach) * self.camera.up
 

@@ -29,7 +29,7 @@ _TILE = 256
 
 @functools.cache
 def _noise_tile() -> np.ndarray:
-    """Periodic smooth noise float32 [256, 256] in about -1..1, the same for every picture."""
+    """Periodic smooth noise float32 [256, 256] in about -1..1, the same for every image."""
     rng = np.random.Generator(np.random.Philox(20240601))
     tile = np.zeros((_TILE, _TILE), np.float32)
     for cells, weight in ((8, 1.0), (16, 0.7), (32, 0.5), (64, 0.35)):
@@ -42,9 +42,9 @@ def _noise_tile() -> np.ndarray:
 
 
 class Materials:
-    """The materials of one picture: two colours, a texture, its scale and directions. Number 0 is the sky.
+    """The materials of one image: two colours, a texture, its scale and directions. Number 0 is the sky.
 
-    Unless they look as their kind does, things and surroundings share the few hues of their picture.
+    Unless they look as their kind does, things and surroundings share the few hues of their image.
     """
 
     def __init__(self, dice: Dice) -> None:
@@ -132,7 +132,7 @@ def _texture(points: np.ndarray, material: np.ndarray, columns: list[np.ndarray]
 
 
 def shade(canvas: Canvas, materials: Materials, shadow: np.ndarray, dice: Dice) -> np.ndarray:
-    """Colours the picture: textures, light by the normals, gloss, shadows, haze, uneven exposure.
+    """Colours the image: textures, light by the normals, gloss, shadows, haze, uneven exposure.
 
 
     Args:
@@ -192,12 +192,12 @@ def expose(picture: np.ndarray, dice: Dice) -> np.ndarray:
 
 @functools.cache
 def _noise_table() -> np.ndarray:
-    """Normal noise float32 [2^19], the same for every picture: drawing it anew is the dearest part of a picture."""
+    """Normal noise float32 [2^19], the same for every image: drawing it anew is the dearest part of an image."""
     return np.random.Generator(np.random.Philox(20240602)).standard_normal(1 << 19, np.float32)
 
 
 def _sensor_noise(shape: tuple[int, ...], dice: Dice) -> np.ndarray:
-    """Normal noise of a shape from a random place of the table (which repeats if the picture is larger)."""
+    """Normal noise of a shape from a random place of the table (which repeats if the image is larger)."""
     table, count = _noise_table(), int(np.prod(shape))
     start = dice.integer(0, table.size - 1)
     if start + count > table.size:

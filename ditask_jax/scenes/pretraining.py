@@ -1,8 +1,8 @@
-"""Pre-training a backbone as a classifier of scenes: where the embedded start comes from.
+"""Pretraining a backbone as a classifier of scenes: where the embedded weights come from.
 
 Every position of the last stage (a region of 16x16 pixels) is classified by what it shows, as the shares of the scene
-classes among its pixels. One label per picture would be the usual choice, and cannot be learnt from scratch in minutes:
-ten kinds of things, one large one per picture, were still at chance after 9,000 pictures with a model of this size.
+classes among its pixels. One label per image would be the usual choice, and cannot be learnt from scratch in minutes:
+ten kinds of things, one large one per image, were still at chance after 9,000 images with a model of this size.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from ditask_jax.scenes import CLASSES, ScenesSource
 from ditask_jax.training.optimizer import make_optimizer
 from ditask_jax.training.progress import Progress
 
-# Pictures of this seed and its neighbours are nobody's training or validation set.
+# Images of this seed and its neighbours are nobody's training or validation set.
 PICTURE_SEED = 1_000_003
 
 
@@ -34,13 +34,13 @@ class PretrainSettings:
 
     Attributes:
       backbone: name of the backbone.
-      image_size: side of the pictures in pixels.
-      steps: optimiser steps; no picture is seen twice.
-      batch_size: pictures per step.
+      image_size: side of the images in pixels.
+      steps: optimiser steps; no image is seen twice.
+      batch_size: images per step.
       learning_rate: peak of a cosine with a linear warm-up over the first tenth.
       weight_decay: of AdamW.
-      eval_examples: held-out pictures to score.
-      seed: of weights and pictures.
+      eval_examples: held-out images to score.
+      seed: of weights and images.
     """
 
     backbone: str = "swin_nano_patch2_window6"
@@ -54,7 +54,7 @@ class PretrainSettings:
 
 
 def _batches(settings: PretrainSettings, split: str, count: int) -> Iterator[dict]:
-    """Batches of new pictures, in order of index."""
+    """Batches of new images, in order of index."""
     source = ScenesSource(split, settings.image_size, PICTURE_SEED + settings.seed, count, ("semseg",))
     dataset = grain.MapDataset.source(source).map(lambda e: {"image": e["image"], "semseg": e["semseg"]})
     dataset = dataset.batch(settings.batch_size, drop_remainder=True)
@@ -80,7 +80,7 @@ def pretrain(settings: PretrainSettings, report: Callable[[str], None] = print) 
 
     Returns:
       All weights by flat name (backbone, final norm and classifier), and `{"accuracy", "examples"}` on held-out
-      pictures; a region counts as right when its commonest class is predicted.
+      images; a region counts as right when its commonest class is predicted.
     """
     entry = backbone_entry(settings.backbone)
     scope = Scope(seed=settings.seed)
@@ -101,7 +101,7 @@ def pretrain(settings: PretrainSettings, report: Callable[[str], None] = print) 
         progress.update(number + 1, {"loss": float(loss), "accuracy": float(accuracy)})
     progress.end_line()
     scores = _evaluate(parts, trainable, entry, settings)
-    report(f"held-out regions classified right: {scores['accuracy']:.3f} over {scores['examples']} pictures")
+    report(f"held-out regions classified right: {scores['accuracy']:.3f} over {scores['examples']} images")
     # PVT's class token, which regions do not read, belongs to a whole set of weights too.
     arrays = flatten(trainable) | flatten(parts.frozen)
     return {name: np.asarray(value) for name, value in arrays.items()}, scores

@@ -14,8 +14,8 @@ from ditask_jax.scenes.materials import expose, shade
 # Labels of six tasks, read off the z-buffer at pixel centres.
 
 
-# Saliency rule: share of the best score that still counts as salient, smallest visible share of the picture,
-# width of the centre prior as a share of the picture.
+# Saliency rule: share of the best score that still counts as salient, smallest visible share of the image,
+# width of the centre prior as a share of the image.
 _SALIENT_RATIO, _SALIENT_AREA, _CENTRE_WIDTH = 0.6, 0.01, 0.3
 
 
@@ -39,9 +39,9 @@ def _centre_prior(height: int, width: int) -> np.ndarray:
 def sal(canvas: Canvas) -> np.ndarray:
     """Salient things, uint8 [H, W] in {0, 1}.
 
-    A thing's score is the number of its visible pixels, each weighted by a Gaussian around the centre of the picture
+    A thing's score is the number of its visible pixels, each weighted by a Gaussian around the centre of the image
     (large and central things catch the eye). The best thing is salient, and so is every other whose score reaches 0.6
-    of the best; things that show less than 1% of the picture never are.
+    of the best; things that show less than 1% of the image never are.
     """
     height, width = canvas.instance.shape
     ids, count = canvas.instance.ravel(), len(canvas.classes)
@@ -83,25 +83,25 @@ LABELS: dict[str, Callable[[Canvas], np.ndarray]] = {
 }  # fmt: skip
 
 
-# Whole pictures: a room or landscape with several things and people.
+# Whole images: a room or landscape with several things and people.
 
 
 _OTHER_THINGS = tuple(name for name in THINGS if name != "person")
 # Clutter is small.
 _SMALL_THINGS = ("box", "ball", "cylinder", "cone", "ring", "star")
-_PEOPLE_SHARE = 0.75  # of pictures in which people are placed; a few of them end up hidden or outside
+_PEOPLE_SHARE = 0.75  # of images in which people are placed; a few of them end up hidden or outside
 
 
 def compose_scene(dice: Dice, size: tuple[int, int], with_image: bool = True) -> tuple[np.ndarray | None, Canvas]:
     """A room or landscape with things, often people, and painted decals.
 
     Args:
-      dice: draws of this picture.
+      dice: draws of this image.
       size: height and width in pixels.
       with_image: False skips the shading when only labels are wanted (the labels do not change).
 
     Returns:
-      The picture uint8 [H, W, 3] (None without `with_image`) and the canvas to read labels from.
+      The image uint8 [H, W, 3] (None without `with_image`) and the canvas to read labels from.
     """
     camera = random_camera(dice, size)
     stage = Stage(camera, dice)
@@ -128,7 +128,7 @@ def _finish(stage: Stage, dice: Dice, decals: int) -> np.ndarray:
     return expose(shade(stage.canvas, stage.materials, stage.shadows(), dice), dice)
 
 
-# Random-access sources over generated pictures.
+# Random-access sources over generated images.
 
 
 SPLITS = {"train": 2000, "val": 500}

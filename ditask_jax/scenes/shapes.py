@@ -240,7 +240,7 @@ def random_skeleton(dice: Dice, height: float) -> list[tuple]:
 
 
 def draw_figure(canvas: Canvas, bones: list[tuple], foot: np.ndarray, instance: int, wardrobe: dict[int, int]) -> None:
-    """Draws a figure standing at `foot` [3] in the plane parallel to the picture through that point.
+    """Draws a figure standing at `foot` [3] in the plane parallel to the image through that point.
 
     Args:
       bones: from `random_skeleton`.
@@ -251,7 +251,7 @@ def draw_figure(canvas: Canvas, bones: list[tuple], foot: np.ndarray, instance: 
     ends = np.array([[*p, *q] for p, q, *_ in bones], np.float32)
     radii = np.array([[rp, rq] for _, _, rp, rq, *_ in bones], np.float32)
     offset = np.array([bone[5] for bone in bones], np.float32)
-    # "Up" within the plane of the picture; the lean of the camera's pitch is left out on purpose (a flat figure).
+    # "Up" within the plane of the image; the lean of the camera's pitch is left out on purpose (a flat figure).
     up = camera.up[:2] / np.hypot(*camera.up[:2])
     turn = np.array([[-up[1], up[0]], [up[0], up[1]]], np.float32)  # rows: rightwards, upwards
     # Positions relative to the foot: the expanded squares below keep their accuracy.

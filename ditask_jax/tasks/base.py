@@ -1,4 +1,4 @@
-"""What a task is: output channels, loss, decoding, metric sums, scores and pictures, behind one interface.
+"""What a task is: output channels, loss, decoding, metric sums, scores and images, behind one interface.
 
 Metrics are sums. `metric_sums` turns a batch into arrays whose leading axes run over images (and, for real-valued
 quantities, over image rows); `accumulate` adds them on the host in int64 and float64, image by image and in order;
@@ -28,7 +28,7 @@ MISSING_COLOUR = (0, 0, 0)
 """Colour of pixels without a label in normals and depth."""
 
 IGNORED_BINARY_COLOUR = (200, 60, 60)
-"""Colour of pixels without a label in grey pictures, where white means one."""
+"""Colour of pixels without a label in grey images, where white means one."""
 
 
 UNITS = {
@@ -63,7 +63,7 @@ class RawForm:
     Attributes:
       ending: ".npy" (any array), ".png" (uint8 or uint16 `[H, W]` or `[H, W, 3]`) or ".json" (plain data).
       describes: what the files hold, for people and programs: `holds`, and `unit` where there is one; plain data.
-      encode: from the prediction of one picture to the array, or the plain data, of its file.
+      encode: from the prediction of one image to the array, or the plain data, of its file.
       palette: colours uint8 `[256, 3]` of a PNG whose pixels are numbers of colours.
     """
 
@@ -77,7 +77,7 @@ class RawForm:
 class Task(abc.ABC):
     """One prediction task.
 
-    Shapes: logits `[B, H, W, num_outputs]` at the resolution of the label (`[B, num_outputs]` for a class per picture);
+    Shapes: logits `[B, H, W, num_outputs]` at the resolution of the label (`[B, num_outputs]` for a class per image);
     labels as in a batch; `valid` `[B]`, False for padded examples, which count nowhere.
 
     Attributes:
@@ -107,7 +107,7 @@ class Task(abc.ABC):
 
     @property
     def is_map(self) -> bool:
-        """Whether logits and label are maps, not one vector and one class per picture."""
+        """Whether logits and label are maps, not one vector and one class per image."""
         return self.label_spec.is_map
 
     @property
@@ -123,8 +123,8 @@ class Task(abc.ABC):
     def decode(self, logits: jax.Array) -> jax.Array:
         """Prediction in the units of the label: class ids, probabilities, unit normals, depth ...
 
-        Shapes: `[B, H, W]` or `[B, H, W, K]` of maps, pixel by pixel (`predict` decodes a picture in strips); `[B]` or
-        `[B, K]` of what is said of a whole picture.
+        Shapes: `[B, H, W]` or `[B, H, W, K]` of maps, pixel by pixel (`predict` decodes an image in strips); `[B]` or
+        `[B, K]` of what is said of a whole image.
         """
 
     def metric_sums(
@@ -166,10 +166,10 @@ class Task(abc.ABC):
         return "" if self.unit == "fraction" else self.shown_unit[1]
 
     def raw_form(self, format: str) -> RawForm:
-        """How predictions are stored. Here: maps as arrays, just as decoded; what is said of a picture as JSON.
+        """How predictions are stored. Here: maps as arrays, just as decoded; what is said of an image as JSON.
 
         Args:
-          format: "npy" or "png", as the user asked; a task that has no picture of whole numbers stays with "npy".
+          format: "npy" or "png", as the user asked; a task that has no image of whole numbers stays with "npy".
         """
         del format
         unit = {"unit": self.value_unit} if self.value_unit else {}
@@ -180,11 +180,11 @@ class Task(abc.ABC):
             caption = self.caption(prediction)
             return {"value": np.asarray(prediction).tolist()} | ({"caption": caption} if caption else {})
 
-        return RawForm(".json", {"holds": "the value of the whole picture"} | unit, encode)
+        return RawForm(".json", {"holds": "the value of the whole image"} | unit, encode)
 
     @abc.abstractmethod
     def render(self, picture: np.ndarray, value_range: tuple[float, float] | None = None) -> np.ndarray:
-        """Colour picture uint8 `[H, W, 3]` of one prediction or label; of maps in their own height and width.
+        """Colour image uint8 `[H, W, 3]` of one prediction or label; of maps in their own height and width.
 
         `value_range` is what the method of that name found in the label, so that both are drawn on one scale.
         """
@@ -197,11 +197,11 @@ class Task(abc.ABC):
         """
         drawn = np.asarray(self.render(value, value_range))
         if drawn.dtype != np.uint8 or drawn.ndim != 3 or drawn.shape[-1] != 3 or 0 in drawn.shape:
-            raise _wrong(self, f"render returned {_words(drawn)}, expected a colour picture, uint8 [H, W, 3]")
+            raise _wrong(self, f"render returned {_words(drawn)}, expected a colour image, uint8 [H, W, 3]")
         return drawn
 
     def colour_key(self, values: Sequence[np.ndarray] | None = None) -> list[Swatch]:
-        """What the colours of pictures stand for; empty where no key is needed.
+        """What the colours of images stand for; empty where no key is needed.
 
         Args:
           values: the predictions and labels that are shown; None: whatever may occur.
@@ -214,7 +214,7 @@ class Task(abc.ABC):
         return ""
 
     def range_note(self, value_range: tuple[float, float] | None) -> str:
-        """What stands below a picture whose colours span a range of values.
+        """What stands below an image whose colours span a range of values.
 
         >>> from ditask_jax.tasks import Depth
         >>> Depth().range_note((0.5, 12.25))
@@ -236,7 +236,7 @@ class Task(abc.ABC):
         return ""
 
     def caption(self, value: np.ndarray) -> str:
-        """What to write on the picture of one prediction or label; nothing for maps."""
+        """What to write on the image of one prediction or label; nothing for maps."""
         del value
         return ""
 
@@ -399,7 +399,7 @@ def _check_scores(task: Task, types: Mapping[str, type]) -> None:
         with np.errstate(all="ignore"):
             scores = task._scores(total)
     except (ArithmeticError, ValueError, IndexError):
-        return  # of totals that no picture has, perhaps
+        return  # of totals that no image has, perhaps
     if not isinstance(scores, Mapping):
         raise _wrong(task, f"_scores returned a {type(scores).__name__}, expected scores by name")
     if scores and task.primary_metric not in scores:

@@ -1,4 +1,4 @@
-"""Classification: one class per picture."""
+"""Classification: one class per image."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ _SWATCH = (24, 48)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classification(Task):
-    """A class per picture, scored by the share of pictures whose most likely class is right.
+    """A class per image, scored by the share of images whose most likely class is right.
 
     Shapes: logits `[B, num_outputs]`; label int32 `[B]`, -1 where there is none; prediction int32 `[B]`.
 
@@ -48,7 +48,7 @@ class Classification(Task):
         return known if valid is None else known & jnp.asarray(valid).astype(bool)
 
     def loss(self, logits: jax.Array, label: jax.Array, valid: jax.Array | None = None) -> jax.Array:
-        """Cross-entropy, mean over the labelled pictures of the batch."""
+        """Cross-entropy, mean over the labelled images of the batch."""
         log_probability = jax.nn.log_softmax(widened(logits), axis=-1)
         is_target = label.astype(jnp.int32)[:, None] == jnp.arange(self.num_outputs, dtype=jnp.int32)[None]
         chosen = jnp.sum(jnp.where(is_target, log_probability, 0.0), axis=-1)
@@ -58,7 +58,7 @@ class Classification(Task):
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
     def metric_sums(self, logits: jax.Array, label: jax.Array, valid: jax.Array | None = None) -> dict[str, jax.Array]:
-        """`correct` and `images` int32 `[B]`: 1 for a picture that is right, and that is scored."""
+        """`correct` and `images` int32 `[B]`: 1 for an image that is right, and that is scored."""
         mask = self._mask(label, valid)
         return {
             "correct": (mask & (self.decode(logits) == label)).astype(jnp.int32),
@@ -96,4 +96,4 @@ class Classification(Task):
         return RawForm(".json", holds, lambda value: {"class": int(value), "name": self.caption(value)})
 
     def colour_words(self) -> str:
-        return "the class is written below the picture"
+        return "the class is written below the image"

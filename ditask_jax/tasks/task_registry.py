@@ -28,7 +28,7 @@ VOC_CLASSES = _names(
     "motorbike, person, pottedplant, sheep, sofa, train, tvmonitor"
 )
 NYUD_CLASSES = _names(
-    "wall, floor, cabinet, bed, chair, sofa, table, door, window, bookshelf, picture, counter, blinds, desk, shelves, "
+    "wall, floor, cabinet, bed, chair, sofa, table, door, window, bookshelf, image, counter, blinds, desk, shelves, "
     "curtain, dresser, pillow, mirror, floor mat, clothes, ceiling, books, refrigerator, television, paper, towel, "
     "shower curtain, box, whiteboard, person, night stand, toilet, sink, lamp, bathtub, bag, other structure, "
     "other furniture, other prop"
@@ -43,7 +43,7 @@ HUMAN_PARTS = _names("background, head, torso, upper arm, lower arm, upper leg, 
 
 
 _VTAB_TERMS = "one task of VTAB-1k, under the terms of that data set"
-_OWN_TERMS = "the user's own pictures; their terms are the user's to state"
+_OWN_TERMS = "the user's own images; their terms are the user's to state"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class DatasetInfo:
         the user.
       depth_unit: "metres", "pixels" of disparity or "inverse" depth.
       train_examples, val_examples: lengths of the splits; None where only the files know.
-      terms: what its pictures are and under whose terms, one line for model cards.
+      terms: what its images are and under whose terms, one line for model cards.
       distilled: tasks whose labels come from other networks.
       other_class_names: names of the classes of other packages of the data set, which the number of classes selects.
     """
@@ -101,9 +101,9 @@ DATASETS: dict[str, DatasetInfo] = {
         {"semseg": SCENES_CLASSES, "human_parts": HUMAN_PARTS},
         train_examples=2000,
         val_examples=500,
-        terms="procedural pictures made by this package (Apache-2.0); no photograph, no person",
+        terms="procedural images made by this package (Apache-2.0); no photograph, no person",
     ),
-    # 19 tasks of 1,000 training pictures each; which one, and so its number of classes, is data.vtab_task.
+    # 19 tasks of 1,000 training images each; which one, and so its number of classes, is data.vtab_task.
     "vtab": DatasetInfo(("classification",), {}, train_examples=1000, terms=_VTAB_TERMS),
     "folder": DatasetInfo(("semseg", "human_parts", "sal", "normals", "depth", "edge"), {}, terms=_OWN_TERMS),
 }

@@ -82,7 +82,7 @@ def evaluate(
       mesh: where batches go.
       references: single-task scores by task name.
       threads: reading threads.
-      augmentation: how pictures and labels are prepared; nothing of it is random here.
+      augmentation: how images and labels are prepared; nothing of it is random here.
       original_size: score against labels of their own size, with logits resized to it, in place of labels resized to
         the network's size.
     """

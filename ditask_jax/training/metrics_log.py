@@ -141,7 +141,7 @@ class MetricsWriter:
             row = _parse(line)
             if row is None:
                 if number < len(lines):
-                    raise DataError(f"{self.path}, line {number}: not a row of metrics; mend or remove the file")
+                    raise DataError(f"{self.path}, line {number}: not a row of metrics; fix or remove the file")
                 break
             if row["step"] > resume_step or resume_step == 0:
                 break
@@ -178,7 +178,7 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     if rows and rows[-1] is None:
         rows.pop()
     if None in rows:
-        raise DataError(f"{path}, line {rows.index(None) + 1}: not a row of metrics; mend or remove the file")
+        raise DataError(f"{path}, line {rows.index(None) + 1}: not a row of metrics; fix or remove the file")
     return rows
 
 
@@ -216,7 +216,7 @@ def _plain(name: str, value: Any) -> Any:
     return None if isinstance(number, float) and not math.isfinite(number) else number
 
 
-# Where the numbers and pictures of a run go: `metrics.jsonl` always, TensorBoard and Weights & Biases when asked.
+# Where the numbers and images of a run go: `metrics.jsonl` always, TensorBoard and Weights & Biases when asked.
 
 
 PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
@@ -232,7 +232,7 @@ class Sink(abc.ABC):
 
     @abc.abstractmethod
     def picture(self, step: int, name: str, picture: np.ndarray) -> None:
-        """A uint8 picture `[H, W, 3]`."""
+        """A uint8 image `[H, W, 3]`."""
 
     @abc.abstractmethod
     def histogram(self, step: int, name: str, values: np.ndarray) -> None:
@@ -312,7 +312,7 @@ class RunLog:
                 sink.scalars(step, known)
 
     def picture(self, step: int, name: str, path: Path) -> None:
-        """Hands a picture file to the sinks."""
+        """Hands an image file to the sinks."""
         if self._sinks:
             from PIL import Image
 

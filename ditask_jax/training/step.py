@@ -20,7 +20,7 @@ from ditask_jax.training.nonfinite import all_finite
 from ditask_jax.training.pcgrad import SURGERIES, pcgrad
 from ditask_jax.training.sharding import frozen_shardings, on_each_device, replicated, sharded
 
-# Scores at the labels' own resolution: logits of the network's size resized to every picture's size.
+# Scores at the labels' own resolution: logits of the network's size resized to every image's size.
 
 
 def resize_to_own(logits: jax.Array, sizes: jax.Array, canvas: tuple[int, int]) -> jax.Array:

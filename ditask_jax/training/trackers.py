@@ -105,7 +105,7 @@ class TensorBoardSink(Sink):
         self._file.write_event(self._event(wall_time=time.time(), step=step, summary=content))
 
 
-# Weights & Biases, online or offline, under the names that the originals log too.
+# Weights & Biases, online or offline, under the names that the reference implementations log too.
 
 
 _BINS = 64

@@ -196,7 +196,7 @@ class Trainer:
             for step, reason in checkpointer.rejected:
                 progress.message(f"passed over the checkpoint of step {step}: {reason}")
             if start:
-                progress.message(f"going on from step {start} of {self.total_steps}")
+                progress.message(f"resuming from step {start} of {self.total_steps}")
             guard = Guard(self.config.on_nonfinite, run.nonfinite, self._skipped, checkpointer.latest)
             stop = StopSignal()
             flight = InFlight(self._take, self.mesh, stop, lambda step: self._pauses_after(step, profile))
@@ -240,7 +240,7 @@ class Trainer:
         return RunLog(run, self.config, self.tasks, start, self.steps_per_epoch, devices, active=active)
 
     def _show(self, run: RunDir, log: RunLog, step: int) -> None:
-        """Pictures of an evaluation on the way, in the folder and in the logs; the last one's are drawn by `report`."""
+        """Images of an evaluation on the way, in the folder and in the logs; the last one's are drawn by `report`."""
         sinks = asked_for(self.config)
         if sinks or step < self.total_steps:
             path = run.figures / f"step_{step:06d}.png"
@@ -382,7 +382,7 @@ class Trainer:
 
         Args:
           path: the figure.
-          examples: folder for a file per picture, which a report can show one by one; None: none are written.
+          examples: folder for a file per image, which a report can show one by one; None: none are written.
         """
         specs = [task.label_spec for task in self.tasks]
         size, augmentation = self.config.image_size, build_augmentation(self.config).for_evaluation()
@@ -400,7 +400,7 @@ class Trainer:
         if not is_first():
             return path
         if examples is not None:
-            with optional(f"pictures in {examples}"):
+            with optional(f"images in {examples}"):
                 write_examples(examples, batch, predicted, self.tasks, self.step)
         cut = lambda tree: {name: value[:shown] for name, value in tree.items()}
         title = f"{self.config.method.name} on {self.config.data.name}, step {self.step}"

@@ -1,4 +1,4 @@
-"""Numbers of parameters: those that the originals publish or that their names imply, and of the released weights."""
+"""Numbers of parameters: those that authors publish or that names imply, and of the released weights."""
 
 import math
 

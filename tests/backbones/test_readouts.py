@@ -43,7 +43,7 @@ def test_no_class_token_to_read(name):
 
 @pytest.mark.parametrize("name", TESTS)
 def test_a_classifier_splits_streams_in_the_last_stage_only(name):
-    """Nothing reads the streams of earlier stages, so that no parameter of theirs may exist."""
+    """The streams of earlier stages are unused, so that no parameter of theirs may exist."""
     tasks = [SimpleNamespace(name=t, num_outputs=3, is_map=False) for t in ("a", "b")]
     model = create_model(name, tasks, 64, head="linear", abstract=True)
     assert model.backbone.readout == ("token" if "token" in model.backbone.config.readouts else "last")

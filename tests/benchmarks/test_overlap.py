@@ -1,4 +1,4 @@
-"""`benchmarks/overlap.py` runs from end to end, on generated pictures and on a prepared set."""
+"""`benchmarks/overlap.py` runs from end to end, on generated images and on a prepared set."""
 
 import json
 

@@ -343,7 +343,7 @@ def test_recorded_checkpoints_are_recognised(path, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("path", find("ditask", "mtlora"), ids=lambda p: p.stem)
 def test_training_checkpoints(path, tmp_path, monkeypatch):
-    """Recorded models of the originals: converted and loaded, ours gives what theirs gave."""
+    """Recorded models of the reference implementations: converted and loaded, ours gives what theirs gave."""
     golden = Golden(path)
     meta = golden.meta
     sizes = meta["embed_dim"], tuple(meta["depths"]), tuple(meta["heads"])

@@ -167,7 +167,7 @@ def test_a_folder_of_ones_own(tmp_path, capsys):
     (tmp_path / "val/semseg/1.png").unlink()
     code, out, _ = run(capsys, *arguments, 3)
     assert code == 1
-    assert "picture '1' has no semseg label" in out
+    assert "image '1' has no semseg label" in out
 
 
 def test_build_then_doctor_the_prepared_set(pascal, tmp_path, capsys):
@@ -289,7 +289,7 @@ def test_statistics_of_labels():
 
 
 def own_folder(root, task, labels, ending="png"):
-    """Two pictures of 16x24 in each split, with these labels."""
+    """Two images of 16x24 in each split, with these labels."""
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
         for k, label in enumerate(labels):
@@ -381,7 +381,7 @@ def test_pictures_in_folders_below_are_asked_about(tmp_path, capsys):
         (tmp_path / "train" / name / "0.png").rename(tmp_path / "train" / name / "sub/x.png")
     code, out, _ = run(capsys, *doctor)
     assert code == 1
-    assert "images/sub holds pictures below" in out
+    assert "images/sub holds images below" in out
     assert "--config.data.subfolders=true (doctor, show: --subfolders true)" in out
     code, out, _ = run(capsys, *doctor, "--subfolders=true")
     assert code == cli.OK

@@ -108,9 +108,7 @@ def test_a_missing_label_names_the_picture_and_the_path(tree):
     root, _ = tree
     (root / "train/normals/a.png").unlink()
     (root / "train/normals/b.npy").unlink()
-    with pytest.raises(
-        DataError, match=r"picture 'a' and 1 more has no normals label: .*a\.npy or .*a\.png is missing"
-    ):
+    with pytest.raises(DataError, match=r"image 'a' and 1 more has no normals label: .*a\.npy or .*a\.png is missing"):
         open_train(root)
 
 
@@ -130,7 +128,7 @@ def test_unreadable_files_are_named(tree, damage, which):
     root, _ = tree
     path = root / "train" / which / "a.png"
     data = path.read_bytes()
-    path.write_bytes({"truncated": data[: len(data) // 2], "empty": b"", "text": b"not a picture"}[damage])
+    path.write_bytes({"truncated": data[: len(data) // 2], "empty": b"", "text": b"not an image"}[damage])
     with pytest.raises(DataError, match=rf"{which}/a\.png (cannot be decoded|is not an image file)"):
         open_train(root)[0]
 
@@ -168,7 +166,7 @@ def test_labels_of_another_size_are_resized_and_of_another_shape_refused(tree):
     got = open_train(root)[0]["semseg"]
     np.testing.assert_array_equal(got, cv2.resize(small, SIZE[::-1], interpolation=cv2.INTER_NEAREST))
     cv2.imwrite(str(root / "train/semseg/a.png"), np.ascontiguousarray(written["a"]["semseg"].T))
-    with pytest.raises(DataError, match=r"semseg/a\.png is 30x20 .* its picture 20x30: another aspect ratio"):
+    with pytest.raises(DataError, match=r"semseg/a\.png is 30x20 .* its image 20x30: another aspect ratio"):
         open_train(root)[0]
 
 
@@ -185,7 +183,7 @@ def test_class_ids_out_of_range_name_the_value_and_what_is_allowed(tree):
 def test_a_colour_label_is_refused(tree):
     root, written = tree
     Image.fromarray(written["a"]["image"]).save(root / "train/semseg/a.png")
-    with pytest.raises(DataError, match=r"semseg/a\.png is a colour picture \(RGB\)"):
+    with pytest.raises(DataError, match=r"semseg/a\.png is a colour image \(RGB\)"):
         open_train(root)[0]
 
 
@@ -228,7 +226,7 @@ def test_exif_rotation_is_refused_with_advice(tree):
 def test_depth_with_no_unit_or_below_zero_is_refused(tree):
     root, _ = tree
     cv2.imwrite(str(root / "train/depth/a.png"), np.ones(SIZE, np.uint8))
-    with pytest.raises(DataError, match="8-bit picture; depth needs a 16-bit PNG in millimetres"):
+    with pytest.raises(DataError, match="8-bit image; depth needs a 16-bit PNG in millimetres"):
         open_train(root)[0]
     np.save(root / "train/depth/b.npy", np.full(SIZE, -1.0))
     with pytest.raises(DataError, match=r"negative depth \(-1\)"):

@@ -153,7 +153,7 @@ def test_evaluation_only_resizes():
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Examples of different sizes, with a class of the picture beside a map."""
+    """Examples of different sizes, with a class of the image beside a map."""
 
     sizes: tuple[tuple[int, int], ...] = ((30, 40), (200, 100), (129, 20))
 
@@ -281,4 +281,4 @@ def test_freed_memory_is_kept_for_the_next_example():
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
     faults()
-    assert faults() < 20 * 600, "less than the pages of one float picture an example"
+    assert faults() < 20 * 600, "less than the pages of one float image an example"

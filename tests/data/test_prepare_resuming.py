@@ -69,7 +69,7 @@ def test_a_killed_preparation_goes_on_and_ends_with_the_same_bytes(pascal):
     for moment, kept in (("within", 0), ("between", 1), ("manifest", 1), ("rename", 4)):
         said = kill(root, out, moment)
         assert [line for line in said if "going on" in line] == [
-            f"going on with {kept} shards that an interrupted preparation finished"
+            f"resuming with {kept} shards that an interrupted preparation finished"
         ] * bool(kept), moment
         journal = json.loads((prepared_source.working_folder(out, "pascal") / "progress.json").read_text())
         assert len(journal["shards"]) == {"within": 1, "between": 1}.get(moment, 4)
@@ -77,7 +77,7 @@ def test_a_killed_preparation_goes_on_and_ends_with_the_same_bytes(pascal):
         assert finished.items() <= now.items(), "a finished shard was written again"
         finished = {name: now[name] for name in journal["shards"]}
     folder, _, said = build("pascal", root, out, tasks=("semseg",), examples_per_shard=2)
-    assert said[-1] == "going on with 4 shards that an interrupted preparation finished"
+    assert said[-1] == "resuming with 4 shards that an interrupted preparation finished"
     assert [path.name for path in out.iterdir()] == ["pascal_mt"]
     assert contents(folder) == contents(whole)
     for name in contents(whole):
@@ -94,7 +94,7 @@ def test_a_preparation_stopped_by_its_user_goes_on(pascal):
     with pytest.raises(KeyboardInterrupt):
         prepare(Wish("pascal", ("semseg",), examples_per_shard=2), root, out, on_example=stop)
     folder, _, said = build("pascal", root, out, tasks=("semseg",), examples_per_shard=2)
-    assert said[-1] == "going on with 3 shards that an interrupted preparation finished"
+    assert said[-1] == "resuming with 3 shards that an interrupted preparation finished"
     assert len(PreparedSource(folder, "val", ())) == 2
 
 

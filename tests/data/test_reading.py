@@ -160,7 +160,7 @@ def test_an_orientation_is_found_wherever_it_stands(kind, tmp_path):
     path = tmp_path / "picture.png"
     path.write_bytes(content)
     np.testing.assert_array_equal(read_picture(path), np.rot90(pixels, -1))
-    with pytest.raises(DataError, match=r"picture\.png carries an EXIF rotation \(orientation 6\).*rewrite it upright"):
+    with pytest.raises(DataError, match=r"image\.png carries an EXIF rotation \(orientation 6\).*rewrite it upright"):
         image_files.read_image(path)
 
 
@@ -325,7 +325,7 @@ def test_other_formats_give_ids_or_a_refusal():
     for kind in ("JPEG", "JPEG2000"):
         with pytest.raises(DataError, match=f"x is a {kind} file that does not keep exact numbers"):
             image_files.decode_indices(saved(stored, kind), "x")
-    with pytest.raises(DataError, match=r"x is a colour picture \(RGB\)"):
+    with pytest.raises(DataError, match=r"x is a colour image \(RGB\)"):
         image_files.decode_indices(saved(np.dstack([stored] * 3), "WEBP", lossless=True), "x")
     # A map that says its largest number is 20 would be stretched, and in a bitmap black is 1.
     with pytest.raises(DataError, match="does not keep exact numbers"):
@@ -361,7 +361,7 @@ def test_bmp_labels_of_few_bits_are_as_stored_or_refused(bits):
 
 
 def write_folder(root, count=2, **labels):
-    """`root`/train with pictures of 6x10 and, by task, the content of every label file."""
+    """`root`/train with images of 6x10 and, by task, the content of every label file."""
     for number in range(count):
         for name, content in {"images": png(COLOURS, 8, RGB), **labels}.items():
             folder = root / "train" / name
@@ -401,7 +401,7 @@ def test_grey_palettes_are_shades_and_coloured_ones_are_refused(tmp_path):
     path.write_bytes(png(stored, 8, PALETTE, before=chunk(b"PLTE", b"\x11\x11\x11\xee\xee\xee")))
     np.testing.assert_array_equal(image_files.read_grey(path), np.where(stored, 0xEE, 0x11))
     path.write_bytes(png(stored, 8, PALETTE, before=chunk(b"PLTE", b"\0\0\0\x80\0\0")))
-    with pytest.raises(DataError, match="colour picture"):
+    with pytest.raises(DataError, match="colour image"):
         image_files.read_grey(path)
 
 
@@ -723,7 +723,7 @@ def test_pictures_in_folders_below_are_asked_about(tmp_path):
         (below / "0.png").write_bytes((tmp_path / "train" / name / "0.png").read_bytes())
     (tmp_path / "train/images/sub/loop").symlink_to(tmp_path / "train/images")
     open_it = lambda **options: FolderSource(tmp_path, "train", ("semseg",), {"semseg": 2}, **options)
-    with pytest.raises(DataError, match=r"images/sub.* holds pictures below .*--config\.data\.subfolders=true"):
+    with pytest.raises(DataError, match=r"images/sub.* holds images below .*--config\.data\.subfolders=true"):
         open_it()
     assert [open_it(subfolders=False)[k]["id"] for k in range(2)] == ["0", "1"]
     source = open_it(subfolders=True)
@@ -748,5 +748,5 @@ def test_a_label_with_another_ending_is_told(tmp_path):
 
 def test_a_saliency_map_of_sixteen_bits_is_refused(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), np.full((6, 10), 300, np.uint16))
-    with pytest.raises(DataError, match="holds uint16; saliency is an 8-bit grey picture"):
+    with pytest.raises(DataError, match="holds uint16; saliency is an 8-bit grey image"):
         read_saliency(tmp_path / "a.png")

@@ -159,7 +159,7 @@ def test_the_data_set_has_people_in_about_half_of_the_pictures_and_all_classes_a
 
 
 def test_colour_is_a_hint_and_not_the_answer():
-    """The nearest mean colour per class, fitted on the very same pictures, is right for less than half."""
+    """The nearest mean colour per class, fitted on the very same images, is right for less than half."""
     source = ScenesSource("train", 48, tasks=("semseg",))
     examples = [source[k] for k in range(60)]
     pixels = np.concatenate([example["image"].reshape(-1, 3) for example in examples]).astype(np.float32)

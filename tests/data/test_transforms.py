@@ -91,7 +91,7 @@ def test_normals_move_as_the_surface_does(draw):
     got = transform(example, (NORMALS,), (81, 81), draw)["labels"]["normals"]
     moved = surface[:, ::-1] if draw.flip else surface
     matrix = cv2.getRotationMatrix2D((40.5, 40.5), draw.angle, draw.scale)
-    # A zoom that keeps slopes stretches heights along: slopes are what normals of a picture record.
+    # A zoom that keeps slopes stretches heights along: slopes are what normals of an image record.
     moved = cv2.warpAffine(np.ascontiguousarray(moved), matrix, (81, 81), flags=cv2.INTER_CUBIC) * draw.scale
     want = normals_of(moved)
     centre = (slice(22, 59), slice(22, 59))
@@ -202,7 +202,7 @@ def test_bright_edges_are_clipped_and_wrap_only_on_request():
     wrapped = transform(example, (), (50, 50), Draw(angle=7.0), Augmentation(compat_uint8_wrap=True))["image"]
     assert wrapped.dtype == safe.dtype == np.uint8
 
-    def falls(picture):  # along rows through the middle, where the picture rises from black to white once
+    def falls(picture):  # along rows through the middle, where the image rises from black to white once
         return -np.diff(picture[20:30, 5:45].astype(int), axis=1).min()
 
     assert falls(safe) < 40

@@ -41,10 +41,10 @@ def pascal_damage(root, name, kind):
         return ("semseg",), rf"VOC12/{name}\.png holds class id 21; allowed are 0\.\.20 and 255 \(ignore\)"
     if kind == "colour label":
         miniature.write_png(semseg, np.zeros((48, 64, 3), np.uint8))
-        return ("semseg",), rf"VOC12/{name}\.png is a colour picture \(RGB\)"
+        return ("semseg",), rf"VOC12/{name}\.png is a colour image \(RGB\)"
     if kind == "wrong size":
         miniature.write_palette_png(semseg, np.zeros((64, 48), np.uint8))
-        return ("semseg",), rf"VOC12/{name}\.png is 64x48 .* its picture 48x64: another aspect ratio"
+        return ("semseg",), rf"VOC12/{name}\.png is 64x48 .* its image 48x64: another aspect ratio"
     if kind == "grey normals":
         miniature.write_grey_png(normals, np.zeros((48, 64), np.uint8))
         return ("normals",), rf"normals_distill/{name}\.png has mode L; normals need an 8-bit RGB"
@@ -196,9 +196,9 @@ def test_pictures_with_alpha_or_in_grey_become_rgb(tmp_path):
         ("raw id", r"labelIds\.png holds class id 34; allowed are 0\.\.33"),
         (
             "size",
-            r"labelIds\.png is 24x48 \(height x width\), expected 48x96, the size of its picture .*leftImg8bit\.png",
+            r"labelIds\.png is 24x48 \(height x width\), expected 48x96, the size of its image .*leftImg8bit\.png",
         ),
-        ("8-bit disparity", r"disparity\.png is an 8-bit picture; disparity has 16 bits"),
+        ("8-bit disparity", r"disparity\.png is an 8-bit image; disparity has 16 bits"),
         ("no image", r"leftImg8bit\.png is missing \(needed for image\); it comes with leftImg8bit_trainvaltest\.zip"),
         ("no label", r"labelIds\.png is missing \(needed for semseg\); it comes with gtFine_trainvaltest\.zip"),
         ("no disparity", r"disparity\.png is missing .* it comes with disparity_trainvaltest\.zip"),
@@ -241,7 +241,7 @@ def test_damaged_cityscapes(kind, message, tmp_path):
         (
             "image/0.npy",
             np.full((32, 64, 3), 200.0),
-            r"image/0\.npy holds values from 200 to 200; expected a picture in",
+            r"image/0\.npy holds values from 200 to 200; expected an image in",
         ),
         ("image/0.npy", np.zeros((32, 64)), r"image/0\.npy holds float64 \[32, 64\]; expected numbers \[H, W, 3\]"),
     ],
@@ -270,7 +270,7 @@ def test_damaged_nyud(tmp_path):
     with pytest.raises(DataError, match=r"holds float64 \[3, 48, 64\]; expected numbers \[H, W, 3\]"):
         read_all("nyud", tmp_path, ("normals",))
     np.save(tmp_path / f"normals/{name}.npy", np.zeros((24, 32, 3)))
-    with pytest.raises(DataError, match=r"is 24x32 \(height x width\), expected 48x64, the size of its picture"):
+    with pytest.raises(DataError, match=r"is 24x32 \(height x width\), expected 48x64, the size of its image"):
         read_all("nyud", tmp_path, ("normals",))
     (tmp_path / f"edge/{name}.npy").unlink()
     with pytest.raises(DataError, match=rf"edge/{name}\.npy is missing .*it comes with NYUD_MT\.tgz of Vandenhende"):

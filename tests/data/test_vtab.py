@@ -37,7 +37,7 @@ def picture(rng, size=(9, 12)):
 
 @pytest.fixture
 def tree(tmp_path):
-    """Two tasks in the layout of lists: PNG pictures, one of them grey, and one name with a space in it."""
+    """Two tasks in the layout of lists: PNG images, one of them grey, and one name with a space in it."""
     rng = np.random.default_rng(0)
     written = {}
     for folder, classes in (("cifar", 100), ("svhn", 10)):
@@ -106,7 +106,7 @@ def test_a_rotated_photograph_is_taken_as_it_is_stored(tree):
         ("test.txt", "\nimages/test/a.png -1", r"line 2: got 'images/test/a\.png -1', expected"),
         ("test.txt", "images/test/9.png 1\nb/8.png 1", r"images/test/9\.png and 1 more of the list is missing"),
         ("test.txt", "\n \n", r"test\.txt is empty"),
-        ("test.txt", None, r"svhn/test\.txt is missing; it lists the pictures"),
+        ("test.txt", None, r"svhn/test\.txt is missing; it lists the images"),
     ],
 )
 def test_damaged_lists_are_named(tree, name, text, message):
@@ -136,9 +136,9 @@ def test_doctor_examines_the_tasks_that_are_there(tree, capsys):
     out = capsys.readouterr().out
     for task, count in (("cifar100", 100), ("svhn", 10)):
         assert f"vtab {task} in {root}\n  train: 9 examples; 1000 were published\n  val: 5 examples\n" in out
-        assert f" of {count} classes among 14 pictures" in out
+        assert f" of {count} classes among 14 images" in out
     assert out.count("verdict: ready for training on classification") == 2
-    (root / "svhn/images/test/000003.png").write_bytes(b"no picture")
+    (root / "svhn/images/test/000003.png").write_bytes(b"no image")
     (root / "svhn/images/train800/the first.png").unlink()
     assert doctor("--task", "svhn") == 1
     out = capsys.readouterr().out

@@ -140,7 +140,7 @@ def test_a_head(tmp_path):
     with plugged_in(tmp_path, "summing.py") as (module,):
         head_laws.check_head("summing", head_laws.SIDES["odd"])
         head_laws.test_options_are_described_and_checked("summing")
-        tasks = dj.tasks("semseg+depth", dataset="scenes")
+        tasks = dj.create_tasks("semseg+depth", dataset="scenes")
         head, options = {"depth": "summing"}, {"channels": 6}
         model = dj.create_model("swin_test", tasks, 32, head, (4,) * 4, abstract=True, head_options=options)
         assert model.recipe.head == {"semseg": "hrnet", "depth": "summing"}
@@ -301,7 +301,7 @@ def test_all_together_through_every_command(tmp_path, monkeypatch, capsys):
         assert f"{scores['distance']['mae']:.2f} mm" in shown
         changed = [word.replace("total_steps=2", "total_steps=3") for word in options]
         run("train", *changed, "--config.checkpoint.allow_changed=total_steps")
-        assert "going on from step 2 of 3" in capsys.readouterr().err
+        assert "resuming from step 2 of 3" in capsys.readouterr().err
         run("evaluate", "--workdir=run")
         check_predictions()
         check_exports(capsys)
@@ -321,7 +321,7 @@ def test_all_together_through_every_command(tmp_path, monkeypatch, capsys):
 
 
 def check_predictions() -> None:
-    """Raw files hold millimetres, not probabilities; pictures and panels are there."""
+    """Raw files hold millimetres, not probabilities; images and panels are there."""
     Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save("picture.png")
     run("predict", "--workdir=run", "--input=picture.png", "--out=npy")
     run("predict", "--workdir=run", "--input=picture.png", "--out=png", "--raw=png", "--no-panels")

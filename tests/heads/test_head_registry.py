@@ -164,7 +164,7 @@ def test_a_run_from_before_heads_by_task(tmp_path):
 def test_a_model_by_hand_says_its_heads(peak):
     """The configuration that a run of it records builds the same heads again, with their options."""
     add_task(FAR, ["scenes"])
-    tasks = dj.tasks("depth+far", dataset="scenes")
+    tasks = dj.create_tasks("depth+far", dataset="scenes")
     config = load_config("configs/smoke.py", [*OPTIONS, "image_size=16", "total_steps=1"])
     for head, per_task in (("hrnet", None), ({"far": "peak"}, {"depth": "hrnet", "far": "peak"})):
         options = {"factor": 3.0} if per_task else {}

@@ -9,7 +9,7 @@ from ditask_jax.heads.neck import Pointwise, convolves_first
 from ditask_jax.nn import Context, Scope
 from ditask_jax.nn.state import split_state
 
-# Sides and widths of the maps: Swin's at three picture sizes, oblong, all of one size (ViT), a single one, growing.
+# Sides and widths of the maps: Swin's at three image sizes, oblong, all of one size (ViT), a single one, growing.
 MAPS = {
     "448": [((56, 56), 18), ((28, 28), 36), ((14, 14), 72), ((14, 14), 144)],
     "oblong": [((12, 20), 18), ((6, 10), 36), ((3, 5), 72), ((3, 5), 144)],

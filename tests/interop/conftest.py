@@ -25,7 +25,7 @@ transformers.utils.logging.disable_progress_bar()
 
 @pytest.fixture(autouse=True)
 def _quiet():
-    """Deprecations inside PyTorch and transformers are not ours to mend."""
+    """Deprecations inside PyTorch and transformers are not ours to fix."""
     with warnings.catch_warnings():
         for category in (DeprecationWarning, FutureWarning, UserWarning):
             warnings.simplefilter("ignore", category)

@@ -1,4 +1,4 @@
-"""The plain-PyTorch reader of docs/weights.md against outputs recorded from the originals; nothing of ours computes."""
+"""The plain-PyTorch reader of docs/weights.md against recorded outputs of reference code; nothing of ours computes."""
 
 import json
 import pathlib

@@ -80,7 +80,7 @@ def test_two_nodes_stopped_and_requeued_train_like_one_process(tmp_path):
 
     code, output = job(tmp_path / "second", two, cache)
     assert code == 0, output
-    assert f"going on from step {stopped} of {STEPS}" in output
+    assert f"resuming from step {stopped} of {STEPS}" in output
     # Only the first process speaks.
     assert output.count(f"step {STEPS}/{STEPS}") == 1
     assert output.count("delta_m over 13 examples") == 1

@@ -98,7 +98,7 @@ def check_unchanged(tests: Sequence[str], path: Path, timeout: int) -> None:
     code, output = _run_tests(tests, path, ast.unparse(ast.parse(path.read_text(encoding="utf-8"))), timeout)
     if code != _MISSED:
         last = (output.strip().splitlines() or [f"not done in {timeout} s"])[-1]
-        raise ConfigError(f"mutation: {' '.join(tests)} do not pass as they are ({last}); mend them first")
+        raise ConfigError(f"mutation: {' '.join(tests)} do not pass as they are ({last}); fix them first")
 
 
 def attempt(tests: Sequence[str], path: Path, mutant: Mutant, timeout: int) -> Outcome:

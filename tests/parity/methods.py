@@ -1,4 +1,4 @@
-"""The methods of golden multi-task files, and what their parameters are called in the originals."""
+"""The methods of golden multi-task files, and what their parameters are called in the reference implementations."""
 
 import functools
 import re
@@ -25,7 +25,7 @@ def by_stage(value):
 
 
 def method_of(meta: dict, execution: str) -> Method:
-    """The originals' method: index warp with any starting theta, low-rank matrices, or full fine-tuning."""
+    """The recorded method: index warp with any starting theta, low-rank matrices, or full fine-tuning."""
     tasks = meta["tasks"]
     if meta["kind"].startswith("ditask"):
         return DiTASK(

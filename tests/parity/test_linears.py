@@ -1,4 +1,4 @@
-"""One dense layer with DiTASK's or MTLoRA's adapter against the originals' layers, with and without task inputs."""
+"""One dense layer with DiTASK's or MTLoRA's adapter against the reference layers, with and without task inputs."""
 
 import functools
 
@@ -79,7 +79,7 @@ class _Case:
         }
 
     def values(self) -> dict:
-        """What the originals differentiate with respect to."""
+        """What the reference implementations differentiate with respect to."""
         inputs = {"x": self.arrays["x"]}
         if self.takes_task_inputs:
             inputs |= {f"x/{t}": self.arrays[f"x/{t}"] for t in self.tasks}

@@ -20,7 +20,7 @@ from ditask_jax.tasks import (
 
 from .golden import OWN, Golden, find
 
-# Options of the originals that nothing uses.
+# Options of the reference implementations that nothing uses.
 _NOT_OURS = ("bce", "sal_void", "sal_sum_batch", "normals_l2_raw")
 _KINDS = {
     "semseg": SemanticSegmentation,
@@ -71,7 +71,7 @@ def test_loss_and_gradient(path, case):
     assert task is not None, f"{case} belongs to no task"
     label = as_batch(task, golden[f"{case}/label"])
     value, gradient = jax.jit(jax.value_and_grad(task.loss))(_logits(golden[f"{case}/pred"]), label)
-    if np.all(label == 255):  # the originals divide zero by zero
+    if np.all(label == 255):  # the reference implementations divide zero by zero
         assert float(value) == 0.0
         assert not np.any(np.asarray(gradient))
     else:

@@ -1,4 +1,4 @@
-"""The multi-task models (DiTASK as released, MTLoRA, full fine-tuning) against the originals, inside and out."""
+"""The multi-task models (DiTASK as released, MTLoRA, full fine-tuning) against reference code, inside and out."""
 
 import re
 
@@ -95,7 +95,7 @@ def test_gradients(case, loss):
     noise = {case.ours(n, case.golden[f"grad/{loss}/{n}"])[0]: v for n, v in case.meta["grad_noise"][loss].items()}
     for path, gradient in expected.items():
         fp32_noise, largest = noise.get(path, (0.0, np.abs(gradient).max()))
-        # Ten times the originals' own float32 noise, and never looser than one per cent of the largest entry.
+        # Ten times the reference's own float32 noise, and never looser than one per cent of the largest entry.
         limit = min(max(10 * fp32_noise, 1e-3 * largest), 1e-2 * largest)
         difference = np.abs(np.asarray(got[path]) - gradient).max()
         assert difference <= limit, f"{path}: {difference:.3g} > {limit:.3g} (largest entry {largest:.3g})"
@@ -113,7 +113,7 @@ def test_parameters_without_gradient_are_not_created(case):
 
 
 def _train(case):
-    """The originals' AdamW run: same batch every step, batch statistics, no dropout."""
+    """The reference implementations' AdamW run: same batch every step, batch statistics, no dropout."""
     train = case.meta["train"]
     settings = {
         "name": "adamw",

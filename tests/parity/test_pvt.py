@@ -1,4 +1,4 @@
-"""Both generations of PVT against the originals: patch embeddings, blocks, norms, dense features and logits."""
+"""Both generations of PVT against reference implementations: patch embeddings, blocks, norms, features, logits."""
 
 import jax
 import jax.numpy as jnp

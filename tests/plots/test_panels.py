@@ -18,7 +18,7 @@ SIZE = (48, 64)
 
 @pytest.fixture(scope="module")
 def scenes():
-    """Two pictures with labels by task, missing values marked."""
+    """Two images with labels by task, missing values marked."""
     source = open_source("scenes", "val", NAMES, image_size=SIZE, num_examples=4)
     done = [transform(source[k], [task.label_spec for task in TASKS], SIZE) for k in (1, 3)]
     return [(entry["image"], entry["labels"]) for entry in done]
@@ -51,7 +51,7 @@ def test_colours_of_a_panel_are_those_of_the_palette():
     for down, across, value in [(0.1, 0.1, 0), (0.1, 0.9, 3), (0.9, 0.1, 7), (0.9, 0.9, 255)]:
         found = drawn[int(down * rows), int(across * columns)]
         assert tuple(found) == tuple(task.palette[value]), value
-    # Every class in its own quarter: the picture is not turned or mirrored, and nothing bleeds over.
+    # Every class in its own quarter: the image is not turned or mirrored, and nothing bleeds over.
     quarter = drawn[: rows // 2 - 1, : columns // 2 - 1]
     assert (quarter == 0).all(-1).mean() > 0.9
     # The quarters of classes carry their numbers, that without a label does not.

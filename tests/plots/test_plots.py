@@ -1,4 +1,4 @@
-"""Curves, spectra, movement and sweeps: they show the numbers they are given, and nothing lies on anything."""
+"""Curves, spectra, spectral shift and sweeps: they show the numbers they are given, and nothing lies on anything."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from ditask_jax.plots.curves import Curves, Plot, draw_curves
 from ditask_jax.plots.option_sweep import Line, draw_sweep
 from ditask_jax.plots.sheet import line_style, save, text_width, to_bytes, wrapped
 from ditask_jax.plots.spectra import LayerSpectra, draw_spectra
-from ditask_jax.plots.spectral_shift import SpectralShift, draw_movement
+from ditask_jax.plots.spectral_shift import SpectralShift, draw_spectral_shift
 from tests.plots.layout import check_plots_are_clear, check_text, inner_texts_stay_inside, rendered
 
 NAMES = ("semseg", "human_parts", "sal", "normals", "depth", "edge")
@@ -110,7 +110,7 @@ def test_spectra_without_velocity_fields():
     check_text(figure)
 
 
-def movements(count, blocks=4):
+def shifts_of(count, blocks=4):
     streams = ("shared", *NAMES[:count])
     found = []
     for stage in range(2):
@@ -122,9 +122,9 @@ def movements(count, blocks=4):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6])
-def test_movement_of_any_number_of_tasks(count):
-    layers, streams = movements(count)
-    figure = draw_movement(layers, streams, "scenes, step 450: change of every kernel, in per cent of its norm")
+def test_spectral_shift_of_any_number_of_tasks(count):
+    layers, streams = shifts_of(count)
+    figure = draw_spectral_shift(layers, streams, "scenes, step 450: change of every kernel, in per cent of its norm")
     check_text(figure)
     assert inner_texts_stay_inside(figure) == len(layers) * len(streams)
     axes = figure.axes[0]
@@ -138,9 +138,9 @@ def test_movement_of_any_number_of_tasks(count):
     assert (np.diff(grey) < 0).all()
 
 
-def test_movement_of_a_deep_model():
-    layers, streams = movements(4, blocks=40)
-    figure = draw_movement(layers, streams, "deep")
+def test_spectral_shift_of_a_deep_model():
+    layers, streams = shifts_of(4, blocks=40)
+    figure = draw_spectral_shift(layers, streams, "deep")
     check_text(figure)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()][:2] == [
         "stage 0, block 0, qkv",

@@ -19,7 +19,7 @@ STEP = 30
 
 
 def made_run(folder: Path, *overrides: str, seed: int = 0, checkpoint: bool = True) -> Path:
-    """A run of configs/smoke.py whose trainable numbers are a little off their start."""
+    """A run of configs/smoke.py whose trainable parameters are a little off their start."""
     config = load_config(Path(__file__).parents[2] / "configs/smoke.py", list(overrides))
     run = RunDir(folder)
     run.claim(config)

@@ -1,4 +1,4 @@
-"""The command: what it writes for pictures of all kinds, and what it says of mistakes."""
+"""The command: what it writes for images of all kinds, and what it says of mistakes."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def photos(tmp_path):
 
 
 def size_of(path):
-    """Height and width of a written picture."""
+    """Height and width of a written image."""
     with Image.open(path) as picture:
         return picture.height, picture.width
 
@@ -58,7 +58,7 @@ def test_a_folder_of_photographs(run_folder, photos, tmp_path, capsys):
     captured = capsys.readouterr()
     assert code == cli.OK, captured.err
     assert "broken.jpg" in captured.err
-    assert "5 of 6 pictures, 1 skipped: semseg depth" in captured.out
+    assert "5 of 6 images, 1 skipped: semseg depth" in captured.out
     names = ["deep.png", "grey.png", "plain.jpg", "trip/see_through.png", "turned.png"]
     expected = [f"{kind}/{task}/{name}.png" for kind in ("pictures", "raw") for task in ("semseg",) for name in names]
     expected += [f"pictures/depth/{name}.png" for name in names] + [f"raw/depth/{name}.npy" for name in names]
@@ -72,7 +72,7 @@ def test_a_folder_of_photographs(run_folder, photos, tmp_path, capsys):
     assert [entry["file"].endswith("broken.jpg") for entry in description["skipped"]] == [True]
     sizes = {entry["id"]: (entry["height"], entry["width"]) for entry in description["pictures"]}
     assert sizes == {name: (60, 40) if name == "turned.png" else (40, 60) for name in names}
-    # Which files are of which picture, and no others.
+    # Which files are of which image, and no others.
     mapped = []
     for entry in description["pictures"]:
         outputs = entry["outputs"]
@@ -148,7 +148,7 @@ def test_a_file_in_place_of_the_results(tmp_path, capsys):
 
 @pytest.fixture
 def without_a_model(monkeypatch):
-    """Predictions of saliency without a network; `stop_after` pictures somebody presses Ctrl-C."""
+    """Predictions of saliency without a network; `stop_after` images somebody presses Ctrl-C."""
     options = types.SimpleNamespace(stop_after=None)
 
     def stream(images):
@@ -246,7 +246,7 @@ def test_a_picture_that_fails_takes_no_other_along(without_a_model, tmp_path, ca
     command = [f"--workdir={tmp_path}", f"--input={folder}", f"--out={out}", "--no-panels", "--batch-size=4"]
     assert cli.execute(predict.main, command) == cli.OK
     shown = capsys.readouterr()
-    assert "3 of 5 pictures, 2 skipped" in shown.out
+    assert "3 of 5 images, 2 skipped" in shown.out
     assert "1.png': MemoryError" in shown.err
     assert "3.png' cannot be written: Is a directory" in shown.err
     description = json.loads((out / "predictions.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Logits at a picture's size: strips are the same as the whole."""
+"""Logits at an image's size: strips are the same as the whole."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-"""docs/predict.md describes every kind of figure, and shows pictures that are there and small."""
+"""docs/predict.md describes every kind of figure, and shows images that are there and small."""
 
 import pathlib
 import re

@@ -1,4 +1,4 @@
-"""Pictures as people have them: grey, transparent, of few colours, of 16 bits, turned, and broken."""
+"""Images as people have them: grey, transparent, of few colours, of 16 bits, turned, and broken."""
 
 import hashlib
 import os
@@ -52,7 +52,7 @@ def test_an_exif_rotation_is_carried_out(orientation, tmp_path):
 
 
 def broken_files(folder):
-    """Files that are no pictures, by what is wrong with them."""
+    """Files that are no images, by what is wrong with them."""
     saved(folder / "whole.jpg", Image.fromarray(np.tile(COLOURS, (20, 20, 1))))
     content = (folder / "whole.jpg").read_bytes()
     (folder / "whole.jpg").unlink()
@@ -108,11 +108,11 @@ def test_results_may_go_around_the_pictures_or_beside_them(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     found = lambda source, results: [file.id for file in find_pictures(tmp_path / source, tmp_path / results)]
-    # In the very folder of the pictures: its own results are no pictures.
+    # In the very folder of the images: its own results are no images.
     assert found("photos", "photos") == ["a.png", "trip/b.png"]
     # In the folder above, or in one of another place: every file counts.
     assert found("photos", ".") == found("photos", "out") == ["a.png", "panels/a.png", "raw/semseg/a.png", "trip/b.png"]
-    # A folder of pictures that has the name of one of results.
+    # A folder of images that has the name of one of results.
     assert found("photos/panels", "photos") == ["a.png"]
 
 
@@ -138,7 +138,7 @@ def test_results_are_called_by_the_whole_name_of_a_file():
     ],
 )
 def test_names_that_a_file_system_may_take_for_one_get_hashes(alike):
-    """Whatever other pictures there are: of two commands, each names a picture of such a pair alike."""
+    """Whatever other images there are: of two commands, each names an image of such a pair alike."""
     first, second = names_of(*alike)
     assert first.casefold() != second.casefold()
     for name, path in ((first, alike[0]), (second, alike[1])):
@@ -201,5 +201,5 @@ def test_a_single_file_may_have_any_ending(tmp_path):
 def test_nothing_to_predict(tmp_path):
     with pytest.raises(DataError, match="no file or folder"):
         find_pictures(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"no pictures in .*; known endings: \.jpg"):
+    with pytest.raises(DataError, match=r"no images in .*; known endings: \.jpg"):
         find_pictures(tmp_path)

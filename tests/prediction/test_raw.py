@@ -33,7 +33,7 @@ def test_class_maps_are_palette_files():
         image = Image.open(io.BytesIO(encode_raw(TASKS[name], classes, "npy")))
         assert image.mode == "P"
         assert np.array_equal(np.asarray(image), classes)
-        # Seen as a picture, it is the colour picture.
+        # Seen as an image, it is the colour image.
         assert np.array_equal(np.asarray(image.convert("RGB")), TASKS[name].render(classes))
 
 
@@ -45,7 +45,7 @@ def test_the_folder_source_reads_them_as_labels(format, tmp_path):
     (tmp_path / "train/images").mkdir(parents=True)
     Image.fromarray(np.zeros((7, 11, 3), np.uint8)).save(tmp_path / "train/images/x.png")
     for name, value in made.items():
-        # An 8-bit picture is what the source takes for normals; 16 bits are read by other tools.
+        # An 8-bit image is what the source takes for normals; 16 bits are read by other tools.
         kind = "npy" if name == "normals" else format
         file = tmp_path / "train" / name / f"x{raw_ending(TASKS[name], kind)}"
         file.parent.mkdir()

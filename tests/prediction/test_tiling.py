@@ -1,4 +1,4 @@
-"""Tiles: they cover every picture, and what does not depend on a pixel's surroundings comes out as without tiles."""
+"""Tiles: they cover every image, and what does not depend on a pixel's surroundings comes out as without tiles."""
 
 import numpy as np
 import pytest

@@ -29,7 +29,7 @@ def write_run(
       gain: of every task, or by task.
       overrides: of the configuration.
       source: the configuration.
-      backbone, total: trainable numbers.
+      backbone, total: trainable parameters.
       step: when it was scored; None: at its end.
       examples: how many it was scored on.
       seconds: of every step; the first one compiles.

@@ -1,4 +1,4 @@
-"""Runs with pictures and curves for tests of the report, made up in a moment."""
+"""Runs with images and curves for tests of the report, made up in a moment."""
 
 import json
 import pathlib
@@ -17,7 +17,7 @@ def write_shown_run(
 ) -> pathlib.Path:
     """A run with so many images, and a log with evaluations on the way.
 
-    Targets and predictions are one colour each, so that a test can tell which picture it sees.
+    Targets and predictions are one colour each, so that a test can tell which image it sees.
     """
     write_run(folder, gain, (*CELLS, *overrides), total=300_000, backbone=50_000)
     rows = []

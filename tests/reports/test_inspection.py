@@ -80,7 +80,7 @@ def test_fields_and_maps_are_those_of_the_flow(model, spectra):
     np.testing.assert_allclose(layer.after["depth"][0], expected, atol=2e-3 * scale)
 
 
-def test_movement_is_that_of_the_spectrum(model, spectra, merged_model):
+def test_spectral_shift_is_that_of_the_spectrum(model, spectra, merged_model):
     moved = {entry.path: entry.moved for entry in spectral_shifts(dj.detach(model), merged_model)}
     for layer in spectra:
         for stream, after in layer.after.items():
@@ -89,7 +89,7 @@ def test_movement_is_that_of_the_spectrum(model, spectra, merged_model):
             assert found.get(stream, found.get("")) == pytest.approx(change, rel=1e-3, abs=1e-5)
 
 
-def test_movement_where_tasks_look_at_the_shared_stream():
+def test_spectral_shift_where_tasks_look_at_the_shared_stream():
     made = dj.create_model("swin_test", TASKS, image_size=32, widths=(4, 4, 4, 4))
     dj.wrap(made, dj.MTLoRA(shared_rank=2, task_rank=2))
     moved = [entry.moved for entry in spectral_shifts(dj.detach(made), dj.merge(made))]
@@ -192,7 +192,7 @@ def test_all_figures_of_two_runs(tmp_path, capsys):
     drawn, left_out = draw_runs(runs, tmp_path / "out", None, [0, 3], ["png"])
     names = {path.stem for path in drawn}
     assert {"losses", "scores", "pareto", "panels_semseg", "panels_depth", "panel_00000", "panel_00003"} <= names
-    assert {"movement_ditask", "movement_lora", "spectra_ditask_stage00_block00"} <= names
+    assert {"spectral_shift_ditask", "spectral_shift_lora", "spectra_ditask_stage00_block00"} <= names
     assert not any(name.startswith("spectra_lora") for name in names)
     assert any("spectra of lora: its method moves no singular values" in reason for reason in left_out)
     assert all(path.stat().st_size > 5000 for path in drawn)

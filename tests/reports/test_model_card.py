@@ -18,7 +18,7 @@ def test_a_card_beside_a_run(tmp_path):
     text = written.read_text(encoding="utf-8")
     assert written == folder / "MODEL_CARD.md"
     for words in ("# thetas", "swin_nano_patch2_window6", "56,057 numbers in the backbone", "64 cells shared", "seed 3",
-                  "licence: Apache-2.0", "semseg | mIoU | 24.41 %", "500 pictures", "network resolution 96",
+                  "licence: Apache-2.0", "semseg | mIoU | 24.41 %", "500 images", "network resolution 96",
                   config_hash(read_run(folder)), "## Limits", "one seed"):  # fmt: skip
         assert words in text, words
     assert str(tmp_path) not in text

@@ -13,7 +13,7 @@ from tests.reports.folders import write_run
 
 FILES = sorted((pathlib.Path(ditask_jax.reports.__file__).parent / "published").glob("*.json"))
 HIGHER = {"semseg": True, "human_parts": True, "sal": True, "normals": False, "depth": False}
-ROUNDING = 0.021  # of scores with two digits; the originals' delta_m was taken before rounding
+ROUNDING = 0.021  # of scores with two digits; the reference implementations' delta_m was taken before rounding
 # The same scores give +2.45 wherever this row is quoted; its note says so.
 INCONSISTENT = {("pascal", "full fine-tuning")}
 

@@ -1,4 +1,4 @@
-"""Classification against formulas, with padded and unlabelled pictures, and whatever the split into batches."""
+"""Classification against formulas, with padded and unlabelled images, and whatever the split into batches."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""From names to tasks, data set tables, and pictures."""
+"""From names to tasks, data set tables, and images."""
 
 import numpy as np
 import pytest

@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def read_events(folder: pathlib.Path) -> dict[str, list[tuple[int, object]]]:
-    """(step, value) by name, from all files of a folder in their order: numbers, pictures or histogram counts."""
+    """(step, value) by name, from all files of a folder in their order: numbers, images or histogram counts."""
     from tensorboardX.proto.event_pb2 import SessionLog
 
     found: dict[str, list[tuple[int, object]]] = {}

@@ -49,7 +49,7 @@ def computed(mesh) -> dict:
     options = {"seed": 5, "augmentation": Augmentation(), "threads": 1, **share()}
     with train_batches(Sizes(), SPECS, SIZE, BATCH, **options) as batches:
         training = [next(batches) for _ in range(3)]
-    # Rows in another order would give other numbers: positions weigh the pictures.
+    # Rows in another order would give other numbers: positions weigh the images.
     position = np.arange(1, BATCH + 1, dtype=np.float32)[:, None, None, None]
     total = jax.jit(lambda w, x: ((x / 255.0 * position) @ w).sum(), out_shardings=whole)
     placed = [place_batch({"image": batch["image"]}, mesh)["image"] for batch in training]

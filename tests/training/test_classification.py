@@ -19,7 +19,7 @@ CLASSES = 4
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """`kitti_dist` with pictures of one colour per class: 24 to train on, 10 to test."""
+    """`kitti_dist` with images of one colour per class: 24 to train on, 10 to test."""
     root = tmp_path_factory.mktemp("vtab")
     folder = root / "kitti_dist"
     folder.mkdir()

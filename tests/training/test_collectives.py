@@ -123,7 +123,7 @@ def test_the_compiled_step_adds_nothing(parts, monkeypatch):
         )
         if not place.is_fully_replicated
     ]
-    # Each once, and those that nothing reads not at all.
+    # Each once, and unused ones not at all.
     left = collections.Counter(spread)
     left.subtract(size for _, size in found["all-gather"])
     assert min(left.values()) >= 0

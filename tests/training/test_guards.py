@@ -54,7 +54,7 @@ class MarkedDepth(Depth):
 
 @pytest.fixture(scope="module")
 def trainer():
-    """A trainer whose depth task can be broken by its labels, and whose pictures are floats, which can be NaN."""
+    """A trainer whose depth task can be broken by its labels, and whose images are floats, which can be NaN."""
     options = ("mesh.data=1", "total_steps=6", "checkpoint_every_steps=1", "checkpoint.keep=9", "data.eval_examples=1")
     config = load_config("configs/smoke.py", (*options, *OPTIONS, *FEW_LAYERS))
     with two_stages():

@@ -1,4 +1,4 @@
-"""A whole training on pictures and label files of a user's own: odd sizes, no validation folder, two tasks."""
+"""A whole training on images and label files of a user's own: odd sizes, no validation folder, two tasks."""
 
 import json
 
@@ -39,7 +39,7 @@ def test_a_folder_of_pictures_trains_evaluates_and_draws(tmp_path):
     trainer.report(run, trainer.evaluate())
     assert [row["step"] for row in read_metrics(run.path) if "train/loss" in row] == [1, 2, 3]
     content = json.loads(run.evaluation.read_text())
-    # Which pictures validate is told by a hash of their names: that none is lost or seen twice is what counts.
+    # Which images validate is told by a hash of their names: that none is lost or seen twice is what counts.
     assert 0 < content["examples"] == len(trainer.eval_source) == 8 - len(trainer.train_source)
     assert set(content["scores"]) == {"semseg", "normals"}
     assert 0 < content["scores"]["normals"]["mean"] < 180

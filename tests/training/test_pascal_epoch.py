@@ -49,10 +49,10 @@ def test_an_epoch_trains_stops_resumes_and_is_scored_with_the_train_command(meth
     with two_stages():
         assert cli.execute(train.main, arguments) == cli.OK
     captured = capsys.readouterr()
-    assert "going on from step 1 of 2" in captured.err
+    assert "resuming from step 1 of 2" in captured.err
     assert "delta_m over 3 examples" in captured.out
     rows = read_metrics(tmp_path / "run")
-    assert [row["step"] for row in rows if "train/loss" in row] == [1, 2], "10 pictures make 2 steps of 4"
+    assert [row["step"] for row in rows if "train/loss" in row] == [1, 2], "10 images make 2 steps of 4"
     assert {f"train/tasks/{name}/loss" for name in ("semseg", "human_parts", "sal", "normals")} <= set(rows[0])
     content = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert content["examples"] == 3

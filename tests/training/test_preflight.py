@@ -288,7 +288,7 @@ def test_a_file_system_that_changes_what_is_saved(trial, tmp_path, monkeypatch):
 
 def test_what_builds_on_a_failure_is_not_tried(setting):
     def check_first(_):
-        raise ConfigError("first: broken;\n mend it")
+        raise ConfigError("first: broken;\n fix it")
 
     def check_second(_):
         raise RuntimeError("never called")
@@ -300,7 +300,7 @@ def test_what_builds_on_a_failure_is_not_tried(setting):
     checks = [(check_first, ()), (check_second, ("first",)), (check_third, ()), (check_second, ("second",))]
     assert run_checks(setting, lines.append, checks) == ["first"]
     assert lines == [
-        "FAIL  first      first: broken; mend it",
+        "FAIL  first      first: broken; fix it",
         "-     second     not tried, first must pass first",
         "ok    third      fine",
         "-     second     not tried, second must pass first",

@@ -1,4 +1,4 @@
-"""Scores at the labels' own resolution: against resizing every picture on its own, and for any split into batches."""
+"""Scores at the labels' own resolution: against resizing every image on its own, and for any split into batches."""
 
 import dataclasses
 
@@ -62,7 +62,7 @@ def scores(eval_step, batch_size, original_size=True):
 
 
 def totals_by_hand():
-    """One picture after the other, OpenCV resizing the logits to the labels."""
+    """One image after the other, OpenCV resizing the logits to the labels."""
     totals = dict.fromkeys((task.name for task in TASKS), None)
     # One program per task and size in place of every operation by itself, which would be compiled as well.
     decode = {task.name: jax.jit(task.decode) for task in TASKS}

@@ -32,7 +32,7 @@ from ditask_jax.nn.context import Scope
 from ditask_jax.nn.linear import Linear
 from ditask_jax.options import RATE, by_stage, integer, number, one_of, option
 
-# In a packed q, k, v the originals' task thetas exist too, but nothing reads what they produce.
+# In a packed q, k, v the reference implementations' task thetas exist too, but what they produce is unused.
 DEAD_ROLE = "qkv"
 
 
@@ -165,7 +165,7 @@ class DiTASK(UnfrozenMethod):
         return DiffeomorphicAdapter(plan, self, thetas, factors)
 
     def upstream_extra(self, sites: Sequence[Site]) -> dict[str, int]:
-        """Dead thetas: per task in every q, k, v and in stages that nothing reads; shared behind the last fan-out."""
+        """Dead thetas: per task in every q, k, v and in unused stages; shared behind the last fan-out."""
         if not self.task_layers or self.task_blocks != 1:
             return {}
         size = lambda site, name: self.cells(name, site.info.stage) - 1
@@ -187,7 +187,7 @@ class DiTASK(UnfrozenMethod):
             for task in site.tasks
         )
         extra = {
-            "theta per task of q, k, v (no reader)": dead_task,
-            "theta shared, last block (no reader)": dead_shared,
+            "theta per task of q, k, v (unused)": dead_task,
+            "theta shared, last block (unused)": dead_shared,
         }
         return extra | ({"theta per task of stages without a reader": dead_stage} if dead_stage else {})

@@ -150,4 +150,4 @@ class MTLoRA(UnfrozenMethod):
             for site in sites
             if site.info.role in self.shared_layers and self.fan.applies(site) and self.fan.ends_shared(site)
         )
-        return {"low rank shared, last fc2 (no reader)": dead} if dead else {}
+        return {"low rank shared, last fc2 (unused)": dead} if dead else {}

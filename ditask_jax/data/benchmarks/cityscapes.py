@@ -13,7 +13,7 @@ from ditask_jax.labels import IGNORE
 
 # Cityscapes: the official tree with 19 classes and disparities.
 #
-#     ROOT/leftImg8bit/{train,val}/<city>/<id>_leftImg8bit.png     pictures, 2,975 and 500
+#     ROOT/leftImg8bit/{train,val}/<city>/<id>_leftImg8bit.png     images, 2,975 and 500
 #     ROOT/gtFine/{train,val}/<city>/<id>_gtFine_labelIds.png      ids 0..33, of which 19 count; the others are ignored
 #     ROOT/disparity/{train,val}/<city>/<id>_disparity.png         16-bit: 0 = missing, else disparity (v - 1) / 256
 #     ROOT/camera/{train,val}/<city>/<id>_camera.json              needed for depth in metres only
@@ -60,7 +60,7 @@ class CityscapesTree(Tree):
         self.depth_unit = depth_unit
 
     def _find_ids(self, split: str) -> Sequence[str]:
-        """Every id that a picture or a label has: a picture without labels, or the reverse, is then noticed."""
+        """Every id that an image or a label has: an image without labels, or the reverse, is then noticed."""
         found: set[str] = set()
         for folder, _, ending in (_PLACES[what] for what in ("image", "semseg")):
             for path in (self.root / folder / split).glob(f"*/*_{ending}"):
@@ -80,7 +80,7 @@ class CityscapesTree(Tree):
         if task == "semseg":
             return TRAIN_IDS[image_files.check_classes(stored, _MAX_RAW_ID + 1, paths[0])]
         if stored.dtype == np.uint8:
-            raise DataError(f"data: {paths[0]} is an 8-bit picture; disparity has 16 bits")
+            raise DataError(f"data: {paths[0]} is an 8-bit image; disparity has 16 bits")
         if stored.min() < 0 or stored.max() > 65535:
             raise DataError(
                 f"data: {paths[0]} holds values from {stored.min()} to {stored.max()}; disparity has 16 bits"
@@ -154,7 +154,7 @@ def open_cityscapes(
     return MtanTree(folder, semseg_classes or 19)
 
 
-# Cityscapes as packed for MTAN: small pictures and labels as NumPy arrays, 7 or 19 classes, inverse depth.
+# Cityscapes as packed for MTAN: small images and labels as NumPy arrays, 7 or 19 classes, inverse depth.
 #
 #     ROOT/{train,val}/image/<n>.npy       float [H, W, 3], 0..1
 #     ROOT/{train,val}/label_7/<n>.npy     classes, -1 = ignore
@@ -189,7 +189,7 @@ class MtanTree(Tree):
         self.class_counts = {"semseg": semseg_classes}
 
     def _find_ids(self, split: str) -> Sequence[str]:
-        """Every number that a picture or a depth has, in the order of numbers."""
+        """Every number that an image or a depth has, in the order of numbers."""
         found = {path.stem for what in ("image", "depth") for path in (self.root / split / what).glob("*.npy")}
         return sorted(found, key=lambda name: (len(name), name))
 
@@ -202,10 +202,10 @@ class MtanTree(Tree):
         image = image_files.as_floats(stored, 3, path)
         if stored.dtype != np.uint8:
             if not np.isfinite(stored).all():
-                raise DataError(f"data: {path} holds values that are not finite; expected a picture in 0..1")
+                raise DataError(f"data: {path} holds values that are not finite; expected an image in 0..1")
             if image.min(initial=0) < 0 or image.max(initial=0) > 1:
                 raise DataError(
-                    f"data: {path} holds values from {image.min():g} to {image.max():g}; expected a picture in 0..1"
+                    f"data: {path} holds values from {image.min():g} to {image.max():g}; expected an image in 0..1"
                 )
             image = np.round(image * 255)
         return image.astype(np.uint8), 1, None

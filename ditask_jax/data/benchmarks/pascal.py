@@ -42,7 +42,7 @@ PART_CLASSES = {name: number for number, names in enumerate(_PARTS, 1) for name 
 
 # PASCAL-Context with the labels of the multi-task benchmark (`PASCAL_MT`).
 #
-#     ROOT/JPEGImages/<id>.jpg                     pictures
+#     ROOT/JPEGImages/<id>.jpg                     images
 #     ROOT/semseg/VOC12/<id>.png                   class indices 0..20, 255 = void; where there is none:
 #     ROOT/semseg/pascal-context/<id>.png
 #     ROOT/human_parts/<id>.mat                    PASCAL-Part annotation `anno`
@@ -138,10 +138,10 @@ def _scalar(value):
 
 
 def read_saliency(path: Path) -> np.ndarray:
-    """1 where a grey picture is brighter than one half."""
+    """1 where a grey image is brighter than one half."""
     grey = image_files.read_grey(path)
     if grey.dtype != np.uint8:
-        raise DataError(f"data: {path} holds {grey.dtype}; saliency is an 8-bit grey picture")
+        raise DataError(f"data: {path} holds {grey.dtype}; saliency is an 8-bit grey image")
     return (grey >= 128).astype(np.uint8)
 
 

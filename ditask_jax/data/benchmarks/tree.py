@@ -47,7 +47,7 @@ class Record:
     Attributes:
       name: its id.
       image: uint8 [H, W, 3].
-      content: the picture's file, where any decoder reads it alike; else None.
+      content: the image's file, where any decoder reads it alike; else None.
       values: stored form of each label.
       constants: numbers that belong to the example.
       origins: what to call each label (and "image") in messages.
@@ -70,7 +70,7 @@ def finish(record: Record, forms: Mapping[str, str], resizes_labels: bool) -> di
       resizes_labels: a label of another size is resized (nearest; directions cubic) if its aspect ratio agrees.
 
     Raises:
-      DataError: a label does not fit its picture.
+      DataError: a label does not fit its image.
     """
     example: dict = {"image": record.image, "id": record.name}
     size = record.image.shape[:2]
@@ -80,7 +80,7 @@ def finish(record: Record, forms: Mapping[str, str], resizes_labels: bool) -> di
             if not resizes_labels:
                 raise DataError(
                     f"data: {record.origins[task]} is {label.shape[0]}x{label.shape[1]} (height x width), expected "
-                    f"{size[0]}x{size[1]}, the size of its picture {record.origins['image']}"
+                    f"{size[0]}x{size[1]}, the size of its image {record.origins['image']}"
                 )
             label = image_files.fit_label(label, size, label.ndim == 3, record.origins[task])
         example[task] = label
@@ -141,7 +141,7 @@ class Tree(abc.ABC):
       class_counts: per class map, number of classes.
       expected: published lengths of the splits.
       depth_unit: of the depth that comes out: "metres", "pixels" (of disparity) or "inverse".
-      resizes_labels: labels of another size than their picture are resized.
+      resizes_labels: labels of another size than their image are resized.
       notes: what was detected rather than told, one line each.
     """
 
@@ -169,14 +169,14 @@ class Tree(abc.ABC):
 
     @abc.abstractmethod
     def files(self, split: str, name: str, what: str, exists: Exists = Path.exists) -> tuple[File, ...]:
-        """The files that hold the picture (`what="image"`) or one label of an example."""
+        """The files that hold the image (`what="image"`) or one label of an example."""
 
     @abc.abstractmethod
     def _read(self, task: str, paths: Sequence[Path], size: tuple[int, int]) -> np.ndarray:
-        """One label in stored form; `size` is that of the picture."""
+        """One label in stored form; `size` is that of the image."""
 
     def _read_image(self, path: Path) -> tuple[np.ndarray, int, bytes | None]:
-        """The picture as stored, its orientation, and its content if that can be kept as it is."""
+        """The image as stored, its orientation, and its content if that can be kept as it is."""
         content = image_files.read_bytes(path)
         image, orientation, plain = image_files.decode_image(content, path)
         return image, orientation, content if plain and orientation == 1 else None
@@ -221,7 +221,7 @@ class Tree(abc.ABC):
     def record(self, split: str, name: str, tasks: Sequence[str]) -> Record:
         """Reads one example.
 
-        A picture with an orientation is taken as its labels were drawn: turned upright if only that gives it the size
+        An image with an orientation is taken as its labels were drawn: turned upright if only that gives it the size
         of its labels, else as it is stored, which is how the loaders these data sets were made with read it. A label
         with one is refused.
 

@@ -56,7 +56,7 @@ def add_folder_options(parser) -> None:
     parser.add_option("--val-fraction", type=float, metavar="F", help="folder: share of train/ for validation")
     ignores = "folder: true: 255 means ignore in masks too; false: it means yes in class maps of two classes too"
     parser.add_option("--mask-ignore", type=_yes_or_no, metavar="BOOL", help=ignores)
-    below = "folder: true: read pictures in folders below images/; false: pass over them"
+    below = "folder: true: read images in folders below images/; false: pass over them"
     parser.add_option("--subfolders", type=_yes_or_no, metavar="BOOL", help=below)
 
 

@@ -32,8 +32,8 @@ def draw_example(path: Path, rows: Sequence[tuple[str, np.ndarray, dict]], tasks
 
     Args:
       path: file to write.
-      rows: (description, picture uint8 `[H, W, 3]`, labels by task).
-      tasks: the columns behind the picture.
+      rows: (description, image uint8 `[H, W, 3]`, labels by task).
+      tasks: the columns behind the image.
       title: one line above.
     """
     shown = {task.name: [label[task.name] for _, _, label in rows] for task in tasks}
@@ -123,7 +123,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> int:
-    """Reads the example, augments it and writes the picture."""
+    """Reads the example, augments it and writes the image."""
     check_known("command line: NAME", args.name, OPENERS)
     for name, lowest in (("index", 0), ("size", 1), ("draws", 0), ("seed", 0)):
         if getattr(args, name) < lowest:
@@ -186,7 +186,7 @@ def _tasks(args, names: tuple[str, ...], example: dict, source):
 
 
 def _rows(example: dict, tasks, args) -> list[tuple[str, np.ndarray, dict]]:
-    """(description, picture, labels by task) of every row of the drawing."""
+    """(description, image, labels by task) of every row of the drawing."""
     height, width = example["image"].shape[:2]
     labels = {task.name: example[task.name] for task in tasks}
     rows = [(f"as stored\n{height}x{width}", example["image"], labels)]

@@ -274,7 +274,7 @@ def _build(
     }
     stage = Staging(working, made_of, say)
     if stage.num_kept:
-        say(f"going on with {stage.num_kept} shards that an interrupted preparation finished")
+        say(f"resuming with {stage.num_kept} shards that an interrupted preparation finished")
     splits, infos = {}, []
     for split in SPLITS:
         shards = [_shard(wish, tree, tasks, builder, stage, *part, on_example) for part in _parts(wish, tree, split)]

@@ -91,7 +91,7 @@ def read_features(tree: Tree, split: str, name: str, tasks: Sequence[str]) -> di
     """The features of one example of a tree.
 
     Raises:
-      DataError: a file is missing or damaged, or a label does not fit its picture.
+      DataError: a file is missing or damaged, or a label does not fit its image.
     """
     record = tree.record(split, name, tasks)
     finish(record, tree.forms, tree.resizes_labels)  # finds a label that does not fit before training does
