@@ -14,7 +14,7 @@ failures=0
 .venv/bin/ruff check . || failures=1
 .venv/bin/ruff format --check . || failures=1
 if ((failures)); then
-  echo "test: ruff found something; '.venv/bin/ruff check --fix . && .venv/bin/ruff format .' mends most of it" >&2
+  echo "test: ruff found something; '.venv/bin/ruff check --fix . && .venv/bin/ruff format .' fixes most of it" >&2
 fi
 # Whole files go to one process, the longest first (tests/conftest.py): what a file compiles once serves all its tests.
 .venv/bin/python -m pytest -m "not slow" -n "${TEST_PROCESSES:-2}" --dist loadfile --no-loadscope-reorder \

@@ -9,6 +9,7 @@ import functools
 import importlib
 import inspect
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -329,6 +330,48 @@ def _modules_after(statement: str) -> set[str]:
 )
 def test_imports_stay_light(statement, unwanted):
     assert _modules_after(statement) & unwanted == set()
+
+
+# Words of version 0.1 that a reader would have to learn, and what the field says instead.
+OLD_WORDS = {
+    r"numbers that train": "trainable parameters",
+    r"\bthe originals\b": "reference implementations",
+    r"\b(has|have) no reader\b|\(no reader\)": "unused",
+    r"\bthe control\b": "the no-transform baseline",
+    r"\brooms?\b (of the package|that it|above|is for)": "package or module",
+    r"\b(mend|mends|mended|mending)\b": "fix",
+    r"\btold from\b": "inferred",
+}
+
+
+def test_words_are_those_of_the_field():
+    """In code, comments, messages, help and pages; the change log may say what a thing was called."""
+    root = PACKAGE.parent
+    listed = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True, check=True).stdout.split()
+    texts = [
+        root / name for name in listed if pathlib.Path(name).suffix in (".py", ".md", ".sh", ".ipynb", ".html", ".css")
+    ]
+    texts = [path for path in texts if path.name != "CHANGELOG.md" and path != pathlib.Path(__file__).resolve()]
+    assert len(texts) > 300
+    found = []
+    for path in texts:
+        content = path.read_text(encoding="utf-8")
+        for words, better in OLD_WORDS.items():
+            for match in re.finditer(words, content, re.IGNORECASE):
+                line = content.count("\n", 0, match.start()) + 1
+                found.append(f"{path.relative_to(root).as_posix()}, line {line}: '{match[0]}': write '{better}'")
+    assert found == []
+
+
+def test_one_class_of_a_name():
+    """Two classes of one name, which an import tells apart, a reader does not."""
+    public = collections.Counter(
+        node.name
+        for path in FILES
+        for node in tree(path).body
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name in ("Adapter", "Frozen", "build_method")
+    )
+    assert all(count == 1 for count in public.values()), public
 
 
 def report() -> str:

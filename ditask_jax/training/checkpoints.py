@@ -330,7 +330,7 @@ class Checkpointer:
             rest = "no earlier one exists" if newest is None else f"the one of step {newest} is whole"
             raise CheckpointError(
                 f"checkpoint: step {step} could not be saved in {self.directory} ({_reason(error)}); {rest}. "
-                "Mend that and run the same command again"
+                "Fix that and run the same command again"
             ) from error
 
     def _clear(self, step: int) -> None:
