@@ -37,7 +37,7 @@ def step_decay(base: float, rate: float, every: int) -> Schedule:
 def describe_schedule(
     optimizer: Mapping[str, Any], steps_per_epoch: int, total_steps: int, batch_size: int
 ) -> dict[str, Any]:
-    """Resolves a config's epochs and per-512-images rates into the numbers that training uses.
+    """Resolves a config's epochs and per-512-images rates into the values that training uses.
 
     Args:
         optimizer: the section `optimizer` of a configuration.
