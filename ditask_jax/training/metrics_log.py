@@ -1,6 +1,5 @@
 """The metrics log: `metrics.jsonl`, one row per step, exact across a resume, and the trackers that get its rows too."""
 
-import abc
 import contextlib
 import importlib.util
 import math
@@ -16,43 +15,7 @@ from ditask_jax.errors import ConfigError, DataError
 from ditask_jax.files import atomic_write_bytes, json_text, parse_json, user_path
 from ditask_jax.tasks import Task
 from ditask_jax.training.run_folder import RunDir, record_launch
-
-# Numbers under the names that the code of DiTASK and MTLoRA logs, so that their dashboards show runs from here.
-
-
-_MEGABYTE = 2**20
-_RENAMED = {"train/loss": "train/train_loss", "time/step": "train/time"}
-_MEMORY = ("time/device_memory", "time/process_memory")
-
-
-def original_names(
-    step: int, values: Mapping[str, float], steps_per_epoch: int, weights: Mapping[str, float]
-) -> dict[str, float]:
-    """Further names for values of a step; `train/learning_rate`, `train/grad_norm`, `train/tasks/TASK/loss` and
-    `val/tasks/TASK/METRIC` are the same in both.
-
-    Args:
-      step: optimiser steps done.
-      values: by our names.
-      steps_per_epoch: of the training set.
-      weights: of the losses by task.
-
-    >>> original_names(7, {"train/loss": 0.5, "time/step": 0.1}, 3, {})
-    {'train/train_loss': 0.5, 'train/time': 0.1, 'train/epoch_ndx': 2, 'train/batch_ndx': 0}
-    >>> original_names(7, {"val/tasks/depth/loss": 0.5, "val/tasks/sal/loss": 0.1}, 3, {"depth": 1.0, "sal": 5.0})
-    {'val/val_loss': 1.0, 'val/epoch': 2}
-    """
-    found: dict[str, float] = {new: values[name] for name, new in _RENAMED.items() if name in values}
-    if memory := next((values[name] for name in _MEMORY if name in values), None):
-        found["train/memory"] = memory / _MEGABYTE
-    if "train/loss" in values:
-        found["train/epoch_ndx"], found["train/batch_ndx"] = divmod(step - 1, steps_per_epoch)
-    losses = {task: values.get(f"val/tasks/{task}/loss") for task in weights}
-    if losses and None not in losses.values():
-        found["val/val_loss"] = sum(weights[task] * loss for task, loss in losses.items())
-        found["val/epoch"] = (step - 1) // steps_per_epoch
-    return found
-
+from ditask_jax.training.trackers import Sink, TensorBoardSink, WandbSink
 
 # The metrics log: `metrics.jsonl`, one row per step, exactly once, through kills and resumes.
 
@@ -223,30 +186,6 @@ PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 """Field of `config.logging` -> the package it needs."""
 
 
-class Sink(abc.ABC):
-    """A place that a run is logged to. Steps never fall; what is written twice for one step has different names."""
-
-    @abc.abstractmethod
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Numbers by name, all finite."""
-
-    @abc.abstractmethod
-    def picture(self, step: int, name: str, picture: np.ndarray) -> None:
-        """A uint8 image `[H, W, 3]`."""
-
-    @abc.abstractmethod
-    def histogram(self, step: int, name: str, values: np.ndarray) -> None:
-        """The distribution of some numbers."""
-
-    @abc.abstractmethod
-    def flush(self) -> None:
-        """Called before a checkpoint: everything so far belongs to it."""
-
-    @abc.abstractmethod
-    def close(self) -> None:
-        """Called once, also when training ends by an error."""
-
-
 def asked_for(config: ConfigDict) -> list[str]:
     """Which sinks a configuration asks for besides `metrics.jsonl`: "tensorboard", "wandb"."""
     wanted = {"tensorboard": config.logging.tensorboard, "wandb": config.logging.wandb != "off"}
@@ -357,9 +296,5 @@ def _is_finite(value: Any) -> bool:
 
 def _open(name: str, run: RunDir, config: ConfigDict, tasks: Sequence[Task], start: int, steps_per_epoch: int) -> Sink:
     if name == "tensorboard":
-        from ditask_jax.training.trackers import TensorBoardSink
-
         return TensorBoardSink(run.path / "tensorboard", start)
-    from ditask_jax.training.trackers import WandbSink
-
-    return WandbSink(run.path, config, tasks, steps_per_epoch)
+    return WandbSink(run.path, config, tasks, steps_per_epoch, read_metrics(run.path))

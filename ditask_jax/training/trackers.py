@@ -1,5 +1,6 @@
 """TensorBoard and Weights & Biases, and the spectra that they are sent."""
 
+import abc
 import json
 import math
 import os
@@ -20,7 +21,6 @@ from ditask_jax.nn.context import Context
 from ditask_jax.nn.linear import linears, prepare_adapters
 from ditask_jax.nn.state import ModelState
 from ditask_jax.tasks import Task
-from ditask_jax.training.metrics_log import Sink, original_names, read_metrics
 from ditask_jax.training.sharding import replicated
 
 # Singular values before and after, layer by layer, from a training state: what the logs show of a spectral method.
@@ -47,6 +47,67 @@ def make_spectra(parts: ModelState, mesh: Mesh) -> Callable:
         return found
 
     return jax.jit(spectra, out_shardings=replicated(mesh))
+
+
+class Sink(abc.ABC):
+    """A place that a run is logged to. Steps never fall; what is written twice for one step has different names."""
+
+    @abc.abstractmethod
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Numbers by name, all finite."""
+
+    @abc.abstractmethod
+    def picture(self, step: int, name: str, picture: np.ndarray) -> None:
+        """A uint8 image `[H, W, 3]`."""
+
+    @abc.abstractmethod
+    def histogram(self, step: int, name: str, values: np.ndarray) -> None:
+        """The distribution of some numbers."""
+
+    @abc.abstractmethod
+    def flush(self) -> None:
+        """Called before a checkpoint: everything so far belongs to it."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Called once, also when training ends by an error."""
+
+
+# Numbers under the names that the code of DiTASK and MTLoRA logs, so that their dashboards show runs from here.
+
+
+_MEGABYTE = 2**20
+_RENAMED = {"train/loss": "train/train_loss", "time/step": "train/time"}
+_MEMORY = ("time/device_memory", "time/process_memory")
+
+
+def original_names(
+    step: int, values: Mapping[str, float], steps_per_epoch: int, weights: Mapping[str, float]
+) -> dict[str, float]:
+    """Further names for values of a step; `train/learning_rate`, `train/grad_norm`, `train/tasks/TASK/loss` and
+    `val/tasks/TASK/METRIC` are the same in both.
+
+    Args:
+      step: optimiser steps done.
+      values: by our names.
+      steps_per_epoch: of the training set.
+      weights: of the losses by task.
+
+    >>> original_names(7, {"train/loss": 0.5, "time/step": 0.1}, 3, {})
+    {'train/train_loss': 0.5, 'train/time': 0.1, 'train/epoch_ndx': 2, 'train/batch_ndx': 0}
+    >>> original_names(7, {"val/tasks/depth/loss": 0.5, "val/tasks/sal/loss": 0.1}, 3, {"depth": 1.0, "sal": 5.0})
+    {'val/val_loss': 1.0, 'val/epoch': 2}
+    """
+    found: dict[str, float] = {new: values[name] for name, new in _RENAMED.items() if name in values}
+    if memory := next((values[name] for name in _MEMORY if name in values), None):
+        found["train/memory"] = memory / _MEGABYTE
+    if "train/loss" in values:
+        found["train/epoch_ndx"], found["train/batch_ndx"] = divmod(step - 1, steps_per_epoch)
+    losses = {task: values.get(f"val/tasks/{task}/loss") for task in weights}
+    if losses and None not in losses.values():
+        found["val/val_loss"] = sum(weights[task] * loss for task, loss in losses.items())
+        found["val/epoch"] = (step - 1) // steps_per_epoch
+    return found
 
 
 # TensorBoard event files, by tensorboardX: NumPy and protobuf alone, no TensorFlow and no server to install.
@@ -124,9 +185,12 @@ class WandbSink(Sink):
       config: of the run.
       tasks: its tasks.
       steps_per_epoch: of this training set.
+      rows: of the metrics log so far.
     """
 
-    def __init__(self, folder: Path, config: ConfigDict, tasks: Sequence[Task], steps_per_epoch: int):
+    def __init__(
+        self, folder: Path, config: ConfigDict, tasks: Sequence[Task], steps_per_epoch: int, rows: Sequence[Mapping]
+    ):
         import wandb
 
         own = folder / "wandb"
@@ -150,7 +214,7 @@ class WandbSink(Sink):
             settings=wandb.Settings(silent=not online, console="off", disable_git=True, save_code=False),
         )
         self._last = self._run.step - 1 if online else 0
-        for row in read_metrics(folder):
+        for row in rows:
             known = {name: value for name, value in row.items() if name != "step" and _is_number(value)}
             self.scalars(row["step"], known)
 
