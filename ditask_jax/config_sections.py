@@ -41,6 +41,12 @@ def _are_names(value: Any) -> bool:
     return len(pairs) > 0 and all(isinstance(name, str) for pair in pairs for name in pair)
 
 
+def _are_rates(value: Any) -> bool:
+    groups = dict(value.items()) if hasattr(value, "items") else {}
+    known = set(groups) <= {"adapters", "pretrained", "decoders"}
+    return bool(groups) and known and all(is_number(factor) and factor > 0 for factor in groups.values())
+
+
 @dataclasses.dataclass(frozen=True)
 class GeneralSection:
     """Tasks, sizes, length of training, precision."""
@@ -277,6 +283,12 @@ class OptimizerSection:
     learning_rate: float = option(5e-4, "Base learning rate per 512 images.", POSITIVE)
     warmup_learning_rate: float = option(5e-7, "First learning rate of the warm-up, per 512 images.", NOT_NEGATIVE)
     min_learning_rate: float = option(5e-6, "Last learning rate of the cosine schedule, per 512 images.", NOT_NEGATIVE)
+    rates: Mapping[str, float] | None = option(
+        None,
+        "Factors on the learning rate by group of parameters: adapters (what a method adds), pretrained (weights of "
+        "the backbone that train), decoders (the rest); for example {'adapters': 30}; none: 1 for all, as published.",
+        Rule("factors above 0 by group ({'adapters': 30})", _are_rates),
+    )
     weight_decay: float = option(0.05, "Decoupled weight decay.", NOT_NEGATIVE)
     decay_thetas: bool = option(
         True, "Whether weight decay pulls singular values to their pretrained values (ditask, svf), as upstream."

@@ -1,5 +1,6 @@
 """The optimiser: global-norm clip, AdamW (or SGD), weight-decay groups."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -46,7 +47,9 @@ def make_optimizer(
     [-0.105, -0.105, -0.105]
     """
     check_known("config: optimizer.name", optimizer["name"], OPTIMIZERS)
-    mask = jax.tree.map(lambda leaf: decays(leaf, optimizer), declared)
+    treatments = jax.tree.map(lambda leaf: treatment(leaf, optimizer), declared)
+    mask = jax.tree.map(lambda leaf: leaf.decays, treatments)
+    rates = jax.tree.map(lambda leaf: leaf.rate, treatments)
     beta1, beta2 = optimizer["betas"]
     direction = {
         "adamw": lambda: optax.scale_by_adam(b1=beta1, b2=beta2, eps=optimizer["eps"]),
@@ -57,24 +60,39 @@ def make_optimizer(
         optax.add_decayed_weights(optimizer["weight_decay"], mask=mask),
         optax.scale_by_learning_rate(schedule),
     ]
+    if set(jax.tree.leaves(rates)) - {1.0}:
+        parts.append(optax.stateless(lambda updates, _: jax.tree.map(lambda u, rate: u * rate, updates, rates)))
     if optimizer["clip_norm"] is not None:
         parts.insert(0, clip_by_global_norm(optimizer["clip_norm"]))
     return optax.chain(*parts)
 
 
-def decays(declared: Declared, optimizer: Mapping[str, Any]) -> bool:
-    """Whether weight decay applies to a parameter: the one place that decides it.
+@dataclasses.dataclass(frozen=True)
+class Treatment:
+    """How the optimiser treats a parameter.
+
+    Attributes:
+      rate: factor on the learning rate, and so on what weight decay takes off in a step.
+      decays: whether weight decay applies.
+    """
+
+    rate: float
+    decays: bool
+
+
+def treatment(declared: Declared, optimizer: Mapping[str, Any]) -> Treatment:
+    """Learning rate and weight decay of a parameter: the one place that decides them.
 
     Args:
       declared: by who made the parameter.
-      optimizer: `config.optimizer`; the switches `decay_thetas` and `decay_bias_tables` are read.
+      optimizer: `config.optimizer`; `rates` and the switches `decay_thetas` and `decay_bias_tables` are read.
 
-    >>> decays(Declared("thetas"), {"decay_thetas": False}), decays(Declared(True), {})
-    (False, True)
+    >>> treatment(Declared("thetas", "adapters"), {"rates": {"adapters": 30.0}, "decay_thetas": False})
+    Treatment(rate=30.0, decays=False)
     """
-    if isinstance(declared.decay, str):
-        return bool(optimizer[f"decay_{declared.decay}"])
-    return declared.decay
+    rates = optimizer.get("rates", None) or {}
+    decays = bool(optimizer[f"decay_{declared.decay}"]) if isinstance(declared.decay, str) else declared.decay
+    return Treatment(float(rates.get(declared.group, 1.0)), decays)
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:

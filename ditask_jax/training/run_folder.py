@@ -57,6 +57,7 @@ LATER_FIELDS = {
     "mesh.statistics": "global",
     "on_nonfinite": "stop",
     "optimizer.accumulate": 1,
+    "optimizer.rates": None,
     "remat": "none",
 }
 

@@ -17,7 +17,7 @@ from ditask_jax.errors import ConfigError
 from ditask_jax.nn import Context, flatten
 from ditask_jax.nn.linear import Linear, pick_streams
 from ditask_jax.training.experiment import build_method as method_of_config
-from ditask_jax.training.optimizer import decays
+from ditask_jax.training.optimizer import treatment
 from tests.adapters.micro import Micro, method_of, options_for, plain_model
 
 SMOKE = "configs/smoke.py"
@@ -200,10 +200,12 @@ def test_weight_decay_spares_vectors_and_follows_the_switch_for_spectra():
         declared = flatten(Micro(method_of(name), "depth").parts.declared)
         for switch in (True, False):
             options = {"decay_thetas": switch, "decay_bias_tables": True}
-            found = {decays(leaf, options) for path, leaf in declared.items() if f"/{decayed}_" in path}
+            found = {treatment(leaf, options).decays for path, leaf in declared.items() if f"/{decayed}_" in path}
             assert found == {switch}
     declared = flatten(Micro(method_of("dora"), "depth").parts.declared)
-    masks = {path.rsplit("/", 1)[1]: decays(leaf, {}) for path, leaf in declared.items() if "/adapter/" in path}
+    masks = {
+        path.rsplit("/", 1)[1]: treatment(leaf, {}).decays for path, leaf in declared.items() if "/adapter/" in path
+    }
     assert masks == {"a_shared": True, "b_shared": True, "magnitude_shared": False}
 
 

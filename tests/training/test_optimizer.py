@@ -18,7 +18,7 @@ from ditask_jax.errors import ConfigError
 from ditask_jax.model import create_model
 from ditask_jax.nn.state import Declared, flatten, split_state
 from ditask_jax.tasks import create_tasks
-from ditask_jax.training.optimizer import clip_by_global_norm, decays, make_optimizer
+from ditask_jax.training.optimizer import clip_by_global_norm, make_optimizer, treatment
 
 RATE = 0.01
 
@@ -70,7 +70,7 @@ def test_adamw_equals_numpy(scale):
     for gradient in gradients:
         updates, state = update(gradient, state, params)
         params = optax.apply_updates(params, updates)
-    mask = jax.tree.map(lambda leaf: decays(leaf, config), _declared())
+    mask = jax.tree.map(lambda leaf: treatment(leaf, config).decays, _declared())
     for got, expected in zip(jax.tree.leaves(params), _adamw(start, gradients, mask, config), strict=True):
         np.testing.assert_allclose(got, expected, rtol=2e-5, atol=1e-6)
 
@@ -78,10 +78,10 @@ def test_adamw_equals_numpy(scale):
 @pytest.mark.parametrize("switch", ["thetas", "bias_tables"])
 def test_decay_follows_what_was_declared_and_the_switches(switch):
     config = base.get_config().optimizer
-    before = jax.tree.map(lambda leaf: decays(leaf, config), _declared())
+    before = jax.tree.map(lambda leaf: treatment(leaf, config).decays, _declared())
     assert before == jax.tree.map(lambda leaf: leaf.decay is not False, _declared())
     config[f"decay_{switch}"] = False
-    after = jax.tree.map(lambda leaf: decays(leaf, config), _declared())
+    after = jax.tree.map(lambda leaf: treatment(leaf, config).decays, _declared())
     assert after == jax.tree.map(lambda leaf: leaf.decay not in (False, switch), _declared())
 
 
@@ -110,17 +110,17 @@ def test_every_parameter_of_the_package_declares_its_decay_and_group():
     assert groups == {"adapters", "pretrained", "decoders"}
 
 
-def test_one_function_decides_what_weight_decay_applies_to():
-    """No other file of the package reads the switches, or a declaration's `decay`."""
+def test_one_function_decides_learning_rate_and_decay():
+    """No other file of the package reads a declaration."""
     package = pathlib.Path(ditask_jax.__file__).parent
     readers = {
         path.relative_to(package).as_posix()
         for path in package.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Attribute) and node.attr == "decay" and isinstance(node.value, ast.Name)
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("declared.decay", "declared.group")
     }
     assert readers == {"training/optimizer.py"}
-    assert "`decays`" in (package.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert "`treatment`" in (package.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 
 def test_switches_reach_the_update():
@@ -133,6 +133,26 @@ def test_switches_reach_the_update():
     config.decay_thetas = True
     transform = make_optimizer(config, lambda step: 1.0, declared)
     np.testing.assert_allclose(transform.update(zero, transform.init(params), params)[0]["theta"], -0.05, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_groups_have_learning_rates_of_their_own(name):
+    """A factor of 30 on the adapters moves them 30 times as far, decay included, and nothing else."""
+    config = base.get_config().optimizer
+    config.name = name
+    params = {"theta": jnp.ones(3), "kernel": jnp.ones((2, 2))}
+    declared = {"theta": Declared("thetas", "adapters"), "kernel": Declared(True, "decoders")}
+    gradient = jax.tree.map(lambda x: 0.1 * x, params)
+
+    def update():
+        transform = make_optimizer(config, lambda step: RATE, declared)
+        return transform.update(gradient, transform.init(params), params)[0]
+
+    plain = update()
+    config.rates = {"adapters": 30.0}
+    factored = update()
+    np.testing.assert_allclose(factored["theta"], 30 * plain["theta"], rtol=1e-6)
+    np.testing.assert_array_equal(factored["kernel"], plain["kernel"])
 
 
 def test_schedule_is_read_at_the_number_of_updates_done():
