@@ -128,7 +128,7 @@ def measure(folder: pathlib.Path, rounds: int) -> dict:
             run()
             if number:  # the first round warms up
                 spent[name].append(1e3 * (time.process_time() - begin) / len(pictures))
-    # Threads prefetched, also while something else is measured: so this row comes last.
+    # Threads prefetch while something else is measured, too: so this row comes last.
     limits = np.array(spent.pop("limit"))
     size = len(pictures)
     with train_batches(sources["prepared"], specs, SIZE, size, augmentation=whole, threads=1, prefetch=1) as stream:

@@ -193,7 +193,7 @@ def decode_indices(content: bytes, name: Path | str) -> np.ndarray:
     if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
         what = {"F": "holds decimal numbers", "LA": "has an alpha channel", "PA": "has an alpha channel"}
         raise DataError(
-            f"data: {name} {what.get(image.mode, 'is a colour picture')} ({image.mode}); a label map needs one channel "
+            f"data: {name} {what.get(image.mode, 'is a colour image')} ({image.mode}); a label map needs one channel "
             "of class ids (8-bit grey, palette, or 16-bit grey)"
         )
     if image.mode == "1":

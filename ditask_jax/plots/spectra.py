@@ -99,7 +99,7 @@ def _singular_values(axis, layer: LayerSpectra, streams: Sequence[str], last: bo
 
 def _changes(axis, layer: LayerSpectra, streams: Sequence[str], last: bool) -> None:
     places = np.arange(1, layer.before.shape[-1] + 1)
-    # Of the largest value: a relative change of the smallest ones would drown the image.
+    # Of the largest value: a relative change of the smallest ones would drown all others.
     largest = layer.before[:, :1]
     for name, values in layer.after.items():
         for part in 100 * (values - layer.before) / largest:

@@ -1,4 +1,4 @@
-"""Images to predict: found, prefetched of the network a few at a time, turned upright; one that fails stops no
+"""Images to predict: found, read a few at a time while the network is busy, turned upright; one that fails stops no
 other.
 """
 
@@ -183,7 +183,7 @@ def read_picture(path: Path) -> np.ndarray:
     return turn_upright(image, orientation)
 
 
-# Images through the network in order: prefetched of it a few at a time; one that fails takes no other along.
+# Images through the network in order: the next few are read while it is busy; one that fails takes no other along.
 
 
 # What one image can be the reason of: its size, or a name that its results cannot have. A full disk is not.

@@ -28,7 +28,7 @@ VOC_CLASSES = _names(
     "motorbike, person, pottedplant, sheep, sofa, train, tvmonitor"
 )
 NYUD_CLASSES = _names(
-    "wall, floor, cabinet, bed, chair, sofa, table, door, window, bookshelf, image, counter, blinds, desk, shelves, "
+    "wall, floor, cabinet, bed, chair, sofa, table, door, window, bookshelf, picture, counter, blinds, desk, shelves, "
     "curtain, dresser, pillow, mirror, floor mat, clothes, ceiling, books, refrigerator, television, paper, towel, "
     "shower curtain, box, whiteboard, person, night stand, toilet, sink, lamp, bathtub, bag, other structure, "
     "other furniture, other prop"
