@@ -15,7 +15,7 @@ from pathlib import Path
 from ditask_jax import cli
 from ditask_jax.errors import ConfigError
 from tests.mutation.mutants import Mutant, mutants
-from tests.mutation.rooms import ROOMS, ROOT, files, room
+from tests.mutation.packages import PACKAGES, ROOT, files, package
 
 _NOTICED, _MISSED, _NONE = 1, 0, 5  # exit codes of pytest: a test failed, all passed, there was none
 
@@ -31,30 +31,30 @@ class Outcome:
 
 
 def main(argv: list[str]) -> int:
-    """Draws mutants, runs the tests of their rooms against each, prints the score."""
+    """Draws mutants, runs the tests of their packages against each, prints the score."""
     parser = cli.Parser(
         "tests.mutation",
-        "Changes operators, numbers and conditions one at a time and runs the tests of the room against each change.\n"
+        "Changes operators, numbers and conditions one at a time and runs the package's tests against each of them.\n"
         "The score is the share of changes that make a test fail. Some changes make no difference to any result;\n"
         "those it cannot tell from changes that the tests miss, so read the list of what was missed.",
         config=None,
     )
-    parser.add_option("rooms", nargs="*", metavar="ROOM", help=f"{' '.join(ROOMS)} (default: all)")
-    parser.add_option("--sample", type=int, default=20, metavar="N", help="changes per room (default 20; 0: all)")
+    parser.add_option("packages", nargs="*", metavar="PACKAGE", help=f"{' '.join(PACKAGES)} (default: all)")
+    parser.add_option("--sample", type=int, default=20, metavar="N", help="changes per package (default 20; 0: all)")
     parser.add_option("--seed", type=int, default=0, metavar="N", help="which ones are drawn")
     parser.add_option("--file", metavar="PART", help="only files whose path contains this")
-    note = "tests to run in place of the room's, joined by commas: quicker, and says what these alone notice"
+    note = "tests to run in place of the package's, joined by commas: quicker, and says what these alone notice"
     parser.add_option("--tests", metavar="PATHS", help=note)
     parser.add_option("--timeout", type=int, default=600, metavar="S", help="seconds per change (default 600)")
     parser.add_option("--out", metavar="FILE", help="write what became of each change as JSON")
     parser.add_option("--dry", action="store_true", help="only list the changes")
-    parser.add_option("--list", action="store_true", help="print the files and the tests of the rooms, for coverage.sh")
+    parser.add_option("--list", action="store_true", help="print files and tests, as launch/coverage.sh reads them")
     args = parser.parse(argv)
 
-    names = args.rooms or list(ROOMS)
+    names = args.packages or list(PACKAGES)
     if args.list:
         for name in names:
-            print(f"{','.join(room(name).files)}\t{' '.join(room(name).tests)}")
+            print(f"{','.join(package(name).files)}\t{' '.join(package(name).tests)}")
         return cli.OK
     outcomes: list[Outcome] = []
     for name in names:
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
             for path, mutant in drawn:
                 print(f"  {_shown(path)}, {mutant}")
             continue
-        tests = room(name).tests if args.tests is None else tuple(args.tests.split(","))
+        tests = package(name).tests if args.tests is None else tuple(args.tests.split(","))
         check_unchanged(tests, drawn[0][0], args.timeout)
         here = [attempt(tests, path, mutant, args.timeout) for path, mutant in drawn]
         outcomes += here
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
 
 
 def draw(name: str, sample: int, seed: int, part: str | None) -> tuple[list[tuple[Path, Mutant]], int]:
-    """Mutants of a room, drawn evenly from all of its files together; 0 for all."""
+    """Mutants of a package, drawn evenly from all of its files together; 0 for all."""
     found = [(path, mutant) for path in files(name) if part is None or part in str(path) for mutant in _of(path)]
     if not found:
         raise ConfigError(f"mutation: {name}: nothing to change in a file with '{part}' in its path")

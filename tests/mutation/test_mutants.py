@@ -9,7 +9,7 @@ import pytest
 from ditask_jax.errors import ConfigError
 from tests.mutation.__main__ import _module, attempt, check_unchanged, draw
 from tests.mutation.mutants import mutants
-from tests.mutation.rooms import ROOMS, ROOT, files, room
+from tests.mutation.packages import PACKAGES, ROOT, files, package
 
 SOURCE = '''
 """Text 1."""
@@ -51,18 +51,18 @@ def test_every_kind_of_change_once_and_texts_never():
     assert "1" not in {mutant.before for mutant in found}  # of the message of an error
 
 
-@pytest.mark.parametrize("name", ROOMS)
-def test_rooms_have_files_tests_and_changes(name):
-    assert all((ROOT / path).exists() for path in room(name).tests)
+@pytest.mark.parametrize("name", PACKAGES)
+def test_packages_have_files_tests_and_changes(name):
+    assert all((ROOT / path).exists() for path in package(name).tests)
     drawn, total = draw(name, 3, 0, None)
     assert len(drawn) == 3 < total
     assert draw(name, 3, 0, None)[0] == drawn
     assert all(path in files(name) for path, _ in drawn)
 
 
-def test_an_unknown_room_is_named():
+def test_an_unknown_package_is_named():
     with pytest.raises(ConfigError, match="Did you mean 'cpab'"):
-        room("cpap")
+        package("cpap")
 
 
 def test_a_mutant_takes_the_place_of_its_module_and_of_nothing_else(tmp_path):
