@@ -338,7 +338,7 @@ OLD_WORDS = {
     r"\bthe originals\b": "reference implementations",
     r"\b(has|have) no reader\b|\(no reader\)": "unused",
     r"\bthe control\b": "the no-transform baseline",
-    r"\brooms?\b (of the package|that it|above|is for)": "package or module",
+    r"\brooms?\b (of the package|is for)": "package or module",
     r"\b(mend|mends|mended|mending)\b": "fix",
     r"\btold from\b": "inferred",
 }

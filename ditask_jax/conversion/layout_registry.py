@@ -75,7 +75,7 @@ def register_layout(layout: Layout) -> None:
     Raises:
       ConfigError: the name is none that `export` can be asked for, or the family has it already.
 
-    >>> register_layout(vit_layouts.TIMM)
+    >>> register_layout(vit_names.VIT_TIMM)
     Traceback (most recent call last):
     ...
     ditask_jax.errors.ConfigError: layout: ViT has the layout 'timm' already

@@ -68,7 +68,7 @@ def test_a_killed_preparation_goes_on_and_ends_with_the_same_bytes(pascal):
     finished = {}
     for moment, kept in (("within", 0), ("between", 1), ("manifest", 1), ("rename", 4)):
         said = kill(root, out, moment)
-        assert [line for line in said if "going on" in line] == [
+        assert [line for line in said if "resuming" in line] == [
             f"resuming with {kept} shards that an interrupted preparation finished"
         ] * bool(kept), moment
         journal = json.loads((prepared_source.working_folder(out, "pascal") / "progress.json").read_text())

@@ -160,7 +160,7 @@ def test_an_orientation_is_found_wherever_it_stands(kind, tmp_path):
     path = tmp_path / "picture.png"
     path.write_bytes(content)
     np.testing.assert_array_equal(read_picture(path), np.rot90(pixels, -1))
-    with pytest.raises(DataError, match=r"image\.png carries an EXIF rotation \(orientation 6\).*rewrite it upright"):
+    with pytest.raises(DataError, match=r"picture\.png carries an EXIF rotation \(orientation 6\).*rewrite it upright"):
         image_files.read_image(path)
 
 
