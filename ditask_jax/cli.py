@@ -1,7 +1,7 @@
 """What every command shares: options, `--config` with overrides, one-line errors, exit codes.
 
 Exit codes: 0 done; 1 a bug (with its traceback); 2 a user's mistake or a full or read-only disk (one line); 75 told to
-stop, saved, run again to go on; 130 interrupted from the keyboard; 141 the reader of a pipe has left. Importing this
+stop, saved, run again to resume; 130 interrupted from the keyboard; 141 the reader of a pipe has left. Importing this
 module loads neither JAX nor a model, so that `--help` is quick. `DITASK_TRACEBACK=1` shows the traceback of exit code 2
 as well; `DITASK_PLUGINS` names files of the user's own that are imported first (`ditask_jax.plugins`).
 """
@@ -221,7 +221,7 @@ def execute(main: Callable[[list[str]], int | None], argv: Sequence[str] | None 
         place = place_of(error)
         return _report((f"plugins: {place}: " if place else "") + _os_error_line(error), USER_ERROR, error)
     except KeyboardInterrupt as error:
-        line = "interrupted; run the same command again, a training goes on from its last checkpoint"
+        line = "interrupted; run the same command again, a training resumes from its last checkpoint"
         return _report(line, INTERRUPTED, error)
     except Exception as error:  # a bug, and raised again, unless the environment or a plug-in is to blame
         if (explained := shell.explain(error)) is not None:

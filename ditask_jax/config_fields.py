@@ -55,8 +55,11 @@ def not_an_option(section: str, values: Mapping[str, Any], key: str) -> ConfigEr
     known, chosen = choices(section), values.get("name", None)
     owners = [f"'{name}'" for name, cls in known.items() if key in options_of(cls)]
     own = sorted(section_options(section, values)) if chosen in known else []
-    hint = did_you_mean(key, own)
-    near = hint.partition(" Known:")[0] + " " if hint.startswith("Did") else ""
+    hint = did_you_mean(key, [*options_of(SECTIONS[section]), *own])
+    near = hint.partition(" Known:")[0] + " " if hint.startswith("Did") and not owners else ""
+    former = getattr(known.get(chosen), "former_names", {})
+    if key in former:
+        near = f"'{chosen}' calls it '{former[key]}' since version 0.2; "
     whose = f"an option of {' '.join(owners)}; " if owners else "unknown field. "
     return ConfigError(f"config: {section}.{key}: {whose}{near}'{chosen}' has: {' '.join(own) or 'no options'}")
 

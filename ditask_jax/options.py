@@ -234,7 +234,7 @@ class Option:
     @property
     def expected(self) -> str:
         """Good values in words; "" where anything goes."""
-        rule = self.rule or _RULES.get(self.kind)
+        rule = self.rule or (Rule("a path") if self.path else _RULES.get(self.kind))
         if rule is None:
             return ""
         words = f"one of {' '.join(rule.known)}" if rule.known else rule.expected

@@ -1,4 +1,4 @@
-"""`python -m ditask_jax.train`: trains a configuration in a folder; run again, it goes on."""
+"""`python -m ditask_jax.train`: trains a configuration in a folder; run again, it resumes."""
 
 from ditask_jax import cli
 from ditask_jax.errors import ConfigError, optional
@@ -63,7 +63,7 @@ def _summary(trainer) -> str:
     peak = config.optimizer.learning_rate * config.batch_size / 512
     return (
         f"{plan.method} on {config.data.name} ({config.tasks}): "
-        f"{plan.trainable_total:,} of {plan.total:,} numbers train, {plan.trainable_backbone:,} in the backbone; "
+        f"{plan.trainable_total:,} of {plan.total:,} parameters train, {plan.trainable_backbone:,} in the backbone; "
         f"{trainer.total_steps} steps of {config.batch_size} images, peak learning rate {peak:.3g}, "
         f"{trainer.mesh.devices.size} device(s)"
     )

@@ -169,6 +169,20 @@ def test_imports_go_one_way(path):
     assert wrong == []
 
 
+def test_the_page_has_every_part_once():
+    """The table of docs/architecture.md names the packages and modules that exist, and no others."""
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = page.partition("| part |")[2].partition("\n\n")[0].splitlines()[2:]
+    named = [name.rstrip("/") for row in rows for name in re.findall(r"`([^`]+)`", row.split("|")[1])]
+    parts = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES} - {"__init__"}
+    assert set(named) - {"__main__"} == parts
+    once = collections.Counter(name for row in rows[:-1] for name in re.findall(r"`([^`]+)`", row.split("|")[1]))
+    assert [name for name, count in once.items() if count > 1] == []
+    steps = re.findall(r"^\d+\. `(\w+/?\w+\.py)`", page, re.MULTILINE)
+    assert 5 < len(steps) <= 12
+    assert [name for name in steps if not (PACKAGE / name).is_file()] == []
+
+
 def test_parts_form_no_cycle():
     placed: set[str] = set()
     while remaining := set(MAY_IMPORT) - placed:

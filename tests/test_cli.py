@@ -124,7 +124,7 @@ def test_a_wrong_command_line_is_one_line(config, arguments, line):
         (
             KeyboardInterrupt(),
             130,
-            "interrupted; run the same command again, a training goes on from its last checkpoint\n",
+            "interrupted; run the same command again, a training resumes from its last checkpoint\n",
         ),
     ],
 )

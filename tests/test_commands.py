@@ -117,6 +117,15 @@ def test_describe_lists_every_field_with_default_and_help(arguments, capsys):
         assert "shared_cells" not in text
 
 
+def test_describe_lists_options_of_heads_of_single_tasks(capsys):
+    heads = "--config.head.per_task={'classification': 'hrnet'}"
+    arguments = ["--options", "--config=configs/vtab_swin_tiny.py:cifar100", heads]
+    assert cli.execute(describe.main, arguments) == cli.OK
+    text = capsys.readouterr().out
+    assert "head, with head.name=linear: LayerNorm, " in text
+    assert "head, with head.name=hrnet: Upsamples " in text and "  head.widths = none\n" in text
+
+
 def test_describe_wants_a_configuration_or_options(capsys):
     assert cli.execute(describe.main, []) == cli.USER_ERROR
     assert capsys.readouterr().err.startswith("command line: --config: missing. See python -m ditask_jax.describe")

@@ -357,6 +357,20 @@ def test_an_option_of_another_method_is_refused_by_its_owner(method):
             assert f"'{method}' has: {' '.join(sorted(own)) or 'no options'}" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["method.name=lora", "method.shared_rank=2"], "an option of 'mtlora'; 'lora' calls it 'rank' since version 0.2; "),
+        (["method.train_scales=true", "method.name=mtlora"], "unknown field. 'mtlora' calls it 'scale_trains' since"),
+        (["method.nam=lora"], "unknown field. Did you mean 'name'? 'ditask' has: domain "),
+        (["method.shard_cells=3"], "unknown field. Did you mean 'shared_cells'? 'ditask' has: domain "),
+    ],
+)
+def test_options_of_version_0_1_and_misspelt_ones_are_told_their_name(overrides, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        load_config(PASCAL, overrides)
+
+
 def with_field(config, name):
     """The same as a run folder's file would give it, with one field too many."""
     fields = json.loads(to_json(config))

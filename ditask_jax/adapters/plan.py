@@ -112,7 +112,7 @@ class FanOut:
         return site.info.block == 0 or site.blocks_behind == self.blocks - 1
 
 
-# The adapter plan: what will train where, and how many numbers that is. Printable before anything is built.
+# The adapter plan: what will train where, and how many parameters that is. Printable before anything is built.
 
 
 GROUPS = (

@@ -17,6 +17,7 @@ from ditask_jax.backbones.geometry import as_size
 from ditask_jax.config import config_diff, to_json
 from ditask_jax.config_fields import CHOSEN, choices, chosen_options
 from ditask_jax.config_sections import SECTIONS
+from ditask_jax.heads import HEADS
 from ditask_jax.nn.state import split_state
 from ditask_jax.options import Option, options_of, plain
 from ditask_jax.training.experiment import (
@@ -285,18 +286,21 @@ def options_text(config: ConfigDict | None = None) -> str:
     """Every field with its default, its meaning and its good values; what of those a method or head has, by name.
 
     Args:
-      config: a configuration, whose values are shown as well, and of whose method and head alone the options are
+      config: a configuration, whose values are shown as well, and of whose method and heads alone the options are
         listed; None: those of all methods and heads.
     """
     blocks = []
     for section, cls in SECTIONS.items():
-        name = None if config is None or section not in CHOSEN else config[section].name
+        named = None
+        if config is not None and section in CHOSEN:
+            named = {config[section].name, *(plain(config[section].get("per_task")) or {}).values()}
         values = None if config is None else config[section] if section else config
         blocks.append((section or "top level", cls.__doc__, section, options_of(cls), values))
         for chosen, options in choices(section).items() if section in CHOSEN else ():
-            if name in (None, chosen):
+            if named is None or chosen in named:
                 own = chosen_options(section, chosen)
-                blocks.append((f"{section}, with {section}.name={chosen}", options.__doc__, section, own, values))
+                words = (HEADS[chosen] if section == "head" else options).__doc__ or ""
+                blocks.append((f"{section}, with {section}.name={chosen}", words, section, own, values))
     lines = []
     for title, words, section, options, values in blocks:
         lines += ["", f"{title}: {' '.join(words.split(chr(10) * 2)[0].split())}"]

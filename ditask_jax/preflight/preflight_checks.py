@@ -122,7 +122,7 @@ def check_workdir(setting: Setting) -> str:
     run = RunDir(setting.workdir)
     run.check(setting.config)
     steps = sorted(int(path.name) for path in run.checkpoints.glob("*") if path.name.isdecimal())
-    state = f"goes on from step {steps[-1]}" if steps else "a new run"
+    state = f"resumes from step {steps[-1]}" if steps else "a new run"
     # A training that is at work there is told of now, not after minutes.
     with run.training("preflight"), made(run.path):
         _write_and_share(run.path)

@@ -40,7 +40,7 @@ def check_model(setting: Setting) -> str:
     trainer = setting.trainer = Trainer(setting.config)
     plan = trainer.experiment.plan
     return (
-        f"{setting.config.backbone.name}, {plan.method}: {plan.trainable_total:,} of {plan.total:,} numbers train; "
+        f"{setting.config.backbone.name}, {plan.method}: {plan.trainable_total:,} of {plan.total:,} parameters train; "
         f"{trainer.total_steps} steps"
     )
 

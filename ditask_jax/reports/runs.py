@@ -12,8 +12,10 @@ from ml_collections import ConfigDict
 
 from ditask_jax.config import flatten
 from ditask_jax.config_fields import CHOSEN, all_fields, base_config, choices, make_section
+from ditask_jax.config_sections import SECTIONS
 from ditask_jax.errors import CheckpointError, ConfigError, DitaskError, format_number
 from ditask_jax.files import EVALUATION_FORMAT, parse_json, user_path
+from ditask_jax.options import options_of
 from ditask_jax.tasks import Task
 from ditask_jax.training.experiment import build_tasks
 from ditask_jax.training.metrics_log import read_metrics
@@ -199,10 +201,12 @@ def _with_defaults(config: ConfigDict) -> ConfigDict:
     complete, defaults = ConfigDict(config, convert_dict=False).unlock(), base_config().unlock()
     for section in CHOSEN:
         name = config[section].name if section in config else None
-        if name is not None:
-            # Of a plug-in that is not loaded, what it says of itself is all there is.
-            known = name in choices(section)
-            defaults[section] = make_section(section, {"name": name}) if known else ConfigDict()
+        if name in choices(section):
+            defaults[section] = make_section(section, {"name": name})
+        elif name is not None:
+            # Of a plug-in that is not loaded, what the run says of its options is all there is.
+            del defaults[section]
+            defaults[section] = {key: each.default for key, each in options_of(SECTIONS[section]).items()}
     _fill(complete, defaults)
     return complete.lock()
 

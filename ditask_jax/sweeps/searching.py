@@ -80,7 +80,7 @@ def _same(left: str, right: str) -> bool:
         return False
 
 
-# Search by optuna: trials choose points of a sweep; the study is kept in the sweep's folder and goes on from there.
+# Search by optuna: trials choose points of a sweep; the study is kept in the sweep's folder and resumes from there.
 
 
 STUDY_NAME = "study.journal"

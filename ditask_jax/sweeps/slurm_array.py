@@ -17,7 +17,7 @@ from ditask_jax.sweeps.loading import Job
 _SCRIPT = """\
 #!/usr/bin/env bash
 # Points of a sweep, one per task of a SLURM array: made by `ditask_jax.sweep --slurm`. Submit it again, or run the
-# command that made it, to go on with what is missing: finished points end at once, others at their last checkpoint.
+# command that made it, to resume what is missing: finished points end at once, others at their last checkpoint.
 #
 #SBATCH --job-name={name}
 #SBATCH --array={array}

@@ -277,7 +277,7 @@ class Tally:
         return [outcome for outcome in self.outcomes if outcome.state == state]
 
     def closing(self, again: str, stopping: bool) -> str:
-        """What failed and why, and how to go on; empty where everything is done.
+        """What failed and why, and how to resume; empty where everything is done.
 
         Args:
             again: The command of the sweep.
@@ -292,7 +292,7 @@ class Tally:
         if stopping or self.of(STOPPED):
             lines.append(f"stopped with {self._finished} of {self._total} points finished")
         if lines:
-            lines.append(f"run the same command to go on with what is missing: {again}")
+            lines.append(f"run the same command to resume what is missing: {again}")
         return "\n".join(lines)
 
 

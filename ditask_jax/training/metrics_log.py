@@ -34,7 +34,7 @@ class MetricsWriter:
 
     Args:
         workdir: Folder of the run.
-        resume_step: Step of the checkpoint that training goes on from; 0 starts the log anew.
+        resume_step: Step of the checkpoint that training resumes from; 0 starts the log anew.
         active: Whether this process writes; the others get an object that does nothing.
 
     >>> import tempfile

@@ -106,7 +106,7 @@ class RunDir:
                 names = ",".join(line.split(":")[0] for line in differences)
                 raise CheckpointError(
                     f"workdir: '{self.path}' holds a run of another configuration: {'; '.join(differences)}. "
-                    "Use another --workdir, the same configuration to go on, or go on with the change: "
+                    "Use another --workdir, the same configuration to resume, or resume with the change: "
                     f"--config.checkpoint.allow_changed={names}"
                 )
         elif self.checkpoints.exists() and any(self.checkpoints.iterdir()):

@@ -120,7 +120,7 @@ class TensorBoardSink(Sink):
     """Writes event files of TensorBoard.
 
     Every start of a run writes a file of its own. It begins by telling the reader which steps of older files count no
-    longer: those behind the checkpoint that training goes on from, which are written again.
+    longer: those behind the checkpoint that training resumes from, which are written again.
 
     Events are written here and now. The package's `SummaryWriter` hands them to a thread: what waits there when a
     process is killed is lost, and where the thread has died of a full disk, training would wait for it for ever.

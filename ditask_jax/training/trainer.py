@@ -158,7 +158,7 @@ class Trainer:
         return self.step
 
     def fit(self, workdir: str | Path, profile: Window | None = None) -> tuple:
-        """Trains to the end, going on from the newest checkpoint of the folder; evaluates last.
+        """Trains to the end, resuming from the newest checkpoint of the folder; evaluates last.
 
         On SIGTERM the steps under way are finished, the last one is saved, and `stopped` is set.
 
@@ -226,7 +226,7 @@ class Trainer:
                     if due:  # what was trained is saved by now
                         check_best_metric(best, evaluation)
                     if self.stopped:
-                        progress.message(f"stopped at step {step} and saved; run the same command to go on")
+                        progress.message(f"stopped at step {step} and saved; run the same command to resume")
                         break
             progress.end_line()
         # The first process saves: one that left before would be taken for a failure, and all would be ended.

@@ -39,7 +39,7 @@ def chosen(draw):
         "dropout": 0.0,
     }
     if options["domain"] == "index":
-        options["headroom"] = 1.0  # an order has no head to leave room above
+        options["headroom"] = 1.0  # an order has nothing above its end
     for field, least in (("cells", 2), ("rank", 1)):
         options[f"shared_{field}"] = by_stage(least)
         options[f"task_{field}"] = by_task(least) or by_stage(least)

@@ -158,6 +158,17 @@ def test_a_run_without_evaluation_or_log(tmp_path):
     assert "No run has logged two steps" in text
 
 
+def test_a_run_with_a_method_and_a_head_of_a_plug_in_that_is_not_loaded(tmp_path):
+    folder = write_run(tmp_path / "theirs", overrides=("method.name=full",))
+    fields = json.loads((folder / "config.json").read_text())
+    fields["method"], fields["head"] = {"name": "their_method", "power": 2.5}, {"name": "their_head", "knots": 7}
+    (folder / "config.json").write_text(json.dumps(fields))
+    run = find_runs([folder])[0]
+    assert run.config.head.per_task is None and run.config.head.knots == 7
+    text = " ".join(Page(report_page([run])).text)
+    assert "their_method" in text
+
+
 def test_images_that_are_gone_are_one_line(tmp_path):
     folder = write_shown_run(tmp_path / "run")
     entry = read_examples(folder / "examples")["examples"][1]

@@ -85,7 +85,7 @@ def test_failures_do_not_stop_the_others(tmp_path):
     closing = tally.closing("python -m ditask_jax.sweep x", stopping=False)
     assert "failed, 3 of 4:" in closing
     assert "seed0: data: no such file" in closing
-    assert closing.endswith("run the same command to go on with what is missing: python -m ditask_jax.sweep x")
+    assert closing.endswith("run the same command to resume what is missing: python -m ditask_jax.sweep x")
 
 
 def test_what_failed_can_be_run_again_and_the_log_tells_both(tmp_path):

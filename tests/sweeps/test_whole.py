@@ -34,7 +34,7 @@ def test_a_sweep_that_was_stopped_is_finished_by_the_same_command(tmp_path):
     first.send_signal(signal.SIGTERM)
     printed, _ = first.communicate(timeout=PATIENCE)
     assert first.returncode == cli.PREEMPTED
-    assert "run the same command to go on with what is missing" in printed
+    assert "run the same command to resume what is missing" in printed
 
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == cli.OK, done.stdout + done.stderr

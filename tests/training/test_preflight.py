@@ -153,7 +153,7 @@ def test_a_folder_that_is_free_and_one_that_goes_on(setting, tmp_path):
     (setting.workdir / "checkpoints" / "30").mkdir(parents=True)
     (setting.workdir / "config.json").write_text(to_json(setting.config))
     before = sorted(setting.workdir.rglob("*"))
-    assert "goes on from step 30" in check_workdir(setting)
+    assert "resumes from step 30" in check_workdir(setting)
     assert sorted(setting.workdir.rglob("*")) == before
     fields(setting, seed=5)
     with pytest.raises(CheckpointError, match=r"holds a run of another configuration: seed"):

@@ -351,7 +351,7 @@ def test_the_best_is_kept_by_a_name_that_exists(straight, tmp_path, monkeypatch)
         trainer.config.checkpoint.best_metric = "val/tasks/depth/rmsee"
     with pytest.raises(ConfigError, match=r"checkpoint.best_metric: .*Did you mean 'val/tasks/depth/rmse'"):
         _afresh(trainer).fit(tmp_path / "bad")
-    # What was trained is there to go on from.
+    # What was trained is there to resume from.
     with Checkpointer(tmp_path / "bad" / "checkpoints", read_only=True) as checkpointer:
         assert checkpointer.latest() == 1
 
