@@ -22,7 +22,7 @@ from ditask_jax.errors import ConfigError, WeightsError
 from ditask_jax.files import user_path
 from ditask_jax.shell import one_blas_thread
 
-# Singular value decomposition of frozen kernels, in float64 on the host; `factor_cache` keeps the results.
+# Singular value decomposition of frozen kernels, in float64 on the host.
 
 
 class Factors(NamedTuple):

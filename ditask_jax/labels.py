@@ -6,9 +6,6 @@ import dataclasses
 
 import numpy as np
 
-# How a label behaves under joint augmentation: plain data, free of jax, so that loader workers stay light.
-
-
 IGNORE = 255
 
 

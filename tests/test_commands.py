@@ -123,7 +123,8 @@ def test_describe_lists_options_of_heads_of_single_tasks(capsys):
     assert cli.execute(describe.main, arguments) == cli.OK
     text = capsys.readouterr().out
     assert "head, with head.name=linear: LayerNorm, " in text
-    assert "head, with head.name=hrnet: Upsamples " in text and "  head.widths = none\n" in text
+    assert "head, with head.name=hrnet: Upsamples " in text
+    assert "  head.widths = none\n" in text
 
 
 def test_describe_wants_a_configuration_or_options(capsys):

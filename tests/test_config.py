@@ -360,7 +360,10 @@ def test_an_option_of_another_method_is_refused_by_its_owner(method):
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["method.name=lora", "method.shared_rank=2"], "an option of 'mtlora'; 'lora' calls it 'rank' since version 0.2; "),
+        (
+            ["method.name=lora", "method.shared_rank=2"],
+            "an option of 'mtlora'; 'lora' calls it 'rank' since version 0.2; ",
+        ),
         (["method.train_scales=true", "method.name=mtlora"], "unknown field. 'mtlora' calls it 'scale_trains' since"),
         (["method.nam=lora"], "unknown field. Did you mean 'name'? 'ditask' has: domain "),
         (["method.shard_cells=3"], "unknown field. Did you mean 'shared_cells'? 'ditask' has: domain "),

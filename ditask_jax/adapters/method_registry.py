@@ -85,7 +85,7 @@ TASK_LAYERS_HELP = (
 TASK_BLOCKS_HELP = "How many of a stage's last blocks the task streams run through."
 
 
-# The registry of methods. A new method is one file: a class that names itself and says what it attaches.
+# The registry: a class with a `name` is in it by being defined.
 
 
 _METHODS: dict[str, type["Method"]] = {}

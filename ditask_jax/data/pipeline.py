@@ -1,4 +1,9 @@
-"""Step-indexed batches: batch k is a pure function of (seed, k), so resuming needs the step number and nothing else."""
+"""Step-indexed batches: batch k is a pure function of (seed, k), so resuming needs the step number and nothing else.
+
+The order is drawn anew for every pass over the data, and the random numbers of an example come from its position in
+that endless order; processes take their rows after both, process p the p-th of P equal blocks of every batch, so that
+any number of processes, threads or workers sees the same global batches, row by row.
+"""
 
 import dataclasses
 import re
@@ -16,13 +21,6 @@ from ditask_jax.data.wrappers import ASKED, SkippingSource, Source, skipped_text
 from ditask_jax.errors import ConfigError, DataError
 from ditask_jax.labels import LabelSpec
 from ditask_jax.shell import process_settings
-
-# Step-indexed batches: batch k is a pure function of (seed, k), so resuming needs the step number and nothing else.
-#
-# The order is drawn anew for every pass over the data, and the random numbers of an example come from its position in
-# that endless order; processes take their rows after both, process p the p-th of P equal blocks of every batch, so that
-# any number of processes, threads or workers sees the same global batches, row by row.
-
 
 Batch = dict[str, Any]
 _SIZE_STEP = 128

@@ -19,7 +19,7 @@ def main(argv: list[str]) -> int:
         ],
         config="optional" if "--options" in argv else "required",
     )
-    note = "print every field with its default and meaning; with --config also its values, of its method and heads alone"
+    note = "print every field with its default and meaning; with --config also its values, its method and heads alone"
     parser.add_option("--options", action="store_true", help=note)
     parser.add_option("--json", action="store_true", help="print JSON instead of text")
     parser.add_option(

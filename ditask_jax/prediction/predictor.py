@@ -72,7 +72,7 @@ def for_tasks(model: MultiTaskModel, names: Sequence[str]) -> MultiTaskModel:
     return smaller
 
 
-# Predictions on arrays: images of any size in, one decoded map per task out, at the images' own sizes.
+# The predictor: from images to decoded maps at the images' own sizes.
 
 
 Prediction = dict[str, np.ndarray]

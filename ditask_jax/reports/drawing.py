@@ -27,9 +27,6 @@ from ditask_jax.tasks import Task, delta_m_of, load_references
 from ditask_jax.training.experiment import build_augmentation, build_source
 from ditask_jax.training.run_folder import FREE_FIELDS
 
-# Which options runs differ in, their scores along each, and images for predictions of several runs.
-
-
 # Which options runs differ in, and their scores along each of them.
 
 
@@ -181,7 +178,7 @@ def validation_examples(
     return found
 
 
-# From runs to the files of all figures: what can be drawn is drawn, what cannot is named.
+# All figures: what can be drawn is drawn, what cannot is named.
 
 
 KINDS = ("panels", "curves", "spectra", "spectral_shift", "sweep", "pareto")

@@ -21,8 +21,6 @@ from ditask_jax.plots.spectral_shift import SpectralShift
 from ditask_jax.prediction.predictor import Prediction, Predictor
 from ditask_jax.training.restore import restore_run
 
-# One trained run taken apart for drawing: predictions, spectra, spectral shift, from a single restore and merge.
-
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:

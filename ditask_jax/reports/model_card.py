@@ -87,7 +87,7 @@ def description(path: Path) -> dict[str, str]:
     return {str(name): str(text) for name, text in found.items()} if isinstance(found, dict) else {}
 
 
-# `MODEL_CARD.md`: what a trained model is made of, how it was made, how well it does, and what it is not for.
+# The card.
 
 
 CARD_NAME = "MODEL_CARD.md"

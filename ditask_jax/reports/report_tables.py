@@ -38,7 +38,7 @@ _GROUPS = {
 _SUMS = {
     "trainable_backbone": "trains in the backbone",
     "trainable_total": "trains, with necks and heads",
-    "total": "all numbers of the model",
+    "total": "all parameters of the model",
 }
 # Runs with the names that a page gives them.
 Named = Sequence[tuple[Run, str]]

@@ -113,7 +113,7 @@ def text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-# From runs to rows of a table: seeds of one configuration together, single-task runs of one method together.
+# From runs to rows.
 
 
 # Fields that tell runs of one row apart, or that change no score. What trades time for memory makes rows of its own.

@@ -193,7 +193,7 @@ def has_unknown_scores(job: Job) -> bool:
     return any(value is None for found in scores.values() for value in found.values())
 
 
-# Running jobs on this machine: a process each, so many at once; one that fails does not stop the others.
+# Running jobs: a process each, so many at once.
 
 
 LOG_NAME = "train.log"

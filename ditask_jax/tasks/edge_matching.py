@@ -49,7 +49,7 @@ def _local_maxima(values: np.ndarray) -> np.ndarray:
 
 # Counting matched edge pixels of one image, for the F-measure of edge maps.
 #
-# Both maps are thinned (`ditask_jax.tasks.edge_matching`). Then, at each of 33 thresholds k/34, predicted pixels
+# Both maps are thinned, as above. Then, at each of 33 thresholds k/34, predicted pixels
 # (probability >= threshold) are paired with true pixels, one to one, at most `distance * diagonal` apart, as many pairs
 # as possible (an exact maximum bipartite matching).
 #

@@ -40,9 +40,7 @@ def _whole(value):
     return value
 
 
-# The manifest of a checkpoint: what it holds, with a hash per file and per leaf, written last and itself hashed.
-#
-# A checkpoint without an intact manifest does not count: it is either unfinished or damaged.
+# The manifest itself. A checkpoint without an intact one does not count: it is either unfinished or damaged.
 
 
 class NewerManifestError(CheckpointError):

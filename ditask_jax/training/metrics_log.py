@@ -17,7 +17,7 @@ from ditask_jax.tasks import Task
 from ditask_jax.training.run_folder import RunDir, record_launch
 from ditask_jax.training.trackers import Sink, TensorBoardSink, WandbSink
 
-# The metrics log: `metrics.jsonl`, one row per step, exactly once, through kills and resumes.
+# `metrics.jsonl`: every step exactly once, through kills and resumes.
 
 
 METRICS_NAME = "metrics.jsonl"

@@ -19,9 +19,6 @@ from ditask_jax.errors import CheckpointError
 from ditask_jax.files import LOCK_NAME, atomic_write_text, json_text, parse_json, user_path
 from ditask_jax.training.distributed import is_first, locked_by_first
 
-# The folder of a run: its configuration, and the promise that it stays the folder of one run.
-
-
 # Fields that change neither the numbers of a run (but for rounding) nor their order: they may differ when it goes on.
 FREE_FIELDS = (
     "log_every_steps",

@@ -1,4 +1,4 @@
-"""The training step: the forward pass (whole, in pieces or task by task), losses, gradients and update."""
+"""One step: the forward pass (whole, in pieces or per shard), losses, gradients and update; and an evaluation step."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -19,40 +19,6 @@ from ditask_jax.tasks.base import Task, multi_task_loss
 from ditask_jax.training.nonfinite import all_finite
 from ditask_jax.training.pcgrad import SURGERIES, pcgrad
 from ditask_jax.training.sharding import frozen_shardings, on_each_device, replicated, sharded
-
-# Scores at the labels' own resolution: logits of the network's size resized to every image's size.
-
-
-def resize_to_own(logits: jax.Array, sizes: jax.Array, canvas: tuple[int, int]) -> jax.Array:
-    """Resizes each map to its own size, bilinearly (half-pixel, no anti-aliasing), in the corner of a common canvas.
-
-    Args:
-      logits: float32 `[B, h, w, C]`.
-      sizes: int32 `[B, 2]`, heights and widths, at most those of the canvas.
-      canvas: height and width of the result; labels are ignored outside of each map's size, what stands there is
-        arbitrary.
-
-    Returns:
-      float32 `[B, *canvas, C]`.
-
-    >>> resize_to_own(jnp.array([[[[0.0], [8.0]]]]), jnp.array([[1, 4]]), (1, 5))[0, 0, :4, 0].tolist()
-    [0.0, 2.0, 6.0, 8.0]
-    """
-    rows = jax.vmap(lambda size: _weights(logits.shape[1], size, canvas[0]))(sizes[:, 0])
-    columns = jax.vmap(lambda size: _weights(logits.shape[2], size, canvas[1]))(sizes[:, 1])
-    highest = jax.lax.Precision.HIGHEST
-    wide = jnp.einsum("bhwc,bow->bhoc", logits, columns, precision=highest)
-    return jnp.einsum("bhoc,bph->bpoc", wide, rows, precision=highest)
-
-
-def _weights(source: int, target: jax.Array, length: int) -> jax.Array:
-    """The `[length, source]` matrix of which the first `target` rows interpolate `source` values at `target` places."""
-    ratio = source / jnp.maximum(target, 1).astype(jnp.float32)
-    places = (jnp.arange(length, dtype=jnp.float32) + 0.5) * ratio - 0.5
-    places = jnp.clip(places, 0.0, source - 1.0)
-    distance = jnp.abs(places[:, None] - jnp.arange(source, dtype=jnp.float32)[None])
-    return jnp.maximum(1.0 - distance, 0.0)
-
 
 # The forward pass of a training step: the whole batch at once, in pieces, or each device's rows on their own.
 #
@@ -157,7 +123,7 @@ def make_forward(
     return forward
 
 
-# One optimiser step and one evaluation step, jitted over plain nested dicts.
+# The training step, jitted over plain nested dicts.
 
 
 class Turn(NamedTuple):
@@ -290,6 +256,9 @@ def make_train_step(
     )
 
 
+# The evaluation step: adapters merged, and scores at the labels' own resolution where these are asked for.
+
+
 def make_predict(parts: ModelState, dtype=jnp.float32, mesh: Mesh | None = None) -> Callable:
     """`predict(trainable, frozen, stats, images) -> logits by task`, with adapters merged into plain kernels.
 
@@ -303,6 +272,37 @@ def make_predict(parts: ModelState, dtype=jnp.float32, mesh: Mesh | None = None)
 
     run = on_each_device(parts, mesh, logits_of)
     return lambda trainable, frozen, stats, images: run(trainable, frozen, stats, (), images)[0]
+
+
+def resize_to_own(logits: jax.Array, sizes: jax.Array, canvas: tuple[int, int]) -> jax.Array:
+    """Resizes each map to its own size, bilinearly (half-pixel, no anti-aliasing), in the corner of a common canvas.
+
+    Args:
+      logits: float32 `[B, h, w, C]`.
+      sizes: int32 `[B, 2]`, heights and widths, at most those of the canvas.
+      canvas: height and width of the result; labels are ignored outside of each map's size, what stands there is
+        arbitrary.
+
+    Returns:
+      float32 `[B, *canvas, C]`.
+
+    >>> resize_to_own(jnp.array([[[[0.0], [8.0]]]]), jnp.array([[1, 4]]), (1, 5))[0, 0, :4, 0].tolist()
+    [0.0, 2.0, 6.0, 8.0]
+    """
+    rows = jax.vmap(lambda size: _weights(logits.shape[1], size, canvas[0]))(sizes[:, 0])
+    columns = jax.vmap(lambda size: _weights(logits.shape[2], size, canvas[1]))(sizes[:, 1])
+    highest = jax.lax.Precision.HIGHEST
+    wide = jnp.einsum("bhwc,bow->bhoc", logits, columns, precision=highest)
+    return jnp.einsum("bhoc,bph->bpoc", wide, rows, precision=highest)
+
+
+def _weights(source: int, target: jax.Array, length: int) -> jax.Array:
+    """The `[length, source]` matrix of which the first `target` rows interpolate `source` values at `target` places."""
+    ratio = source / jnp.maximum(target, 1).astype(jnp.float32)
+    places = (jnp.arange(length, dtype=jnp.float32) + 0.5) * ratio - 0.5
+    places = jnp.clip(places, 0.0, source - 1.0)
+    distance = jnp.abs(places[:, None] - jnp.arange(source, dtype=jnp.float32)[None])
+    return jnp.maximum(1.0 - distance, 0.0)
 
 
 def make_eval_step(parts: ModelState, tasks: Sequence[Task], mesh: Mesh, dtype=jnp.float32) -> Callable:

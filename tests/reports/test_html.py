@@ -167,7 +167,8 @@ def test_a_run_with_a_method_and_a_head_of_a_plug_in_that_is_not_loaded(tmp_path
     counts = {"groups": {"heads": 1500}, "total": 2000}
     (folder / "evaluation.json").write_text(json.dumps(scores | counts))
     run = find_runs([folder])[0]
-    assert run.config.head.per_task is None and run.config.head.knots == 7
+    assert run.config.head.per_task is None
+    assert run.config.head.knots == 7
     text = " ".join(Page(report_page([run])).text)
     assert "their_method" in text
 

@@ -19,8 +19,8 @@ from ditask_jax.files import atomic_write_json, locked, user_path
 
 # Where a set grows, shard by shard: what a killed preparation has finished is kept, and nothing else of it.
 #
-#     WORKING/progress.json     what the set is made of, and per finished shard its size, hash and counts WORKING/set/
-# the shards; at the very end the descriptions too, and then the folder gets its final name
+#     WORKING/progress.json     what the set is made of, and per finished shard its size, hash and counts
+#     WORKING/set/              the shards; last the descriptions too, and then the folder gets its final name
 #
 # A shard counts as finished once it stands in `progress.json`, which is written after the shard itself. The next
 # preparation keeps it if it still has its hash and the files it was made from have not changed since.
@@ -153,10 +153,10 @@ def hash_text(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-# Prepares a data set: its tree, read once, becomes array_record shards with a manifest of counts and hashes.
+# Preparing a set: its tree, read once, becomes array_record shards with a manifest of counts and hashes.
 #
 # Everything is written to a hidden folder, which gets its name when the set is whole and verified: a killed preparation
-# leaves that folder, the next one goes on with the shards finished in it (`staging`), and nothing else is ever taken
+# leaves that folder, the next one resumes with the shards finished in it (`Staging`), and nothing else is ever taken
 # for a set.
 
 
