@@ -23,7 +23,7 @@ PACKAGES = {
     ),
     "adapters": Package(
         ("ditask_jax/adapters/*.py", "ditask_jax/adapters/methods/*.py"),
-        ("tests/adapters", "tests/parity/test_linears.py", "ditask_jax/adapters"),
+        ("tests/test_plugins.py", "tests/adapters", "tests/parity/test_linears.py", "ditask_jax/adapters"),
     ),
     "tasks": Package(
         ("ditask_jax/tasks/*.py",),
