@@ -39,6 +39,7 @@ PACKAGES = {
     "checkpoints": Package(
         ("ditask_jax/training/checkpoints.py", "ditask_jax/training/manifest.py"),
         (
+            "tests/training/test_manifest.py",
             "tests/training/test_checkpoints.py",
             "ditask_jax/training/checkpoints.py",
             "ditask_jax/training/manifest.py",

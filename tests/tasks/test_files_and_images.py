@@ -339,6 +339,9 @@ def test_a_further_task(monkeypatch):
 def test_delta_m_of_nothing_is_refused():
     with pytest.raises(ConfigError, match="delta_m: no scores given"):
         delta_m({}, {"sal": 0.5}, {"sal": True})
+    for score in (None, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match=f"delta_m: score of 'sal': got {score}, expected a finite number"):
+            delta_m({"sal": score}, {"sal": 0.5}, {"sal": True})
 
 
 def test_a_reference_may_be_perfect(tmp_path):
