@@ -106,7 +106,7 @@ def damage_files(folder: pathlib.Path, trials: int, seed: int = 0, progress: Cal
             path.write_bytes(contents[path])
             if progress is not None:
                 progress(trial + 1, len(silent))
-        # Mended, it restores again: the trials did not only ever meet one checkpoint broken for good.
+        # Repaired, it restores again: the trials did not only ever meet one checkpoint broken for good.
         step, state, _ = checkpointer.restore_latest_verified(make_state(0))
         _assert_equal(step, state, DAMAGED)
     return counts, silent
