@@ -103,6 +103,8 @@ def _imported(module: str, shown: str) -> types.ModuleType:
         raise ConfigError(f"plugins: {where}: {type(error).__name__}: {error.msg}") from error
     except (Exception, SystemExit) as error:
         text = " ".join(str(error).split())[:300]
+        if isinstance(error, ImportError) and str(error.name).partition(".")[0] == "ditask_jax":
+            text += "; CHANGELOG.md says what moved in version 0.2"
         raise ConfigError(f"plugins: {place_of(error) or shown}: {type(error).__name__}: {text}") from error
     file = pathlib.Path(getattr(found, "__file__", None) or ".").resolve()
     _FILES.setdefault(str(file.parent if file.name == "__init__.py" else file), shown)

@@ -363,6 +363,7 @@ def file(tmp_path, monkeypatch):
     [
         ("plug_syntax", "import json\n\ndef f(:\n", 3, "SyntaxError: invalid syntax"),
         ("plug_missing", "import json\nimport no_such_module_here\n", 2, "ModuleNotFoundError: No module named"),
+        ("plug_of_0_1", "from ditask_jax.nn.scope import Scope\n", 1, "CHANGELOG.md says what moved in version 0.2"),
         ("plug_raises", "def g():\n    return 1 / 0\n\ng()\n", 2, "ZeroDivisionError: division by zero"),
         ("plug_leaves", "import sys\n\nsys.exit(3)\n", 3, "SystemExit: 3"),
         ("plug_registers", "import ditask_jax as dj\ndj.register_dataset('scenes', len, [])\n", 2, "data set 'scenes'"),
