@@ -79,7 +79,7 @@ def main(argv: list[str]) -> int:
             for file, image, prediction in predicted(predictor, readable(files, broken), args.batch_size, broken):
                 with one_picture(file, broken):
                     results.add(file, image, prediction)
-                update("pictures", sum(results.counts), len(files))
+                update("images", sum(results.counts), len(files))
         done, skipped = results.counts
         if not done:
             raise DataError(f"predict: none of the {len(files)} files could be predicted; the reasons are above")

@@ -52,7 +52,7 @@ def draw_example(path: Path, rows: Sequence[tuple[str, np.ndarray, dict]], tasks
             scale = task.value_range(rows[0][2][task.name])
             extent = (0, picture.shape[1], picture.shape[0], 0)
             _show(axis, task.picture(labels[task.name], scale), extent, task.caption(labels[task.name]))
-    for axis, name in zip(axes[0], ["picture", *(task.name for task in tasks)], strict=True):
+    for axis, name in zip(axes[0], ["image", *(task.name for task in tasks)], strict=True):
         axis.set_title(name, fontsize=10)
     axes[-1][0].set_axis_off()
     for axis, task, names in zip(axes[-1][1:], tasks, legends, strict=True):
