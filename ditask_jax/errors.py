@@ -30,7 +30,7 @@ class CheckpointError(DitaskError):
 
 
 class OutputWarning(UserWarning):
-    """Something a command can do without, an image or a card beside its scores, could not be made."""
+    """Something a command can do without, a figure or a card beside its scores, could not be made."""
 
 
 @contextlib.contextmanager
