@@ -162,17 +162,24 @@ def test_prepared_spectra_are_pytrees():
     assert isinstance(doubled, SpectrumPoints)
     assert doubled.domain == "index"
     np.testing.assert_array_equal(doubled.singular_values, 2 * SIGMA)
+    assert repr(spectrum) == "SpectrumPoints(shape=(3, 24), domain='index')"
+    assert spectrum_displacements([], [], Tessellation(4)) == []
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: Tessellation(1), "num_cells: got 1, expected an integer of at least 2"),
+        (lambda: Tessellation(True), "num_cells: got True, expected an integer of at least 2"),
+        (lambda: Tessellation(4097), "num_cells: got 4097, expected at most 4096"),
         (lambda: Tessellation(4, basis="rrf"), "unknown name 'rrf'. Did you mean 'rref'"),
         (lambda: prepare_spectrum(SIGMA, "indx"), "Did you mean 'index'"),
         (lambda: prepare_spectrum(SIGMA, headroom=0.5), "headroom: got 0.5, expected a number of at least 1"),
         (lambda: prepare_spectrum(SIGMA, "index", 2.0), "domain 'index' has no headroom"),
+        (lambda: prepare_spectrum(SIGMA, headroom=np.inf), "headroom: got inf, expected a number of at least 1"),
         (lambda: prepare_spectrum(SIGMA[:, ::-1]), "descending"),
+        (lambda: prepare_spectrum(np.float32([[1.0, -1.0]])), "none negative"),
+        (lambda: prepare_spectrum(np.float32([[np.inf, 1.0]])), "expected finite values"),
         (lambda: transform(jnp.ones(4), jnp.ones(2), Tessellation(4)), "expected a last axis of 3 for 4 cells"),
         (lambda: spectrum_displacements([jnp.ones(3)], [SIGMA], Tessellation(4)), "expected \\[streams, 3\\]"),
         (lambda: spectrum_displacements([], [SIGMA], Tessellation(4)), "1 spectra for 0 thetas"),
