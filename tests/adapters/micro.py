@@ -1,4 +1,7 @@
-"""A model of three blocks for laws that are checked operation by operation: nothing but flows compiles as a whole.
+"""A model of three blocks for laws of every method.
+
+Without a method it runs operation by operation, which compiles once for all; a method's own operations compile sooner
+as one program.
 
 Two stages, so that a shared stream goes on behind a fan-out and another one ends in the last block.
 """
@@ -11,13 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ditask_jax.adapters import wrap
-from ditask_jax.adapters.ditask import DiffeomorphicAdapter
 from ditask_jax.backbones.swin import Swin, SwinConfig
 from ditask_jax.config import load_config
 from ditask_jax.model import MultiTaskModel
 from ditask_jax.nn import Context, Scope, flatten, linears, split_state, unflatten
 from ditask_jax.nn.state import ModelState
-from tests.adapters.cases import task_list
+from tests.adapters.cases import OUTPUTS, task_list
 
 SIZE = 16
 IMAGES = np.random.default_rng(0).standard_normal((2, SIZE, SIZE, 3)).astype(np.float32)
@@ -52,15 +54,48 @@ def _compiled(graphdef, train, dtype, trainable, frozen, stats, key):
     return model.features(jnp.asarray(IMAGES), Context(train=train, dtype=dtype, key=key))
 
 
+def compiled(parts: ModelState, trainable: dict, context: Context | None = None) -> dict[str, list[jax.Array]]:
+    """`features`, as one program for all models of one structure."""
+    context = context or Context(train=False)
+    return _compiled(parts.graphdef, context.train, context.dtype, trainable, parts.frozen, parts.stats, context.key)
+
+
 def features(model: MultiTaskModel, context: Context | None = None) -> dict[str, list[jax.Array]]:
     """Per task its features of both stages: what adapters act on."""
-    context = context or Context(train=False)
-    if any(isinstance(layer.adapter, DiffeomorphicAdapter) for layer in linears(model.backbone)):
-        # A flow is a thousand operations, none of which another method has: as one program it compiles sooner.
+    if any(layer.adapter is not None for layer in linears(model.backbone)):
+        # Operations that no other model has compile sooner as one program.
         parts = split_state(model)
-        numbers = parts.trainable, parts.frozen, parts.stats
-        return _compiled(parts.graphdef, context.train, context.dtype, *numbers, context.key)
-    return model.features(jnp.asarray(IMAGES), context)
+        return compiled(parts, parts.trainable, context)
+    return model.features(jnp.asarray(IMAGES), context or Context(train=False))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _gradients(graphdef, stopped, trainable, frozen, stats, weights):
+    def loss(trainable):
+        model = ModelState(graphdef, {}, {}, {}).merge(trainable, frozen, stats)
+        maps = model.features(jnp.asarray(IMAGES), Context(train=False))
+        read = {name: jax.lax.stop_gradient(taps) if name in stopped else taps for name, taps in maps.items()}
+        return sum(weights[name] * loss_of(taps) for name, taps in read.items()), maps
+
+    return jax.grad(loss, has_aux=True)(trainable)
+
+
+def gradients(parts: ModelState, trainable: dict, *, only: str = "", stopped: tuple[str, ...] = ()):
+    """Gradient of the weighted squares of all features, or of those of one task, and the features.
+
+    Every choice of a task is one program. With tasks that are `stopped`, no gradient is asked of their features.
+    """
+    weights = {name: np.float32(only in ("", name)) for name in OUTPUTS}
+    return _gradients(parts.graphdef, stopped, trainable, parts.frozen, parts.stats, weights)
+
+
+def weights_like(x: jax.Array) -> np.ndarray:
+    """Weights by position and channel, so that no symmetry cancels a gradient."""
+    return np.random.default_rng(x.size).standard_normal(x.shape).astype(np.float32)
+
+
+def loss_of(maps) -> jax.Array:
+    return sum(jnp.mean(weights_like(x) * x**2) for x in jax.tree.leaves(maps))
 
 
 class Micro:
