@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 
+import jax
 import numpy as np
 
 from ditask_jax import cpab
@@ -10,6 +11,7 @@ from ditask_jax.adapters.spectral import SpectralAdapter
 from ditask_jax.model import MultiTaskModel
 from ditask_jax.nn.context import Context
 from ditask_jax.nn.linear import linears, prepare_adapters
+from ditask_jax.nn.state import split_state
 from ditask_jax.pictures.spectra import LayerSpectra
 
 _PLACES = 257
@@ -23,7 +25,16 @@ def layer_spectra(model: MultiTaskModel) -> list[LayerSpectra]:
       model: wrapped and filled with what was trained, not merged.
     """
     layers = [layer for layer in linears(model.backbone) if isinstance(layer.adapter, SpectralAdapter)]
-    changes = prepare_adapters(model.backbone, Context(train=False)).prepared
+    if not layers:
+        return []
+    parts = split_state(model.backbone)
+
+    @jax.jit  # one program in place of hundreds: every operation of a flow would be compiled by itself
+    def prepare(*values):
+        prepared = prepare_adapters(parts.merge(*values), Context(train=False)).prepared
+        return {layer.info.path: prepared[layer.info.path] for layer in layers}
+
+    changes = prepare(parts.trainable, parts.frozen, parts.stats)
     fields = _fields([layer.adapter for layer in layers if isinstance(layer.adapter, DiffeomorphicAdapter)])
     return [_of_layer(layer, np.asarray(changes[layer.info.path]), fields) for layer in layers]
 

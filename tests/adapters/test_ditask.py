@@ -92,10 +92,15 @@ def test_layers_are_switchable(shared, task):
 
 def test_headroom_frees_the_largest_singular_value():
     for headroom, moves in ((1.0, False), (1.5, True)):
-        wrapped = Wrapped(dataclasses.replace(SMALL, headroom=headroom))
+        wrapped = Wrapped(dataclasses.replace(SMALL, headroom=headroom, shared_cells=5))
         trainable = wrapped.random_trainable(scale=2.0)
-        model = wrapped.parts.merge(trainable, wrapped.parts.frozen, wrapped.parts.stats)
-        prepared = prepare_adapters(model.backbone, Context(train=False)).prepared
+
+        @jax.jit  # operation by operation a flow compiles hundreds of times
+        def prepare(trainable, frozen, parts=wrapped.parts):
+            model = parts.merge(trainable, frozen, parts.stats)
+            return prepare_adapters(model.backbone, Context(train=False)).prepared
+
+        prepared = prepare(trainable, wrapped.parts.frozen)
         first = np.concatenate([np.abs(np.asarray(delta)[..., 0]).ravel() for delta in prepared.values()])
         assert (first.max() > 1e-3) == moves
         assert moves or (first == 0).all()

@@ -75,7 +75,7 @@ def plain_logits():
     )
 
 
-@each_wrapped
+@each_whole
 def test_identity_at_the_start(wrapped):
     assert largest_difference(plain_logits(), compiled_logits(wrapped.parts)) < 1e-5
 

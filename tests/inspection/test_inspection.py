@@ -28,9 +28,19 @@ def model():
     return made
 
 
-def test_spectra_are_those_of_the_kernels(model):
-    found = {layer.path: layer for layer in layer_spectra(model)}
-    merged = {layer.info.path: layer for layer in linears(dj.merge(model).backbone)}
+@pytest.fixture(scope="module")
+def spectra(model):
+    return layer_spectra(model)
+
+
+@pytest.fixture(scope="module")
+def merged_model(model):
+    return dj.merge(model)
+
+
+def test_spectra_are_those_of_the_kernels(spectra, merged_model):
+    found = {layer.path: layer for layer in spectra}
+    merged = {layer.info.path: layer for layer in linears(merged_model.backbone)}
     assert set(found) <= set(merged)
     for path, layer in found.items():
         kernel = np.asarray(merged[path].kernel[...])
@@ -44,9 +54,9 @@ def test_spectra_are_those_of_the_kernels(model):
     assert any(len(layer.after) == 3 for layer in found.values())
 
 
-def test_fields_and_maps_are_those_of_the_flow(model):
+def test_fields_and_maps_are_those_of_the_flow(model, spectra):
     adapters = {layer.info.path: layer.adapter for layer in linears(model.backbone) if layer.adapter is not None}
-    layer = next(layer for layer in layer_spectra(model) if "depth" in layer.maps)
+    layer = next(layer for layer in spectra if "depth" in layer.maps)
     theta = adapters[layer.path].theta_depth[...]
     tess = cpab.Tessellation(len(theta) + 1)
     places, moved = layer.maps["depth"]
@@ -64,9 +74,9 @@ def test_fields_and_maps_are_those_of_the_flow(model):
     np.testing.assert_allclose(layer.after["depth"][0], expected, atol=2e-3 * scale)
 
 
-def test_movement_is_that_of_the_spectrum(model):
-    moved = {entry.path: entry.moved for entry in movements(dj.detach(model), dj.merge(model))}
-    for layer in layer_spectra(model):
+def test_movement_is_that_of_the_spectrum(model, spectra, merged_model):
+    moved = {entry.path: entry.moved for entry in movements(dj.detach(model), merged_model)}
+    for layer in spectra:
         for stream, after in layer.after.items():
             change = np.linalg.norm(after - layer.before) / np.linalg.norm(layer.before)
             found = moved[layer.path]

@@ -23,7 +23,8 @@ def rendered(figure) -> np.ndarray:
 
 def visible_texts(figure):
     """Every text that is drawn, with its box in pixels."""
-    draw(figure)
+    if figure.stale:  # a check after another one finds it drawn
+        draw(figure)
     renderer = figure.canvas.get_renderer()
     artists = [*figure.texts, figure._suptitle, *(text for legend in figure.legends for text in legend.get_texts())]
     for axes in figure.axes:
