@@ -42,6 +42,13 @@ LAYERS = {
 }
 
 
+@functools.cache
+def kernel_and_factors(shape: tuple[int, int], parts: int) -> tuple[np.ndarray, Factors]:
+    """Decomposed once for all layers of a shape: that takes longer than all else they do."""
+    kernel = np.random.default_rng(1).standard_normal(shape) * shape[0] ** -0.5
+    return kernel, factorize(kernel.astype(np.float32), parts)
+
+
 class Layer:
     """A dense layer with free gains of its singular values, over kernels drawn anew, and what it is compared with."""
 
@@ -50,8 +57,7 @@ class Layer:
         self.method = SVF(execution=execution, dropout=0.0)
         self.plan = self.method.plan_layer(self.site)
         self.streams = self.plan.streams or ("shared",)
-        self.kernel = np.random.default_rng(1).standard_normal(self.site.shape) * self.site.shape[0] ** -0.5
-        self.factors = factorize(self.kernel.astype(np.float32), self.site.info.parts)
+        self.kernel, self.factors = kernel_and_factors(self.site.shape, self.site.info.parts)
         self.parts = split_state(self.attached(*self.scaled(1.0)))
         self.run = jax.jit(self._run)
         self.reference = jax.jit(lambda x, kernel: x @ kernel.astype(x.dtype))
