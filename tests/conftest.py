@@ -32,6 +32,10 @@ if "XLA_FLAGS" not in os.environ:
     known = _FAST if _xla_knows(*_FAST) else [flag for flag in _FAST if _xla_knows(flag)]
     os.environ["XLA_FLAGS"] = " ".join(known)
 
+# The processes of a run have the cores to share. OpenBLAS's threads would wait for one another: a decomposition takes
+# a hundred times as long on cores that are busy.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 # What one process compiled serves the other processes of this run, and those that tests start. The folder is new for
 # every run (unless the caller names one) and is made by the process that starts the others.
 _own_cache = None
