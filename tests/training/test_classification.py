@@ -12,6 +12,7 @@ from ditask_jax.errors import ConfigError
 from ditask_jax.model import create_model
 from ditask_jax.tasks import tasks
 from ditask_jax.training.build import build_tasks, known_examples
+from tests.training.small import NAME, two_stages
 
 CLASSES = 4
 
@@ -41,7 +42,7 @@ def options(root, *more):
         "data.threads": 1,
         "image_size": 32,
         "batch_size": 8,
-        "backbone.name": "swin_test",
+        "backbone.name": NAME,
         "method.shared_cells": 4,
         "method.task_cells": 4,
         "checkpoint_every_steps": 4,
@@ -57,7 +58,8 @@ def options(root, *more):
 def test_a_task_trains_and_is_scored_with_the_train_command(root, tmp_path, capsys):
     arguments = ["--config=configs/vtab_swin_tiny.py:kitti_dist", f"--workdir={tmp_path}", *options(root)]
     arguments.append("--config.total_steps=24")
-    assert cli.execute(train.main, arguments) == cli.OK, capsys.readouterr().err
+    with two_stages():
+        assert cli.execute(train.main, arguments) == cli.OK, capsys.readouterr().err
     text = capsys.readouterr().out
     assert "classification" in text
     assert "unknown (no reference)" in text

@@ -9,6 +9,7 @@ from ditask_jax.training.rundir import RunDir
 from ditask_jax.training.trainer import Trainer
 from ditask_jax.training.writers import read_metrics
 from tests.data.test_folder import make_labels, write
+from tests.training.small import OPTIONS, two_stages
 
 
 def test_a_folder_of_pictures_trains_evaluates_and_draws(tmp_path):
@@ -16,6 +17,7 @@ def test_a_folder_of_pictures_trains_evaluates_and_draws(tmp_path):
     for k in range(8):
         write(tmp_path / "pictures" / "train", f"p{k}", make_labels(rng), numpy_files=k % 2 == 0)
     overrides = (
+        *OPTIONS,
         "data.name=folder",
         f"data.root={tmp_path / 'pictures'}",
         "data.val_fraction=0.25",
@@ -30,7 +32,8 @@ def test_a_folder_of_pictures_trains_evaluates_and_draws(tmp_path):
         # What trains is all the same here, and biases compile in a third of the time.
         "method.name=bitfit",
     )
-    trainer = Trainer(load_config("configs/smoke.py", overrides))
+    with two_stages():
+        trainer = Trainer(load_config("configs/smoke.py", overrides))
     run = RunDir(tmp_path / "run")
     trainer.fit(run.path)
     trainer.report(run, trainer.evaluate())

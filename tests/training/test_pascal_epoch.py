@@ -10,6 +10,7 @@ from ditask_jax import cli, train
 from ditask_jax.training.trainer import Trainer
 from ditask_jax.training.writers import read_metrics
 from tests.data.miniature import write_pascal
+from tests.training.small import NAME, two_stages
 
 SMALL = {
     "image_size": 32,
@@ -19,8 +20,8 @@ SMALL = {
     "log_every_steps": 1,
     "eval_resolution": "original",
     "data.threads": 1,
-    "backbone.name": "swin_test",
-    "head.widths": "4,4,4,4",
+    "backbone.name": NAME,
+    "head.widths": "4,4",
     "method.shared_cells": 4,
     "method.task_cells": 4,
     "optimizer.warmup_steps": 1,
@@ -41,11 +42,12 @@ def test_an_epoch_trains_stops_resumes_and_is_scored_with_the_train_command(meth
         os.kill(os.getpid(), signal.SIGTERM)
         yield from steps(self, *given)
 
-    with monkeypatch.context() as patch:
+    with two_stages(), monkeypatch.context() as patch:
         patch.setattr(Trainer, "_steps", interrupted)
         assert cli.execute(train.main, arguments) == cli.PREEMPTED, capsys.readouterr().err
     assert "stopped at step 1 and saved" in capsys.readouterr().err
-    assert cli.execute(train.main, arguments) == cli.OK
+    with two_stages():
+        assert cli.execute(train.main, arguments) == cli.OK
     captured = capsys.readouterr()
     assert "going on from step 1 of 2" in captured.err
     assert "delta_m over 3 examples" in captured.out

@@ -26,9 +26,16 @@ from ditask_jax.training.rundir import LATER_FIELDS, RunDir
 from ditask_jax.training.step import make_loss
 from ditask_jax.training.trainer import Trainer
 from ditask_jax.training.writers import read_metrics, without_timings
+from tests.training.small import OPTIONS, two_stages
 
-# Few adapted layers: what is tested is all the same, and the step compiles in two thirds of the time.
-ONE_DEVICE = ("mesh.data=1", "method.shared_layers=fc1", "method.task_layers=fc2")
+# Few layers, and few of them adapted: what is tested is all the same, and the step compiles in a third of the time.
+ONE_DEVICE = (*OPTIONS, "mesh.data=1", "method.shared_layers=fc1", "method.task_layers=fc2")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_backbone():
+    with two_stages():
+        yield
 
 
 @pytest.fixture(scope="module")
