@@ -12,6 +12,9 @@ from ditask_jax.training.step import make_loss
 
 from .small import OPTIONS, two_stages
 
+# Both executions, shared and of a task; more layers of the same kinds are only more to compile.
+FEW_LAYERS = ("method.shared_layers=qkv,fc2", "method.task_layers=fc2")
+
 
 def dot(left, right) -> float:
     pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
@@ -26,7 +29,7 @@ def along(start, direction, by: float):
 def smoke():
     """The smoke model with every number moved off its start, an image and a direction of length 1."""
     with two_stages():
-        experiment = build_experiment(load_config("configs/smoke.py", list(OPTIONS)))
+        experiment = build_experiment(load_config("configs/smoke.py", [*OPTIONS, *FEW_LAYERS]))
     assert {"factored", "materialised"} <= {layer.execution for layer in experiment.plan.layers}
     rng = np.random.default_rng(0)
     draw = lambda value: jnp.asarray(rng.standard_normal(value.shape), value.dtype)

@@ -21,6 +21,8 @@ from ditask_jax.training.writers import read_metrics
 from tests.training.small import OPTIONS, two_stages
 
 BAD_STEP = 3
+# Both executions, shared and of a task; more layers of the same kinds are only more to compile.
+FEW_LAYERS = ("method.shared_layers=qkv,fc2", "method.task_layers=fc2")
 # What the first value of a depth label stands for: (change of the loss, factor of its gradient).
 MARKS = {
     "loss nan": (1001.0, np.nan, 1.0),
@@ -54,7 +56,7 @@ class MarkedDepth(Depth):
 def trainer():
     """A trainer whose depth task can be broken by its labels, and whose pictures are floats, which can be NaN."""
     options = ("mesh.data=1", "total_steps=6", "checkpoint_every_steps=1", "checkpoint.keep=9", "data.eval_examples=1")
-    config = load_config("configs/smoke.py", (*options, *OPTIONS))
+    config = load_config("configs/smoke.py", (*options, *OPTIONS, *FEW_LAYERS))
     with two_stages():
         made = Trainer(config)
     tasks = tuple(MarkedDepth() if task.name == "depth" else task for task in made.tasks)
