@@ -15,19 +15,26 @@ from ditask_jax.training.build import build_method
 from ditask_jax.training.from_model import experiment_from
 from ditask_jax.training.restoring import restore_run
 from ditask_jax.weight_files import write_weights
+from tests.training.small import NAME, two_stages
 
 TASKS = "semseg+depth"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_backbone():
+    with two_stages():
+        yield
+
+
 def make(tmp_path, seed=0, **method):
     tasks = dj.tasks(TASKS, dataset="scenes")
-    model = dj.create_model("swin_test", tasks=tasks, image_size=32, head="hrnet", widths=(4, 4, 4, 4), seed=seed)
+    model = dj.create_model(NAME, tasks=tasks, image_size=32, head="hrnet", widths=(4, 4), seed=seed)
     if not (tmp_path / "start.safetensors").exists():
-        source = dj.create_model("swin_test", tasks, 64, widths=(4, 4, 4, 4), seed=7)
+        source = dj.create_model(NAME, tasks, 64, widths=(4, 4), seed=7)
         flat = flatten(dj.split_state(source).trainable)
         body = {name: np.asarray(value) for name, value in flat.items() if name.startswith("backbone/")}
-        carried = {"norm/scale": np.ones(64, np.float16), "norm/bias": np.zeros(64, np.float16)}
-        described = {"architecture": "swin_test", "mean": "[0.4, 0.4, 0.4]", "std": "[0.2, 0.2, 0.2]"}
+        carried = {"norm/scale": np.ones(16, np.float16), "norm/bias": np.zeros(16, np.float16)}
+        described = {"architecture": NAME, "mean": "[0.4, 0.4, 0.4]", "std": "[0.2, 0.2, 0.2]"}
         write_weights(tmp_path / "start.safetensors", body | carried, **described)
     dj.load_backbone(model, tmp_path / "start.safetensors")
     return tasks, model, dj.wrap(model, dj.DiTASK(shared_cells=8, **method), examples=8)
@@ -48,7 +55,7 @@ def test_the_model_decides(run):
     folder, _, model, plan, trainer, _ = run
     assert trainer.experiment.plan.to_json() == plan.to_json()
     written = from_json((folder / "run" / "config.json").read_text())
-    assert (written.tasks, written.image_size, written.backbone.name) == (TASKS, 32, "swin_test")
+    assert (written.tasks, written.image_size, written.backbone.name) == (TASKS, 32, NAME)
     assert written.method.name == "ditask"
     assert (written.method.shared_cells, written.method.task_layers) == (8, ())
     assert written.backbone.weights == str(folder / "start.safetensors")
@@ -120,10 +127,10 @@ def test_what_does_not_fit_together(tmp_path):
     tasks, model, _ = make(tmp_path)
     with pytest.raises(dj.ConfigError, match="created for tasks"):
         dj.Trainer(model, tasks[:1], config)
-    bare = dj.create_model("swin_test", tasks, 32, widths=(4, 4, 4, 4))
+    bare = dj.create_model(NAME, tasks, 32, widths=(4, 4))
     with pytest.raises(dj.ConfigError, match="the model is not wrapped"):
         dj.Trainer(bare, tasks, config)
-    random = dj.create_model("swin_test", tasks, 32, widths=(4, 4, 4, 4), seed=3)
+    random = dj.create_model(NAME, tasks, 32, widths=(4, 4), seed=3)
     dj.wrap(random, dj.Frozen())
     with pytest.raises(dj.ConfigError, match="random weights of seed 3"):
         dj.Trainer(random, tasks, config)
