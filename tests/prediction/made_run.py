@@ -27,10 +27,11 @@ def made_run(folder: Path, *overrides: str, seed: int = 0, checkpoint: bool = Tr
     names = config.tasks.split("+")
     if checkpoint:
         parts = build_experiment(config).parts
-        shaken = lambda value: value + jnp.asarray(rng.normal(scale=0.05, size=value.shape), value.dtype)
+        # In NumPy and as one program: of operations by themselves one is compiled for every shape.
+        shaken = lambda value: jnp.asarray(np.asarray(value) + rng.normal(scale=0.05, size=value.shape), value.dtype)
         trainable = jax.tree.map(shaken, parts.trainable)
         optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, 3, STEP, 8), parts.trainable)
-        state = {"trainable": trainable, "opt_state": optimizer.init(trainable), "stats": parts.stats}
+        state = {"trainable": trainable, "opt_state": jax.jit(optimizer.init)(trainable), "stats": parts.stats}
         with Checkpointer(run.checkpoints) as checkpointer:
             checkpointer.save(STEP, state, {"backbone": fingerprint(parts.frozen), "weights": None})
     primary = {task.name: task.primary_metric for task in build_tasks(config)}

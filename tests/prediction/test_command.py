@@ -14,13 +14,15 @@ from ditask_jax.prediction import Predictor
 from ditask_jax.tasks import tasks
 from ditask_jax.training.restoring import restore_run
 from tests.prediction.made_run import made_run
+from tests.training.small import OPTIONS, two_stages
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
-    return made_run(tmp_path_factory.mktemp("runs") / "run")
+    with two_stages():
+        yield made_run(tmp_path_factory.mktemp("runs") / "run", *OPTIONS)
 
 
 @pytest.fixture

@@ -15,13 +15,20 @@ from ditask_jax.prediction.subset import for_tasks
 from ditask_jax.tasks import tasks
 from ditask_jax.training.step import make_predict
 from tests.prediction.made_run import STEP, made_run
+from tests.training.small import NAME, OPTIONS, two_stages
 
 TASKS = tasks("semseg+normals+depth", dataset="scenes")
 SIZES = [(32, 32), (50, 20), (17, 90)]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_backbone():
+    with two_stages():
+        yield
+
+
 def made_model(method, seed=0):
-    model = dj.create_model("swin_test", TASKS, image_size=32, widths=(4, 4, 4, 4))
+    model = dj.create_model(NAME, TASKS, image_size=32, widths=(4, 4))
     dj.wrap(model, method, seed=seed)
     return model
 
@@ -142,7 +149,7 @@ def test_an_adapter_without_heads_is_refused(model, tmp_path):
 
 
 def test_from_a_run(pictures, tmp_path):
-    folder = made_run(tmp_path / "run")
+    folder = made_run(tmp_path / "run", *OPTIONS)
     predictor = dj.Predictor.from_run(folder, only="semseg", batch_size=2)
     assert predictor.source == f"ditask on scenes, step {STEP}"
     assert [found["semseg"].shape for found in predictor(pictures)] == SIZES
