@@ -18,6 +18,8 @@ from ditask_jax.weight_files import write_weights
 from tests.training.small import NAME, two_stages
 
 TASKS = "semseg+depth"
+# Both executions; more layers of the same kinds are only more to compile.
+SHARED = {"shared_layers": ("qkv", "fc2"), "task_layers": ()}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,7 +46,7 @@ def make(tmp_path, seed=0, **method):
 def run(tmp_path_factory):
     """A run of a few steps of a model whose tasks share one stream."""
     folder = tmp_path_factory.mktemp("sample")
-    tasks, model, plan = make(folder, task_layers=())
+    tasks, model, plan = make(folder, **SHARED)
     config = dj.load_config("configs/smoke.py", ["total_steps=2", "mesh.data=1", "tasks=semseg"])
     trainer = dj.Trainer(model, tasks, config)
     state = trainer.fit(folder / "run")
@@ -70,7 +72,7 @@ def test_the_rest_of_the_sample(run, tmp_path):
     dj.save_adapter(tmp_path / "adapter", model, state)
     merged = dj.merge(model, state)
     dj.export_weights(tmp_path / "merged.safetensors", merged, layout="ditask")
-    _, other, _ = make(run[0], task_layers=())
+    _, other, _ = make(run[0], **SHARED)
     dj.load_adapter(tmp_path / "adapter", other)
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     context = dj.Context(train=False)
