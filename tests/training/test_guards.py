@@ -21,8 +21,8 @@ from ditask_jax.training.writers import read_metrics
 from tests.training.small import OPTIONS, two_stages
 
 BAD_STEP = 3
-# Both executions; more layers of the same kinds are only more to compile.
-FEW_LAYERS = ("method.shared_layers=qkv", "method.task_layers=fc2")
+# Both executions, shared and of a task; more layers of the same kinds are only more to compile.
+FEW_LAYERS = ("method.shared_layers=qkv,fc2", "method.task_layers=fc2")
 # What the first value of a depth label stands for: (change of the loss, factor of its gradient).
 MARKS = {
     "loss nan": (1001.0, np.nan, 1.0),
