@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The default checks: ruff, then every test that is not marked slow, in the environment .venv (made here if missing).
-# Seven minutes on two idle cores: what is compiled is not optimised (tests/conftest.py); see .ci/run for what users get.
+# Six minutes on two idle cores: what is compiled is not optimised (tests/conftest.py); see .ci/run for what users get.
 #
 #   bash launch/test.sh                          everything
 #   bash launch/test.sh tests/cpab -k inverse    further arguments go to pytest
