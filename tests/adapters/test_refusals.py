@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flax import nnx
 
 from ditask_jax.adapters import DiTASK, Frozen, Full, LayerPlan, Plan, wrap
 from ditask_jax.adapters.method_registry import Method, check_entries, check_layers, method_class, method_names, words
@@ -165,6 +166,29 @@ def _linears(model):
     from ditask_jax.nn import linears
 
     return linears(model.backbone)
+
+
+DECAYS = {
+    ("svf",): {"gain_*": "thetas"},
+    ("ditask",): {"theta_*": "thetas"},
+    ("lora",): {"a_*": True, "b_*": True},
+    ("dora",): {"a_*": True, "b_*": True, "magnitude_*": False},
+    ("mtlora", "method.mode=addition"): {"a_*": True, "b_*": True, "norm_scale_*": False, "norm_bias_*": False},
+    ("adapter",): {"down_*": True, "up_*": True, "down_bias_*": False, "up_bias_*": False},
+}
+
+
+@pytest.mark.parametrize("asked", DECAYS, ids=lambda asked: asked[0])
+def test_what_weight_decay_applies_to(asked):
+    """Matrices decay, vectors do not, and thetas by their own switch: a norm or a length that decays goes to zero."""
+    model = plain_model("sal", "edge")
+    wrap(model, method_of(*asked))
+    found = {}
+    for one in _linears(model):
+        for name, value in vars(one.adapter).items() if one.adapter is not None else ():
+            if isinstance(value, nnx.Param):
+                found.setdefault(f"{name.rpartition('_')[0]}_*", set()).add(value.get_metadata()["decay"])
+    assert found == {name: {decay} for name, decay in DECAYS[asked].items()}
 
 
 # --- options and records
