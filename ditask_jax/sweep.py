@@ -75,9 +75,9 @@ def _parser() -> cli.Parser:
 def _picked(sweep, workdir: Path, overrides: tuple[str, ...]):
     """The one point that overrides of swept fields name; other overrides change it as ever."""
     from ditask_jax.sweeps.loading import make_jobs
-    from ditask_jax.sweeps.searching import make_space
+    from ditask_jax.sweeps.searching import axes_of, make_space
 
-    axes = make_space(make_jobs(sweep, workdir)).values
+    axes, _ = axes_of(sweep.points)
     chosen = dict(override.split("=", 1) for override in overrides if override.split("=", 1)[0] in axes)
     rest = [override for override in overrides if override.split("=", 1)[0] not in axes]
     return make_space(make_jobs(sweep, workdir, rest)).job(chosen)

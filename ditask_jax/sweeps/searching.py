@@ -11,7 +11,7 @@ from pathlib import Path
 from ditask_jax.errors import ConfigError
 from ditask_jax.files import json_text
 from ditask_jax.sweeps.loading import Job
-from ditask_jax.sweeps.points import Sweep, value_text
+from ditask_jax.sweeps.points import Point, Sweep, value_text
 from ditask_jax.sweeps.running import FINISHED, STOPPED, Outcome, has_unknown_scores, hold, score_of, state_of
 
 # The axes of a sweep as a search space: values by name, and the point that a choice of them stands for.
@@ -58,19 +58,29 @@ class Space:
 
 
 def make_space(jobs: Sequence[Job]) -> Space:
-    """The search space of some points: their axes where they are a whole grid, else their names.
+    """The search space of some points.
 
     Args:
         jobs: The points.
     """
-    axes = list(jobs[0].point.axes)
-    found = {tuple(value_text(value) for value in job.point.axes.values()): job for job in jobs}
-    alike = axes and all(list(job.point.axes) == axes for job in jobs)
-    if alike and len(found) == len(jobs):
+    values, keys = axes_of([job.point for job in jobs])
+    return Space(values, dict(zip(keys, jobs, strict=True)))
+
+
+def axes_of(points: Sequence[Point]) -> tuple[dict[str, tuple[str, ...]], list[tuple[str, ...]]]:
+    """The axes of some points where they are a whole grid, else their names as one; and where on them each point is.
+
+    >>> axes_of([Point("a", axes={"seed": 0}), Point("b", axes={"seed": 1})])
+    ({'seed': ('0', '1')}, [('0',), ('1',)])
+    """
+    axes = list(points[0].axes)
+    found = [tuple(value_text(value) for value in point.axes.values()) for point in points]
+    alike = axes and all(list(point.axes) == axes for point in points)
+    if alike and len(set(found)) == len(points):
         values = {axis: tuple(dict.fromkeys(key[k] for key in found)) for k, axis in enumerate(axes)}
-        if math.prod(len(entry) for entry in values.values()) == len(jobs):
-            return Space(values, found)
-    return Space({POINT: tuple(job.name for job in jobs)}, {(job.name,): job for job in jobs})
+        if math.prod(len(entry) for entry in values.values()) == len(points):
+            return values, found
+    return {POINT: tuple(point.name for point in points)}, [(point.name,) for point in points]
 
 
 def _same(left: str, right: str) -> bool:

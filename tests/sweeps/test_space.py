@@ -88,6 +88,17 @@ def test_what_wandb_starts_names_one_point(tmp_path, capsys):
     assert "no value of optimizer.learning_rate" in capsys.readouterr().err
 
 
+def test_a_picked_point_says_once_what_is_dropped(tmp_path, capsys):
+    file = tmp_path / "methods.py"
+    file.write_text(
+        "from ditask_jax.sweeps import Sweep, grid\n"
+        f"get_sweep = lambda: Sweep(grid({SMOKE!r}, {{'method.name': ['lora'], 'seed': [0, 1]}}))\n"
+    )
+    arguments = [str(file), f"--workdir={tmp_path}", "--pick", "--list", "--config.method.name=lora", "--config.seed=1"]
+    assert cli.execute(sweep.main, arguments) == cli.OK
+    assert capsys.readouterr().err.count("drops its options") == 1
+
+
 def test_the_command_writes_the_file_for_wandb(tmp_path, capsys):
     file = tmp_path / "grid.yaml"
     assert cli.execute(sweep.main, [FILE, f"--workdir={tmp_path / 'w'}", f"--wandb={file}"]) == cli.OK
