@@ -48,7 +48,7 @@ def declarations(model: nnx.Module) -> dict:
     groups = {}
     for path, module in nnx.iter_modules(model):
         if (group := getattr(type(module), "param_group", None)) is not None:
-            groups[tuple(path)] = group
+            groups[path] = group
 
     def declared(path: tuple, variable: nnx.Variable) -> Declared:
         decay = variable.get_metadata().get("decay")
@@ -56,13 +56,7 @@ def declarations(model: nnx.Module) -> dict:
         return Declared(len(variable.shape) > 1 if decay is None else decay, *owners[:1])
 
     found = nnx.to_flat_state(nnx.state(model, nnx.Param))
-    tree: dict = {}
-    for path, variable in found:
-        node = tree
-        for name in path[:-1]:
-            node = node.setdefault(name, {})
-        node[path[-1]] = declared(tuple(path), variable)
-    return tree
+    return nnx.traversals.unflatten_mapping({path: declared(path, variable) for path, variable in found})
 
 
 # Between a module tree and the plain nested dicts that cross `jax.jit`.
@@ -77,14 +71,17 @@ class ModelState:
       trainable: nested dict of what trains.
       frozen: nested dict of what never changes.
       stats: nested dict of running statistics.
-      declared: nested dict like `trainable`, of `Declared`.
     """
 
     graphdef: Any
     trainable: dict
     frozen: dict
     stats: dict
-    declared: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def declared(self) -> dict:
+        """What the makers of the trainable parameters declare to the optimiser; see `declarations`."""
+        return declarations(self.merge(self.trainable, self.frozen, self.stats))
 
     def merge(self, trainable: Mapping, frozen: Mapping, stats: Mapping) -> nnx.Module:
         """The module again, with these values; a copy, so that statistics may be written during a trace."""
@@ -94,8 +91,7 @@ class ModelState:
 def split_state(model: nnx.Module) -> ModelState:
     """Takes a model apart by variable type: `Param` trains, `Statistic` runs, everything else is frozen."""
     graphdef, trainable, stats, frozen = nnx.split(model, nnx.Param, Statistic, ...)
-    parts = (nnx.to_pure_dict(part) for part in (trainable, frozen, stats))
-    return ModelState(graphdef, *parts, declared=declarations(model))
+    return ModelState(graphdef, *(nnx.to_pure_dict(part) for part in (trainable, frozen, stats)))
 
 
 def statistics(model: nnx.Module) -> dict:
