@@ -117,6 +117,15 @@ ditask_jax
     return int(number)
 
 
+def same_definition(one: type, other: type) -> bool:
+    """Whether two classes come from one definition, as when a notebook's cell runs again or a decorator makes anew.
+
+    >>> same_definition(ConfigError, DataError), same_definition(ConfigError, ConfigError)
+    (False, True)
+    """
+    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
+
+
 def defined_in(thing: Any) -> str:
     """Where a class, or that of an object, or a function is defined, for a message: class and file.
 

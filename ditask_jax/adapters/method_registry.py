@@ -10,7 +10,7 @@ from flax import nnx
 
 from ditask_jax.adapters.plan import LayerPlan, Site
 from ditask_jax.backbones import known_roles
-from ditask_jax.errors import ConfigError, check_known, defined_in
+from ditask_jax.errors import ConfigError, check_known, defined_in, same_definition
 from ditask_jax.nn.linear import Linear
 from ditask_jax.options import names, options_of, plain
 
@@ -109,9 +109,8 @@ class Method:
         super().__init_subclass__(**kwargs)
         if not cls.name:
             return
-        there, same = _METHODS.get(cls.name), lambda other: (other.__module__, other.__qualname__)
-        # A decorator such as `dataclass(slots=True)` and a notebook's cell that runs again make the class anew.
-        if there is not None and same(there) != same(cls):
+        there = _METHODS.get(cls.name)
+        if there is not None and not same_definition(there, cls):
             raise ConfigError(
                 f"method '{cls.name}' is registered already, {defined_in(there)}; give {cls.__qualname__} another name"
             )

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import jax
 from flax import nnx
 
-from ditask_jax.errors import ConfigError, check_known, defined_in
+from ditask_jax.errors import ConfigError, check_known, defined_in, same_definition
 from ditask_jax.nn.context import Context, Scope
 from ditask_jax.options import check_options, is_integer, option, options_of, plain, several
 
@@ -87,9 +87,7 @@ def register_head(name: str, head: type[Head]) -> None:
     ditask_jax.errors.ConfigError: config: head.name: 'hrnet' is registered already; choose another name
     """
     _check_declared(name, head)
-    there, same = HEADS.get(name), lambda cls: (cls.__module__, cls.__qualname__)
-    # A notebook's cell that runs again makes the class anew.
-    if there is not None and same(there) != same(head):
+    if name in HEADS and not same_definition(HEADS[name], head):
         raise ConfigError(f"config: head.name: '{name}' is registered already; choose another name")
     HEADS[name] = head
 
