@@ -245,8 +245,7 @@ class RunLog:
         """Adds values to the row of a step."""
         self._writer.write(step, values)
         if self._sinks:
-            # Texts and what is NaN stand in metrics.jsonl alone.
-            known = {name: float(value) for name, value in values.items() if _is_finite(value)}
+            known = _finite(values)
             for sink in self._sinks:
                 sink.scalars(step, known)
 
@@ -290,11 +289,14 @@ class RunLog:
         self.close()
 
 
-def _is_finite(value: Any) -> bool:
-    return value is not None and not isinstance(value, str) and bool(np.isfinite(value))
+def _finite(values: Mapping[str, Any]) -> dict[str, float]:
+    """What trackers are sent of a row: texts and what is NaN or unknown stand in `metrics.jsonl` alone."""
+    known = {name: value for name, value in values.items() if value is not None and not isinstance(value, str)}
+    return {name: float(value) for name, value in known.items() if np.isfinite(value)}
 
 
 def _open(name: str, run: RunDir, config: ConfigDict, tasks: Sequence[Task], start: int, steps_per_epoch: int) -> Sink:
     if name == "tensorboard":
         return TensorBoardSink(run.path / "tensorboard", start)
-    return WandbSink(run.path, config, tasks, steps_per_epoch, read_metrics(run.path))
+    logged = {row.pop("step"): _finite(row) for row in read_metrics(run.path)}
+    return WandbSink(run.path, config, tasks, steps_per_epoch, logged)

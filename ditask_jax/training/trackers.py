@@ -2,7 +2,6 @@
 
 import abc
 import json
-import math
 import os
 import time
 import uuid
@@ -185,11 +184,16 @@ class WandbSink(Sink):
       config: of the run.
       tasks: its tasks.
       steps_per_epoch: of this training set.
-      rows: of the metrics log so far.
+      logged: values by step that the metrics log has so far, all finite.
     """
 
     def __init__(
-        self, folder: Path, config: ConfigDict, tasks: Sequence[Task], steps_per_epoch: int, rows: Sequence[Mapping]
+        self,
+        folder: Path,
+        config: ConfigDict,
+        tasks: Sequence[Task],
+        steps_per_epoch: int,
+        logged: Mapping[int, Mapping[str, float]],
     ):
         import wandb
 
@@ -214,9 +218,8 @@ class WandbSink(Sink):
             settings=wandb.Settings(silent=not online, console="off", disable_git=True, save_code=False),
         )
         self._last = self._run.step - 1 if online else 0
-        for row in rows:
-            known = {name: value for name, value in row.items() if name != "step" and _is_number(value)}
-            self.scalars(row["step"], known)
+        for step, values in logged.items():
+            self.scalars(step, values)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         more = original_names(step, values, self._steps_per_epoch, self._weights)
@@ -247,7 +250,3 @@ def _identity(path: Path) -> str:
     if not path.is_file():
         atomic_write_text(path, uuid.uuid4().hex[:8] + "\n")
     return path.read_text(encoding="utf-8").strip()
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
