@@ -16,6 +16,8 @@ failures=0
 if ((failures)); then
   echo "test: ruff found something; '.venv/bin/ruff check --fix . && .venv/bin/ruff format .' fixes most of it" >&2
 fi
+# Bytecode is kept whatever the shell says: both processes, and every one that a test starts, would compile each file anew.
+unset PYTHONDONTWRITEBYTECODE
 # Whole files go to one process, the longest first (tests/conftest.py): what a file compiles once serves all its tests.
 .venv/bin/python -m pytest -m "not slow" -n "${TEST_PROCESSES:-2}" --dist loadfile --no-loadscope-reorder \
   --durations=15 "$@" || failures=$?

@@ -1,6 +1,7 @@
 """What messages advise exists: every field, option, module and extra that a text of the package names."""
 
 import ast
+import functools
 import importlib.util
 import pathlib
 import re
@@ -18,41 +19,44 @@ LAST_PARTS = {name.split(".")[-1] for name in FIELDS}
 FOREIGN = {"gpus", "partition", "time", "ntasks-per-node"}
 
 
-def documentation(tree):
-    """The docstrings of a module, by identity."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and node.body:
-            first = node.body[0]
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-                yield id(first.value)
-
-
-def texts(tree):
+def texts(nodes):
     """(line, text) of what a module may print; `{}` stands for what is filled in."""
-    passed_over = set(documentation(tree))
-    for node in ast.walk(tree):
+    passed_over = set()
+    for node in nodes:
         if isinstance(node, ast.JoinedStr):
             passed_over |= {id(part) for part in node.values}
             yield node.lineno, "".join(p.value if isinstance(p, ast.Constant) else "{}" for p in node.values)
-    for node in ast.walk(tree):
+        elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and node.body:
+            first = node.body[0]
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                passed_over.add(id(first.value))  # the docstring
+    for node in nodes:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in passed_over:
             yield node.lineno, node.value
 
 
-def options(tree):
+def options(nodes):
     """Names that a module declares with `add_option`, `add_path` or `add_argument`."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("add_option", "add_path", "add_argument"):
             for argument in node.args:
                 if isinstance(argument, ast.Constant) and str(argument.value).startswith("--"):
                     yield argument.value.removeprefix("--")
 
 
-TREES = {path: ast.parse(path.read_text("utf-8")) for path in sorted((ROOT / "ditask_jax").rglob("*.py"))}
-OPTIONS = {name for tree in TREES.values() for name in options(tree)} | {"config", "help"} | FOREIGN
-TEXTS = [(f"{path.relative_to(ROOT)}:{line}", text) for path, tree in TREES.items() for line, text in texts(tree)]
-# Sentences, and none of another program.
-TEXTS = [(place, text) for place, text in TEXTS if " " in text and "#SBATCH" not in text]
+@functools.cache
+def package() -> tuple[frozenset[str], tuple[tuple[str, str], ...]]:
+    """Options of all commands, and (place, text) of every sentence: read once, and not while tests are collected."""
+    known, found = {"config", "help"} | FOREIGN, []
+    for path in sorted((ROOT / "ditask_jax").rglob("*.py")):
+        nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
+        known |= set(options(nodes))
+        # Sentences, and none of another program.
+        sentences = ((line, text) for line, text in texts(nodes) if " " in text and "#SBATCH" not in text)
+        found += [(f"{path.relative_to(ROOT)}:{line}", text) for line, text in sentences]
+    return frozenset(known), tuple(found)
+
+
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
 DOTTED = r"[a-z]\w*(?:\.[a-z]\w*)*"
 # What a pattern finds -> whether it exists.
@@ -60,7 +64,7 @@ RULES = {
     rf"--config\.({DOTTED})": lambda name: name in FIELDS | GROUPS,
     rf"\bconfig: ({DOTTED})(?=: |$)": lambda name: name in FIELDS | GROUPS,
     rf"(?<![\w./-])((?:{'|'.join(sorted(GROUPS))})\.[a-z]\w*)": lambda name: name in FIELDS | GROUPS,
-    r"(?<![\w-])--([a-z][a-z-]*)": lambda name: name in OPTIONS,
+    r"(?<![\w-])--([a-z][a-z-]*)": lambda name: name in package()[0],
     r"\b(?:set|lower|raise) ([a-z]+(?:_[a-z]+)+)\b(?!\.)": lambda name: name in LAST_PARTS,
     r"python -m (ditask_jax(?:\.\w+)*)": lambda name: importlib.util.find_spec(name) is not None,
     r"ditask[-_]jax\[(\w+)\]": lambda name: name in EXTRAS,
@@ -69,10 +73,11 @@ RULES = {
 
 def test_there_is_advice_to_check():
     for pattern in RULES:
-        assert sum(bool(re.search(pattern, text)) for _, text in TEXTS) >= 3, pattern
+        assert sum(bool(re.search(pattern, text)) for _, text in package()[1]) >= 3, pattern
 
 
 @pytest.mark.parametrize("pattern", RULES)
 def test_what_messages_name_exists(pattern):
     exists = RULES[pattern]
-    assert not [f"{place}: {name}" for place, text in TEXTS for name in re.findall(pattern, text) if not exists(name)]
+    named = ((place, name) for place, text in package()[1] for name in re.findall(pattern, text))
+    assert not [f"{place}: {name}" for place, name in named if not exists(name)]

@@ -131,7 +131,10 @@ def imports(path: pathlib.Path) -> tuple[tuple[str, int], ...]:
 
 def is_command(path: pathlib.Path) -> bool:
     """Whether a file is a program: it ends in `if __name__ == "__main__"`."""
-    return any(isinstance(node, ast.If) and "__name__" in ast.unparse(node.test) for node in tree(path).body)
+    # Asked of every file while tests are collected, where parsing them all takes a second.
+    return "__name__" in path.read_text(encoding="utf-8") and any(
+        isinstance(node, ast.If) and "__name__" in ast.unparse(node.test) for node in tree(path).body
+    )
 
 
 def parts_imported(path: pathlib.Path) -> dict[str, int]:

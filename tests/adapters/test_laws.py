@@ -58,9 +58,12 @@ def wrapped(request):
 
 
 each_wrapped = pytest.mark.parametrize("wrapped", METHODS, indirect=True)
-# test_method_laws.py has the same law of every method on a model of three blocks; here it is the whole model's.
-_LATER = [name if name in ("ditask", "full") else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
-each_whole = pytest.mark.parametrize("wrapped", _LATER, indirect=True)
+
+
+def each_whole(*quick: str):
+    """By default these methods; test_method_laws.py has the same law of every one on a model of three blocks."""
+    chosen = [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
+    return pytest.mark.parametrize("wrapped", chosen, indirect=True)
 
 
 def test_the_registry_is_not_empty():
@@ -75,7 +78,7 @@ def plain_logits():
     )
 
 
-@each_whole
+@each_whole("ditask", "full")
 def test_identity_at_the_start(wrapped):
     assert largest_difference(plain_logits(), compiled_logits(wrapped.parts)) < 1e-5
 
@@ -88,7 +91,7 @@ def test_plan_counts_what_trains(wrapped):
     assert wrapped.plan.trainable_backbone == sum(value.size for value in backbone.values())
 
 
-@each_whole
+@each_whole("full")
 def test_every_trainable_leaf_gets_a_gradient(wrapped):
     context = Context(train=True, key=jax.random.key(0))
 
@@ -108,7 +111,7 @@ def test_every_trainable_leaf_gets_a_gradient(wrapped):
     assert not dead
 
 
-@each_whole
+@each_whole("ditask", "full")
 def test_merged_equals_forward_and_merging_twice_changes_nothing(wrapped):
     trainable = wrapped.random_trainable()
     model = wrapped.parts.merge(trainable, wrapped.parts.frozen, wrapped.parts.stats)

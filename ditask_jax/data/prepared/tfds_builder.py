@@ -24,6 +24,13 @@ def label_feature(form: str) -> tfds.features.FeatureConnector:
     return tfds.features.Tensor(shape=shape, dtype=DTYPES[form], encoding=tfds.features.Encoding.BYTES)
 
 
+class _OwnInfo(tfds.core.DatasetInfo):
+    """What describes a set of the user's own files, of which nothing is published."""
+
+    def initialize_from_bucket(self) -> None:
+        """Nothing: tensorflow-datasets would ask Google's servers, and leave an empty folder among temporary files."""
+
+
 class _MultiTaskBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """A multi-task data set, prepared from the user's own files in `manual_dir`.
 
@@ -66,7 +73,7 @@ class _MultiTaskBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         labels = {task: label_feature(forms[task]) for task in self._tasks}
         if "depth" in self._tasks and forms["depth"] == "disparity" and self._depth_unit == "metres":
             labels[DEPTH_FACTOR] = tfds.features.Scalar(dtype=np.float64)
-        return tfds.core.DatasetInfo(
+        return _OwnInfo(
             builder=self,
             description=f"{self.TITLE} with the labels {' '.join(self._tasks)}, as prepared by ditask_jax.",
             features=tfds.features.FeaturesDict(
