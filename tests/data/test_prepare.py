@@ -5,6 +5,7 @@ import json
 import pickle
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -109,13 +110,17 @@ def test_tensorflow_datasets_reads_the_set_too(pascal):
             np.testing.assert_array_equal(example["sal"], want["sal"])
 
 
-def test_the_builder_alone_prepares_the_same_examples(pascal, capfd):
+def test_the_builder_alone_prepares_the_same_examples(pascal, capfd, tmp_path, monkeypatch):
     root, out, written = pascal
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     from ditask_jax.data.prepared.tfds_builder import PascalMt
 
     builder = PascalMt(data_dir=out, tasks=("semseg", "normals"), file_format="array_record")
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=root))
     capfd.readouterr()
+    assert list(temporary.iterdir()) == []
     folder, _, _ = build("pascal", root, out.with_name("mine"), tasks=("semseg", "normals"))
     theirs, mine = builder.as_data_source("train"), tfds.builder_from_directory(folder).as_data_source("train")
     assert len(theirs) == len(mine) == len(written["train"])
