@@ -78,8 +78,9 @@ def write_script(
     text = _SCRIPT.format(
         name="".join(sign if sign.isalnum() or sign in "._-" else "_" for sign in workdir.absolute().name) or "sweep",
         array=f"0-{len(jobs) - 1}{throttle}",
-        output=str(folder / "%A_%a.out"),
-        options="".join(f"#SBATCH {word}\n" for word in words),
+        # sbatch takes quotes as a shell does.
+        output=shlex.quote(str(folder / "%A_%a.out")),
+        options="".join(f"#SBATCH {shlex.quote(word)}\n" for word in words),
         folder=shlex.quote(str(Path.cwd())),
         names=shlex.quote(str(names)),
         exports=f"export {VARIABLE}={shlex.quote(plugins)}\n" if (plugins := os.environ.get(VARIABLE)) else "",

@@ -149,7 +149,7 @@ def features(parts, trainable):
     return _features(parts.graphdef, trainable, parts.frozen, parts.stats)
 
 
-@pytest.mark.parametrize(("name", "backbone"), list(grid("ditask", spread=True)))
+@pytest.mark.parametrize(("name", "backbone"), list(grid(spread=True)))
 def test_identity_counts_and_merging_on_every_backbone(name, backbone):
     wrapped = build(name, backbone=backbone)
     abstract = create_model(backbone, task_list("semseg", "depth"), SIZE, widths=(4, 4, 4, 4), abstract=True)

@@ -126,6 +126,10 @@ def test_the_batch_script(tmp_path, monkeypatch):
     assert "export DITASK_PLUGINS='my task.py'\n" in text
     assert (tmp_path / "runs" / "slurm" / "points.txt").read_text().split()[3] == "learning_rate5e-05_seed1"
     assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
+    spaced = _script(tmp_path / "my runs", options="--comment='two words'").read_text()
+    (words,) = (shlex.split(line) for line in spaced.splitlines() if "--output=" in line)
+    assert words == ["#SBATCH", f"--output={tmp_path / 'my runs' / 'runs' / 'slurm' / '%A_%a.out'}"]
+    assert "#SBATCH '--comment=two words'\n" in spaced
     with pytest.raises(ConfigError, match="'gpu': write options of sbatch as --NAME=VALUE"):
         _script(tmp_path, options="--partition gpu")
 
