@@ -15,7 +15,7 @@ from flax import nnx
 from benchmarks.ours import Ours
 from ditask_jax import model
 from ditask_jax.backbones.swin import Swin
-from ditask_jax.heads import hrnet
+from ditask_jax.heads import neck
 from ditask_jax.nn.context import Context
 from ditask_jax.nn.linear import SHARED, prepare_adapters
 from ditask_jax.nn.resize import resize_bilinear
@@ -100,7 +100,7 @@ def _resizing(function: Callable, arguments: tuple) -> tuple[Callable, tuple]:
         asked.append((x.shape, x.dtype, size))
         return resize_bilinear(x, size)
 
-    with mock.patch.object(hrnet, "resize_bilinear", noted), mock.patch.object(model, "resize_bilinear", noted):
+    with mock.patch.object(neck, "resize_bilinear", noted), mock.patch.object(model, "resize_bilinear", noted):
         jax.eval_shape(function, *arguments)
 
     def both(inputs, gradients):

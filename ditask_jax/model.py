@@ -126,9 +126,9 @@ class MultiTaskModel(nnx.Module):
         last = stage == len(self.backbone.config.feature_channels) - 1
         return self.task_names if last or not maps else maps
 
-    def normalise(self, images: jax.Array) -> jax.Array:
-        """uint8 pixels (or floats in 0..255) to normalised float32, on the device."""
-        return normalise_images(images, self.mean, self.std)
+    def normalise(self, images: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
+        """uint8 pixels (or floats in 0..255) to normalised float32, or a wider `dtype`, on the device."""
+        return normalise_images(images, self.mean, self.std, dtype)
 
     def features(self, images: jax.Array, context: Context) -> dict[str, list[jax.Array]]:
         """Per task its stage features `[B, h, w, C]`, from normalised images `[B, H, W, 3]`."""
@@ -164,7 +164,7 @@ class MultiTaskModel(nnx.Module):
 
     def __call__(self, images: jax.Array, context: Context) -> dict[str, jax.Array]:
         """Raw logits per task, float32 `[B, H, W, outputs]` or `[B, outputs]`, from images `[B, H, W, 3]` in 0..255."""
-        features = self.features(self.normalise(images), context)
+        features = self.features(self.normalise(images, context.dtype), context)
         return self.decode(features, images.shape[1:3], context)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -79,11 +80,14 @@ def adaptive_mean(x: jax.Array, size: tuple[int, int]) -> jax.Array:
 # From pixels to what a pretrained backbone expects.
 
 
-def normalise_images(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    """uint8 pixels (or floats in 0..255) `[B, H, W, 3]` to `(pixel / 255 - mean) / std`, float32.
+def normalise_images(
+    images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype: Any = jnp.float32
+) -> jax.Array:
+    """uint8 pixels (or floats in 0..255) `[B, H, W, 3]` to `(pixel / 255 - mean) / std`, in float32 or a wider `dtype`.
 
     >>> normalise_images(jnp.full((1, 1, 1, 3), 255, jnp.uint8), (0.5,) * 3, (0.5,) * 3).ravel().tolist()
     [1.0, 1.0, 1.0]
     """
-    mean, std = (jnp.asarray(values, jnp.float32).reshape(1, 1, 1, 3) for values in (mean, std))
-    return (images.astype(jnp.float32) / 255 - mean) / std
+    dtype = jnp.promote_types(dtype, jnp.float32)
+    mean, std = (jnp.asarray(values, dtype).reshape(1, 1, 1, 3) for values in (mean, std))
+    return (images.astype(dtype) / 255 - mean) / std
