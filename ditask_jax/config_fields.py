@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from ml_collections import ConfigDict
 
 from ditask_jax.config_sections import LISTED, SECTIONS
+from ditask_jax.config_tasks import SECTION, TaskFields, check_section, task_field, task_options
 from ditask_jax.errors import ConfigError, check_known, did_you_mean
 from ditask_jax.files import user_path
 from ditask_jax.options import Option, options_of, plain, value_text, wrong
@@ -115,6 +116,7 @@ class HeadFields(ChosenSection):
 
 
 CHOSEN: dict[str, type[ChosenSection]] = {"head": HeadFields, "method": MethodFields}
+_GROUPS: dict[str, type[ConfigDict]] = {**CHOSEN, SECTION: TaskFields}
 
 
 def _changed(group: ChosenSection) -> dict[str, Any]:
@@ -128,7 +130,7 @@ def _changed(group: ChosenSection) -> dict[str, Any]:
 
 def make_section(section: str, values: Mapping[str, Any] | None = None) -> ConfigDict:
     """A section with its defaults, and these values in place of some; `name` is set first."""
-    made, values = CHOSEN.get(section, ConfigDict)(), dict(values or {})
+    made, values = _GROUPS.get(section, ConfigDict)(), dict(values or {})
     for name, each in options_of(SECTIONS[section]).items():
         made[name] = values.pop("name", each.default) if name == "name" else each.field()
     for name, value in values.items():
@@ -151,12 +153,15 @@ def base_config() -> ConfigDict:
 
 
 def all_fields() -> dict[str, Option]:
-    """All fields by dotted name, whatever the method and head; of an option that several have, one declaration."""
+    """All fields by dotted name, whatever the method and head; of an option that several have, one declaration.
+
+    Those of a task stand under `task.NAME`.
+    """
     found = {}
     for section, cls in SECTIONS.items():
         for each in [*(choices(section).values() if section in CHOSEN else ()), cls]:
             found |= {f"{section}.{name}".lstrip("."): declared for name, declared in options_of(each).items()}
-    return found
+    return found | {f"{SECTION}.NAME.{name}": declared for name, declared in task_options().items()}
 
 
 def set_fields(config: ConfigDict, values: Iterable[tuple[str, Any]], say: Callable[[str], None] = print) -> None:
@@ -199,6 +204,9 @@ def set_fields(config: ConfigDict, values: Iterable[tuple[str, Any]], say: Calla
 
 def _set_field(config: ConfigDict, name: str, value: Any) -> None:
     group, key, section = _find(config, name)
+    if section.startswith(f"{SECTION}."):
+        group[key] = task_options()[key].read(f"config: {section}.{key}", value) if isinstance(value, str) else value
+        return
     kind = group.get_type(key)
     if isinstance(value, str):
         current = plain(group[key])
@@ -219,6 +227,8 @@ def _find(config: ConfigDict, name: str) -> tuple[ConfigDict, str, str]:
     """The group that holds a field, the field's own name, and that of its section."""
     group = config
     parts = name.split(".")
+    if (found := task_field(config, parts)) is not None:
+        return found
     for depth, part in enumerate(parts):
         so_far = ".".join(parts[: depth + 1])
         if not isinstance(group, ConfigDict):
@@ -281,6 +291,7 @@ def validate(config: ConfigDict) -> None:
                 if key not in options and key not in options_of(cls):
                     raise not_an_option(section, values, key)
             _check_fields(values, section, options)
+    check_section(config)
     for cls in SECTIONS.values():
         if hasattr(cls, "check"):
             cls.check(config)

@@ -53,7 +53,8 @@ class GeneralSection:
 
     tasks: str = option(
         "semseg+human_parts+sal+normals",
-        'Tasks joined by "+"; built in: semseg human_parts sal normals depth edge (which ones depends on data.name).',
+        'Tasks joined by "+"; built in: semseg human_parts sal normals depth edge (which ones depends on data.name); '
+        "task.NAME.kind declares others.",
     )
     image_size: int | tuple[int, int] = option(
         448,
@@ -112,6 +113,11 @@ class GeneralSection:
 
 
 @dataclasses.dataclass(frozen=True)
+class TaskSection:
+    """Fields by task, task.NAME.FIELD: the weight of its loss, and of labels of your own (folder) what they are."""
+
+
+@dataclasses.dataclass(frozen=True)
 class DataSection:
     """The data set, how it is read, and augmentation."""
 
@@ -147,7 +153,9 @@ class DataSection:
     )
     scales_are_choices: bool = option(False, "Whether scale lists factors to choose from.")
     pad_ignore: bool = option(
-        False, "Whether pixels brought in by a rotation or zoom are ignored (false: class 0, as upstream)."
+        False,
+        "Whether pixels brought in by a rotation or zoom are ignored (false: class 0, as upstream, but in tasks that "
+        "task.NAME.kind declares).",
     )
     erode_normals: int = option(
         0,
@@ -416,6 +424,7 @@ LISTED = "python -m ditask_jax.describe --options lists all fields"
 # By the name of the section, in the order of listings; the first one stands for the fields at the top.
 SECTIONS: dict[str, type] = {
     "": GeneralSection,
+    "task": TaskSection,
     "data": DataSection,
     "backbone": BackboneSection,
     "head": HeadSection,

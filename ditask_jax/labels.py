@@ -27,6 +27,7 @@ class LabelSpec:
       scales_inversely: values are divided by the zoom factor (metric depth).
       zero_is_missing: a pixel of zeros has no label and becomes `IGNORE`.
       all_zero_is_missing: a map of zeros everywhere has no label and becomes `IGNORE` (human parts without people).
+      pad_missing: pixels that a warp brings in from outside are `IGNORE`, whatever `Augmentation.pad_ignore` says.
       num_values: class ids run over 0..num_values-1 (and `IGNORE` in maps); 0 for what is continuous.
       is_map: False for what is said of a whole image, which no augmentation touches.
 
@@ -44,6 +45,7 @@ class LabelSpec:
     scales_inversely: bool = False
     zero_is_missing: bool = False
     all_zero_is_missing: bool = False
+    pad_missing: bool = False
     num_values: int = 0
     is_map: bool = True
 

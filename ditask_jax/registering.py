@@ -4,7 +4,6 @@ Methods register themselves by their `name` (`ditask_jax.adapters.Method`), back
 `ditask_jax.backbones.register_backbone`.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -13,7 +12,7 @@ from ditask_jax.data.sources import OPENERS, Request
 from ditask_jax.data.wrappers import LABELS, DerivedLabel, Source
 from ditask_jax.errors import ConfigError, check_known
 from ditask_jax.tasks.base import Task
-from ditask_jax.tasks.task_registry import DATASETS, DatasetInfo, add_task, known_tasks
+from ditask_jax.tasks.task_registry import DATASETS, DatasetInfo, add_task, check_name, known_tasks
 
 
 def register_task(
@@ -43,7 +42,7 @@ def register_task(
     if not isinstance(task, Task):
         hint = "an object of the class, not the class itself" if isinstance(task, type) else f"got {task!r}"
         raise ConfigError(f"register_task: task: expected a ditask_jax.tasks.Task, {hint}")
-    _check_name("task", task.name)
+    check_name(f"task '{task.name}'", task.name)
     datasets = _names(f"task '{task.name}': datasets", datasets)
     for name in _names(f"task '{task.name}': needs", needs):
         check_known(f"task '{task.name}': needs", name, [known for known in known_tasks() if known not in LABELS])
@@ -82,7 +81,7 @@ def register_dataset(
     ...
     ditask_jax.errors.ConfigError: data set 'scenes' is registered already; choose another name
     """
-    _check_name("data set", name)
+    check_name(f"data set '{name}'", name)
     if name in DATASETS or name in OPENERS:
         raise ConfigError(f"data set '{name}' is registered already; choose another name")
     if not callable(opener):
@@ -100,8 +99,3 @@ def _names(field: str, names: Sequence[str]) -> Sequence[str]:
         raise ConfigError(f"{field}: got the text '{names}', expected a list of names, such as ['{names}']")
     return names
 
-
-def _check_name(kind: str, name: str) -> None:
-    # It becomes part of paths and of configurations, where "+" joins tasks and "_shared" ends what all tasks share.
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name.endswith("shared") or name in ("image", "id"):
-        raise ConfigError(f"{kind} '{name}': a name is made of small letters, digits and _, such as 'people'")

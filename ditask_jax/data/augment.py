@@ -260,15 +260,16 @@ def _transform_image(image: np.ndarray, motion: _Motion, options: Augmentation) 
 
 
 def _padding(spec: LabelSpec, options: Augmentation) -> int:
-    # Continuous maps say "missing" by zero, which is also what the warp pads with.
-    return IGNORE if options.pad_ignore and spec.dtype == "uint8" else 0
+    # Continuous maps say "missing" by zero, which is also what the warp pads with, unless zero is a value there.
+    return IGNORE if spec.pad_missing or (options.pad_ignore and spec.dtype == "uint8") else 0
 
 
 def _move_together(example: Mapping, specs: Sequence[LabelSpec], motion: _Motion, options: Augmentation) -> dict:
     """Moves class maps three at a time, as the channels of one image, which takes little longer than one of them."""
-    alike = [spec for spec in specs if spec.is_map and (spec.dtype, spec.interpolation) == ("uint8", "nearest")]
+    maps = [spec for spec in specs if spec.is_map and (spec.dtype, spec.interpolation) == ("uint8", "nearest")]
     moved = {}
-    if motion.matrix is not None:
+    for pad_missing in (False, True) if motion.matrix is not None else ():
+        alike = [spec for spec in maps if spec.pad_missing == pad_missing]
         for three in zip(alike[0::3], alike[1::3], alike[2::3], strict=False):
             joined = cv2.merge([np.asarray(example[spec.name], np.uint8) for spec in three])
             parts = cv2.split(motion(joined, cv2.INTER_NEAREST, _padding(three[0], options)))

@@ -10,6 +10,7 @@ Layout, with `<id>` any file name without its ending (the same for an image and 
     ROOT/train/normals/<id>.npy|.png           float [H, W, 3] unit vectors, zero = missing; as PNG, v = 2 RGB / 255 - 1
     ROOT/train/depth/<id>.npy|.png             float [H, W] metres, 0 = missing; as 16-bit PNG, millimetres; other
                                                units, and whole numbers in .npy files, need `depth_unit`
+    ROOT/train/<folder>/<id>.png|.npy          any other label, as the configuration declares it (`declared_labels`)
     ROOT/val/...                               the same
 
 Only the folders of the requested tasks are needed. Without `val/`, `val_fraction` splits `train/` by a hash of the ids,
@@ -29,13 +30,13 @@ from pathlib import Path
 import numpy as np
 
 from ditask_jax.data import image_files
-from ditask_jax.errors import ConfigError, DataError, check_known
+from ditask_jax.data.declared_labels import DEPTH_UNITS, ENDINGS, DeclaredLabel, read_depth, read_normals
+from ditask_jax.errors import ConfigError, DataError, check_known, did_you_mean
 from ditask_jax.files import user_path
 from ditask_jax.labels import IGNORE
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 SPLITS = ("train", "val")
-DEPTH_UNITS = {"metres": 1.0, "millimetres": 0.001}
 _NOT_OURS = ("__MACOSX", "@eaDir")  # what systems put beside images
 
 
@@ -54,6 +55,7 @@ class FolderSource:
       depth_unit: unit of all depth files, "metres" or "millimetres"; None: floats are metres, 16-bit PNG files
         millimetres, and whole numbers in .npy files are refused. Labels are in metres.
       subfolders: True: read images in folders below `images/` too. False: pass over them. None: refuse them.
+      declared: by task, how its files are read where a configuration says so; a task left out is one of `READERS`.
       num_examples: use only the first that many (sorted by id); None for all.
       seed: of the automatic split.
       check: look for every label at the start; if not, a missing one is noticed when it is read.
@@ -78,11 +80,13 @@ class FolderSource:
     check: bool = True
     depth_unit: str | None = None
     subfolders: bool | None = None
+    declared: Mapping[str, DeclaredLabel] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_known("folder: split", self.split, SPLITS)
+        object.__setattr__(self, "declared", dict(self.declared))
         for task in self.tasks:
-            check_known("folder: task", task, READERS)
+            check_known("folder: task", task, [*READERS, *self.declared])
         if self.depth_unit is not None:
             check_known("config: data.depth_unit of 'folder'", self.depth_unit, DEPTH_UNITS)
         object.__setattr__(self, "root", user_path(self.root, "folder: root"))
@@ -105,9 +109,10 @@ class FolderSource:
         image = image_files.read_image(image_path)
         example = {"image": image, "id": name}
         for task in self.tasks:
-            path = label_paths[task]
-            label = READERS[task](path, self, task)
-            example[task] = image_files.fit_label(label, image.shape[:2], task == "normals", path)
+            path, form = label_paths[task], self.declared.get(task)
+            label = READERS[task](path, self, task) if form is None else form.read(path)
+            is_cubic = task == "normals" if form is None else form.kind == "normals"
+            example[task] = image_files.fit_label(label, image.shape[:2], is_cubic, path)
         return example
 
     def _find(self) -> list[tuple[str, Path, dict[str, Path]]]:
@@ -138,20 +143,33 @@ class FolderSource:
         names = names[: self.num_examples]
         labels: dict[str, dict[str, Path]] = {}
         for task in self.tasks:
-            labels[task] = self._by_stem(folder / task, _ENDINGS[task])
+            form = self.declared.get(task)
+            place, endings = (folder / task, _ENDINGS[task]) if form is None else (folder / form.folder, ENDINGS)
+            labels[task] = self._by_stem(place, endings, form)
             missing = [name for name in names if name not in labels[task]]
             if not self.check:
-                labels[task] |= {name: folder / task / (name + _ENDINGS[task][0]) for name in missing}
+                labels[task] |= {name: place / (name + endings[0]) for name in missing}
             elif missing:
                 more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-                wanted = " or ".join(str(folder / task / (missing[0] + ending)) for ending in _ENDINGS[task])
-                others = sorted(path.name for path in (folder / task).glob(f"{glob.escape(missing[0])}.*"))
+                wanted = " or ".join(str(place / (missing[0] + ending)) for ending in endings)
+                others = sorted(path.name for path in place.glob(f"{glob.escape(missing[0])}.*"))
                 there = f"; there is {others[0]}, of an ending that is not read" if others else ""
+                if not labels[task]:
+                    there = there or f"; {place} holds no {' or '.join(endings)} file at all"
                 raise DataError(f"folder: image '{missing[0]}'{more} has no {task} label: {wanted} is missing{there}")
         return [(name, images[name], {task: labels[task][name] for task in self.tasks}) for name in names]
 
-    def _by_stem(self, folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
+    def _by_stem(
+        self, folder: Path, endings: tuple[str, ...], form: DeclaredLabel | None = None
+    ) -> dict[str, Path]:
         """Files of a folder by their name without the ending; hidden files and other endings are passed over."""
+        if form is not None and not os.path.isdir(folder):
+            others = [name for name in label_folders(folder.parent) if name != "images"]
+            near = f" {did_you_mean(form.folder, others)}" if others else ""
+            raise DataError(
+                f"folder: {folder} is missing (needed for '{form.name}', {self.split} split); where its files have "
+                f"another folder, set --config.task.{form.name}.folder.{near}"
+            )
         found: dict[str, Path] = {}
         for entry in self._list(folder, endings):
             stem, ending = os.path.splitext(entry)
@@ -199,6 +217,14 @@ class FolderSource:
         return is_val == (self.split == "val")
 
 
+def label_folders(split: Path) -> list[str]:
+    """Names of the folders in that of a split, sorted; none where it is not there."""
+    if not os.path.isdir(split):
+        return []
+    names = sorted(entry.name for entry in os.scandir(split) if entry.is_dir())
+    return [name for name in names if not name.startswith(".") and name not in _NOT_OURS]
+
+
 def unread_files(folder: Path) -> list[str]:
     """Names of the files in a folder of images whose endings are not read, sorted; none where there is no folder."""
     if not os.path.isdir(folder):
@@ -242,40 +268,12 @@ def _read_mask(path: Path, source: FolderSource, _: str) -> np.ndarray:
 
 
 def _read_normals(path: Path, source: FolderSource, _: str) -> np.ndarray:
-    if path.suffix.lower() == ".png":
-        vectors = image_files.read_colour_vectors(path)
-    else:
-        stored = image_files.read_array(path)
-        vectors = image_files.as_floats(stored, 3, path)
-        if stored.dtype.kind != "f":
-            raise DataError(
-                f"folder: {path} holds {stored.dtype}; directions are floats in -1..1 (colours of directions are PNG)"
-            )
-    length = np.sqrt((vectors * vectors).sum(-1, keepdims=True))
-    return vectors / np.where(length > 0, length, np.float32(1))
+    return read_normals(path)
 
 
 def _read_depth(path: Path, source: FolderSource, _: str) -> np.ndarray:
-    unit = source.depth_unit
-    if path.suffix.lower() == ".png":
-        stored = image_files.read_indices(path)
-        if stored.dtype == np.uint8:
-            raise DataError(
-                f"folder: {path} is an 8-bit image; depth needs a 16-bit PNG in millimetres or a .npy in metres"
-            )
-        unit = unit or "millimetres"
-    else:
-        stored = image_files.read_array(path)
-    values = image_files.as_floats(stored, 1, path)
-    if (values < 0).any():
-        raise DataError(f"folder: {path} holds a negative depth ({float(values.min()):g}); missing values are 0")
-    if unit is None and stored.dtype.kind != "f":
-        raise DataError(
-            f"folder: {path} holds whole numbers ({stored.dtype}, up to {stored.max()}) and no unit: set "
-            "--config.data.depth_unit=millimetres or metres (doctor, show: --depth-unit)"
-        )
-    factor = DEPTH_UNITS[unit or "metres"]
-    return values if factor == 1 else values * np.float32(factor)
+    remedy = "--config.data.depth_unit=millimetres or metres (doctor, show: --depth-unit)"
+    return read_depth(path, source.depth_unit, remedy)
 
 
 READERS: dict[str, Callable[[Path, FolderSource, str], np.ndarray]] = {

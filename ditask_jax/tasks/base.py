@@ -90,6 +90,7 @@ class Task(abc.ABC):
         "mm", which is shown as it is; "" for none.
       on_host: True when scoring runs in NumPy on the host: `host_sums(decode(logits), label, valid)` takes the place
         of `metric_sums`.
+      declaration: of a task that a configuration declares, what it was made from, as JSON; "" for those of code.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Task(abc.ABC):
     higher_is_better: bool
     unit: str
     on_host: bool = False
+    declaration: str = ""
 
     @property
     @abc.abstractmethod

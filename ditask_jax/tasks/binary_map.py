@@ -26,7 +26,7 @@ class BinaryMapTask(Task):
 
     @property
     def label_spec(self) -> LabelSpec:
-        return LabelSpec(name=self.name, num_values=2)
+        return LabelSpec(name=self.name, num_values=2, pad_missing=bool(self.declaration))
 
     @abc.abstractmethod
     def _positive_weight(self, positive: jax.Array, negative: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ditask_jax.labels import IGNORE, LabelSpec
 from ditask_jax.numerics import widened
-from ditask_jax.tasks.base import RawForm, Swatch, Task, mean_over, valid_images
+from ditask_jax.tasks.base import Colour, RawForm, Swatch, Task, mean_over, valid_images
 
 # Colours of classes, from a formula.
 
@@ -178,3 +178,38 @@ class HumanParts(ClassMapTask):
     @property
     def label_spec(self) -> LabelSpec:
         return dataclasses.replace(super().label_spec, all_zero_is_missing=True)
+
+
+# Classes of a user's own.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassMap(ClassMapTask):
+    """A class per pixel of a data set of one's own, scored by `mIoU` or by `pixel_accuracy`.
+
+    Attributes:
+      class_colours: a colour per class; empty: those of `class_palette`.
+
+    >>> ClassMap(name="g", num_outputs=2, class_names=("bag", "hat"), class_colours=((9, 8, 7), (1, 2, 3))).palette[0]
+    array([9, 8, 7], dtype=uint8)
+    """
+
+    loss_weight: float = 1.0
+    class_colours: tuple[Colour, ...] = ()
+
+    @property
+    def label_spec(self) -> LabelSpec:
+        return dataclasses.replace(super().label_spec, pad_missing=True)
+
+    @property
+    def palette(self) -> np.ndarray:
+        if not self.class_colours:
+            return super().palette
+        colours = np.array(super().palette)
+        colours[: self.num_outputs] = self.class_colours
+        return colours
+
+    def _scores(self, total: Mapping[str, np.ndarray]) -> dict[str, float]:
+        pixels = int(total["confusion"].sum())
+        accuracy = {"pixel_accuracy": float(np.trace(total["confusion"]) / pixels)} if pixels else {}
+        return super()._scores(total) | accuracy

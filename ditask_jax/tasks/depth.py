@@ -87,12 +87,7 @@ class Depth(Task):
     def render(self, picture: np.ndarray, value_range: tuple[float, float] | None = None) -> np.ndarray:
         """Viridis from near (dark blue) to far (yellow) over `value_range`; black where there is no label."""
         depth = np.asarray(picture, np.float32)
-        known = _is_known(depth)
-        low, high = value_range or self.value_range(depth) or (0.0, 1.0)
-        level = np.clip((np.where(known, depth, low) - low) / max(high - low, 1e-6), 0, 1)
-        colour = cv2.applyColorMap(np.round(level * 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1].copy()
-        colour[~known] = MISSING_COLOUR
-        return colour
+        return viridis(depth, _is_known(depth), value_range or self.value_range(depth) or (0.0, 1.0))
 
     def raw_form(self, format: str) -> RawForm:
         """float32, or 16 bits where "png" is asked and the data sets' files have a scale for the unit."""
@@ -109,8 +104,7 @@ class Depth(Task):
 
     def colour_key(self, values: Sequence[np.ndarray] | None = None) -> list[Swatch]:
         del values
-        bar = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_VIRIDIS)[::17, 0, ::-1]
-        return [Swatch("from near to far, as noted; black: no label", tuple(map(tuple, bar.tolist())))]
+        return [Swatch("from near to far, as noted; black: no label", viridis_bar())]
 
     def colour_words(self) -> str:
         return "from near (dark) to far (bright), on the target's scale; black: no label"
@@ -118,6 +112,21 @@ class Depth(Task):
     @property
     def limits(self) -> str:
         return "Depth is in the unit and of the cameras of the training set; it is no measurement."
+
+
+def viridis(values: np.ndarray, known: np.ndarray, span: tuple[float, float]) -> np.ndarray:
+    """Numbers float32 `[H, W]` as colours uint8 `[H, W, 3]` over a span of values; black where nothing is known."""
+    low, high = span
+    level = np.clip((np.where(known, values, low) - low) / max(high - low, 1e-6), 0, 1)
+    colour = cv2.applyColorMap(np.round(level * 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1].copy()
+    colour[~known] = MISSING_COLOUR
+    return colour
+
+
+def viridis_bar() -> tuple[tuple[int, int, int], ...]:
+    """The colours of `viridis` from low to high."""
+    bar = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_VIRIDIS)[::17, 0, ::-1]
+    return tuple(map(tuple, bar.tolist()))
 
 
 def _is_known(depth: np.ndarray) -> np.ndarray:

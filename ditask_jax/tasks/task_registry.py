@@ -1,12 +1,15 @@
 """Tasks by name, from a string such as `semseg+depth` to objects; which data set has which."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from ditask_jax.errors import ConfigError, check_known, did_you_mean
 from ditask_jax.tasks.base import Task
 from ditask_jax.tasks.class_map import HumanParts, SemanticSegmentation
 from ditask_jax.tasks.classification import Classification
+from ditask_jax.tasks.declared import check_declaration, declared_task
 from ditask_jax.tasks.depth import Depth
 from ditask_jax.tasks.edge import EdgeDetection
 from ditask_jax.tasks.normals import SurfaceNormals
@@ -123,6 +126,16 @@ _OTHERS: dict[str, Callable[[DatasetInfo], Task]] = {
     "depth": lambda info: Depth(unit=info.depth_unit, scales_inversely=info.depth_unit != "pixels"),
     "edge": lambda info: EdgeDetection(),
 }
+_BUILT_IN = frozenset((*_CLASSES, *_OTHERS))
+
+
+def check_name(where: str, name: str) -> None:
+    """Raises ConfigError for a text that cannot be the name of a task or data set.
+
+    It becomes part of paths and of configurations, where "+" joins tasks and "_shared" ends what all tasks share.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name.endswith("shared") or name in ("image", "id"):
+        raise ConfigError(f"{where}: a name is made of small letters, digits and _, such as 'people'")
 
 
 def create_tasks(
@@ -130,6 +143,7 @@ def create_tasks(
     dataset: str = "scenes",
     num_classes: Mapping[str, int] | None = None,
     depth_unit: str | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[Task, ...]:
     """Task objects of a data set, in the order they are named.
 
@@ -139,12 +153,14 @@ def create_tasks(
       num_classes: number of classes of `semseg` (needed) and `human_parts` (7 unless given), background included and
         at most 255, for the data set `folder`; of `classification` for `vtab`. Elsewhere it is known.
       depth_unit: of the depth labels, where a data set comes in several; None: its usual one.
+      options: by task, what a configuration says in `task.NAME.*`: `{"edge": {"loss_weight": 5.0}}`; for `folder` also
+        tasks of one's own, `{"garments": {"kind": "classes", "classes": ("background", "shirt")}}`.
 
     Returns:
       One `Task` per name.
 
     Raises:
-      ConfigError: unknown data set or task, a task named twice, none named, or class counts that do not fit.
+      ConfigError: unknown data set or task, a task named twice, none named, class counts or options that do not fit.
 
     >>> [task.name for task in create_tasks("semseg+depth", dataset="nyud")]
     ['semseg', 'depth']
@@ -161,18 +177,43 @@ Known: semseg human_parts sal normals edge
     chosen = [name.strip() for name in (names.split("+") if isinstance(names, str) else names)]
     if chosen in ([], [""]):
         raise ConfigError(f"config: tasks: none given; join one or more with '+'. Known: {' '.join(info.tasks)}")
+    options = {name: dict(said) for name, said in (options or {}).items()}
+    declared = [name for name in chosen if "kind" in options.get(name, ())]
+    known = list(dict.fromkeys((*info.tasks, *(name for name in options if "kind" in options[name]))))
     for position, name in enumerate(chosen):
-        if name not in info.tasks:
-            raise ConfigError(f"config: tasks: '{name}' is not a task of '{dataset}'. {did_you_mean(name, info.tasks)}")
+        if name not in info.tasks and name not in declared:
+            own = "; task.NAME.kind declares one of your own" if dataset == "folder" else ""
+            raise ConfigError(f"config: tasks: '{name}' is not a task of '{dataset}'. {did_you_mean(name, known)}{own}")
         if name in chosen[:position]:
             raise ConfigError(f"config: tasks: '{name}' is named twice in '{'+'.join(chosen)}'")
-    class_names = _class_names(chosen, dataset, info, dict(num_classes or {}))
-    return tuple(
-        _CLASSES[name](num_outputs=len(class_names[name]), class_names=class_names[name])
-        if name in _CLASSES
-        else _OTHERS[name](info)
-        for name in chosen
-    )
+        _check_options(name, dataset, options.get(name, {}))
+    others = [name for name in chosen if name not in declared]
+    class_names = _class_names(others, dataset, info, dict(num_classes or {}))
+    found = []
+    for name in chosen:
+        if name in declared:
+            task = declared_task(name, options[name])
+        elif name in _CLASSES:
+            task = _CLASSES[name](num_outputs=len(class_names[name]), class_names=class_names[name])
+        else:
+            task = _OTHERS[name](info)
+        weight = options.get(name, {}).get("loss_weight")
+        found.append(task if weight is None else dataclasses.replace(task, loss_weight=float(weight)))
+    return tuple(found)
+
+
+def _check_options(name: str, dataset: str, said: Mapping[str, Any]) -> None:
+    check_declaration(name, said)
+    if "kind" not in said:
+        return
+    check_name(f"config: task.{name}", name)
+    if dataset != "folder":
+        raise ConfigError(
+            f"config: task.{name}.kind: labels of your own are those of data.name=folder, and this is '{dataset}', "
+            f"which knows what its labels are: {' '.join(DATASETS[dataset].tasks)}"
+        )
+    if name in _OTHERS and name not in _BUILT_IN:
+        raise ConfigError(f"config: task.{name}.kind: code has registered a task '{name}'; declare it by another name")
 
 
 def add_task(task: Task, datasets: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import importlib.resources
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,8 +20,10 @@ from ditask_jax.adapters.storage import method_from
 from ditask_jax.adapters.wrap import make_plan, wrap
 from ditask_jax.backbones import backbone_entry, list_models
 from ditask_jax.config_fields import make_section, section_options
+from ditask_jax.config_tasks import said
 from ditask_jax.data import Augmentation, CachedSource, SkippingSource, open_source
 from ditask_jax.data.benchmarks import TREES
+from ditask_jax.data.declared_labels import DeclaredLabel
 from ditask_jax.data.vtab import vtab_task
 from ditask_jax.errors import ConfigError, WeightsError, defined_in
 from ditask_jax.factors import default_cache_dir
@@ -32,6 +34,7 @@ from ditask_jax.nn.linear import linears
 from ditask_jax.nn.state import flatten, map_arrays, split_state
 from ditask_jax.tasks import Task, create_tasks
 from ditask_jax.tasks.base import check_task
+from ditask_jax.tasks.declared import label_facts
 from ditask_jax.tasks.task_registry import DATASETS
 from ditask_jax.weight_files import read_weights, some
 from ditask_jax.weights import assign, described_images, fit_backbone
@@ -46,7 +49,18 @@ def build_tasks(config: ConfigDict) -> tuple[Task, ...]:
     """The tasks of a configuration; unknown names raise ConfigError."""
     # The unit asked of NYUDv2 is that of its files, which are read into metres.
     unit = config.data.depth_unit if config.data.name == "cityscapes" else None
-    return create_tasks(config.tasks, config.data.name, _class_counts(config), unit)
+    return create_tasks(config.tasks, config.data.name, _class_counts(config), unit, said(config.get("task", None)))
+
+
+def declared_labels(names: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> dict[str, DeclaredLabel]:
+    """How the files of those tasks are read that a configuration declares.
+
+    Args:
+      names: of the tasks that are wanted.
+      options: by task, what the configuration says (`config_tasks.said`).
+    """
+    own = [name for name in names if "kind" in options.get(name, {})]
+    return {name: DeclaredLabel(**label_facts(name, options[name])) for name in own}
 
 
 def _class_counts(config: ConfigDict) -> dict[str, int]:
@@ -247,6 +261,7 @@ def build_source(config: ConfigDict, split: str):
     if data.name == "folder":
         options = {"num_classes": _class_counts(config), "check": not skips}
         options |= {name: data[name] for name in ("val_fraction", "mask_ignore", "depth_unit", "subfolders")}
+        options["declared"] = declared_labels(config.tasks.split("+"), said(config.get("task", None)))
     if data.name == "vtab":
         options = {"task": data.vtab_task, "tuning": data.vtab_tuning}
     if data.name in TREES:

@@ -63,7 +63,7 @@ LATER_FIELDS = {
 _PATIENCE = 120.0
 SCORES_LOCK_NAME = ".scores.lock"
 # Groups of fields that came later as a whole.
-LATER_GROUPS = ("logging",)
+LATER_GROUPS = ("logging", "task")
 
 
 class RunDir:
