@@ -42,6 +42,7 @@ class Recipe:
       image_size: (height, width).
       heads: (task, head) of every task.
       head_options: (name, value) of options of the heads, the widths apart.
+      declared: (name, declaration) of those tasks that a configuration declares.
     """
 
     backbone: str
@@ -53,6 +54,7 @@ class Recipe:
     seed: int
     taps: tuple[int, ...] | None = None
     head_options: tuple[tuple[str, Any], ...] = ()
+    declared: tuple[tuple[str, str], ...] = ()
 
     @property
     def head(self) -> str | dict[str, str]:
@@ -225,6 +227,7 @@ def create_model(
         seed,
         None if taps is None else tuple(taps),
         tuple(head_options.items()),
+        tuple((task.name, task.declaration) for task in tasks if getattr(task, "declaration", "")),
     )
     return model
 

@@ -279,6 +279,7 @@ def _chosen(groups: str | Iterable[str], known: Iterable[str]) -> list[str]:
 
 def _model(model: MultiTaskModel) -> dict[str, Any]:
     recipe, taps = model.recipe, getattr(model.backbone.config, "tapped", None)
+    declared = {name: json.loads(text) for name, text in recipe.declared}
     return {
         "backbone": recipe.backbone,
         "tasks": dict(recipe.tasks),
@@ -288,6 +289,8 @@ def _model(model: MultiTaskModel) -> dict[str, Any]:
         "head_options": json.loads(json.dumps(dict(recipe.head_options), allow_nan=False)),
         # Where a ViT is read shapes no array, so other places would go unnoticed.
         "taps": None if taps is None else list(taps),
+        # What classes are called, what numbers mean: no code knows that of these tasks.
+        **({"declared": declared} if declared else {}),
     }
 
 

@@ -17,6 +17,7 @@ from ditask_jax.backbones.geometry import as_size
 from ditask_jax.config import config_diff, to_json
 from ditask_jax.config_fields import CHOSEN, choices, chosen_options
 from ditask_jax.config_sections import SECTIONS
+from ditask_jax.config_tasks import SECTION, said, task_options
 from ditask_jax.heads import HEADS
 from ditask_jax.nn.state import split_state
 from ditask_jax.options import Option, options_of, plain
@@ -69,8 +70,31 @@ def by_role(plan: Plan) -> dict[str, dict[str, int]]:
     return found
 
 
+def task_facts(config: ConfigDict) -> dict[str, dict[str, Any]]:
+    """By task: what its label is where the configuration declares it, outputs, primary score, factor of its loss."""
+    known = said(config.get("task", None))
+    return {
+        task.name: {
+            "kind": known.get(task.name, {}).get("kind"),
+            "outputs": task.num_outputs,
+            "metric": task.primary_metric,
+            "loss_weight": task.loss_weight,
+        }
+        for task in build_tasks(config)
+    }
+
+
+def _task_rows(config: ConfigDict) -> list[str]:
+    rows = ["tasks (task.NAME.loss_weight sets the factor of a loss)"]
+    for name, facts in task_facts(config).items():
+        kind = f"{facts['kind']} of your own, " if facts["kind"] else ""
+        outputs = f"{facts['outputs']} output{'s' * (facts['outputs'] > 1)}"
+        rows.append(f"  {name}: {kind}{outputs}, scored by {facts['metric']}, loss weight {facts['loss_weight']:g}")
+    return rows
+
+
 def describe(config: ConfigDict, cost: bool = False) -> dict[str, Any]:
-    """The plan, the counts by group and role, the effective schedule and the configuration as plain data.
+    """The plan, the tasks, the counts by group and role, the effective schedule and the configuration as plain data.
 
     `upstream` holds the first two counts as the reference implementations make them: they include parameters that never
     get a gradient (`upstream_extra`, with the reason), which are not created here. With `cost`, what compiled programs
@@ -80,6 +104,7 @@ def describe(config: ConfigDict, cost: bool = False) -> dict[str, Any]:
     storage = gradient_storage(plan, config)
     return {
         **plan.to_json(),
+        "tasks": task_facts(config),
         "roles": by_role(plan),
         "gradient_storage": storage,
         "schedule": _schedule(config),
@@ -91,7 +116,7 @@ def describe(config: ConfigDict, cost: bool = False) -> dict[str, Any]:
 def describe_text(config: ConfigDict, cost: bool = False) -> str:
     """The same for a person."""
     plan = describe_plan(config)
-    lines = ["configuration", to_json(config), "adapter plan", str(plan), ""]
+    lines = ["configuration", to_json(config), *_task_rows(config), "", "adapter plan", str(plan), ""]
     if plan.layers:
         lines.append("adapter parameters by role")
         for role, entry in by_role(plan).items():
@@ -301,6 +326,8 @@ def options_text(config: ConfigDict | None = None) -> str:
                 own = chosen_options(section, chosen)
                 words = (HEADS[chosen] if section == "head" else options).__doc__ or ""
                 blocks.append((f"{section}, with {section}.name={chosen}", words, section, own, values))
+        if section == SECTION:
+            blocks[-1:] = _task_blocks(cls, values)
     lines = []
     for title, words, section, options, values in blocks:
         lines += ["", f"{title}: {' '.join(words.split(chr(10) * 2)[0].split())}"]
@@ -309,6 +336,17 @@ def options_text(config: ConfigDict | None = None) -> str:
         if not options:
             lines.append("  (no options)")
     return "\n".join(lines[1:])
+
+
+def _task_blocks(cls: type, values: Any) -> list[tuple]:
+    """What may be said of any task; of a configuration, what it says."""
+    if values is None:
+        return [(f"{SECTION}.NAME", cls.__doc__, f"{SECTION}.NAME", task_options(), None)]
+    found = []
+    for name, fields in said(values).items():
+        options = {key: task_options()[key] for key in fields}
+        found.append((f"{SECTION}.{name}", cls.__doc__, f"{SECTION}.{name}", options, fields))
+    return found
 
 
 def _option_lines(name: str, option: Option, values: Any) -> list[str]:

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ditask_jax.config_fields import make_section
+from ditask_jax.config_tasks import said
 from ditask_jax.data import transform
 from ditask_jax.errors import ConfigError, DitaskError
 from ditask_jax.files import user_path
@@ -149,7 +151,7 @@ def all_tasks(runs: Sequence[Run]) -> tuple[Task, ...]:
 
 
 def validation_examples(
-    run: Run, tasks: Sequence[Task], numbers: Sequence[int]
+    run: Run, tasks: Sequence[Task], numbers: Sequence[int], others: Sequence[Run] = ()
 ) -> list[tuple[str, np.ndarray, dict[str, np.ndarray]]]:
     """Examples of the validation split as (id, image, labels by task), of their own size, missing values marked.
 
@@ -157,6 +159,7 @@ def validation_examples(
       run: whose data.
       tasks: labels to read.
       numbers: of the examples.
+      others: runs that declare those of the tasks that the first does not.
 
     Raises:
       ConfigError: a number that the split does not have.
@@ -165,6 +168,8 @@ def validation_examples(
     config = run.config.copy_and_resolve_references()
     with config.unlocked():
         config.tasks = "+".join(task.name for task in tasks)
+        declared = {name: values for each in (*others, run) for name, values in said(each.config.get("task")).items()}
+        config.task = make_section("task", declared)
     source = build_source(config, "val")
     if (worst := max(numbers, key=lambda k: k if k >= 0 else len(source))) not in range(len(source)):
         raise ConfigError(f"figures: --examples: got {worst}, expected 0 to {len(source) - 1}")
@@ -343,7 +348,7 @@ def _trained(
     if "panels" in kinds:
         try:
             check_same_data(runs)
-            pictures = validation_examples(runs[0], tasks, examples)
+            pictures = validation_examples(runs[0], tasks, examples, runs)
         except DitaskError as error:
             if book.strict:
                 raise

@@ -225,4 +225,4 @@ def _check_weights(job: Job) -> None:
 
 def _data_key(job: Job) -> str:
     fields = flatten(job.config)
-    return repr([(name, value) for name, value in fields.items() if name.startswith(("data.", "tasks", "image_size"))])
+    return repr([(name, value) for name, value in fields.items() if name.startswith(("data.", "task", "image_size"))])

@@ -88,7 +88,9 @@ def delta_m_of(
     )
 
 
-def load_references(dataset: str, path: str | os.PathLike | None = None) -> dict[str, float]:
+def load_references(
+    dataset: str, path: str | os.PathLike | None = None, tasks: Sequence[Task] = ()
+) -> dict[str, float]:
     """Single-task scores of a data set by task name; empty if none are known.
 
     Args:
@@ -96,6 +98,7 @@ def load_references(dataset: str, path: str | os.PathLike | None = None) -> dict
       path: a JSON file of the user's own scores, in place of those kept in the package:
         `{"scores": {"semseg": {"metric": "mIoU", "value": 0.6721}, ...}, "source": "where they come from"}`, with the
         primary metric of each task, fractions in 0..1, degrees, metres.
+      tasks: those that a configuration declares, so that the file may have scores of them.
 
     Raises:
       ConfigError: the file is missing, is not such JSON, or holds a score that cannot be a reference.
@@ -112,7 +115,7 @@ def load_references(dataset: str, path: str | os.PathLike | None = None) -> dict
     file = user_path(path, "references")
     if not file.is_file():
         raise ConfigError(f"references: '{file}' is not a file")
-    return _read(file)
+    return _read(file, tasks)
 
 
 def reference_source(dataset: str) -> str:
@@ -137,17 +140,19 @@ def _content(file: pathlib.Path) -> object:
         raise ConfigError(f"references: '{file}' cannot be read as JSON: {error}") from error
 
 
-def _read(file: pathlib.Path) -> dict[str, float]:
+def _read(file: pathlib.Path, tasks: Sequence[Task] = ()) -> dict[str, float]:
     content = _content(file)
     entries = content.get("scores") if isinstance(content, dict) else None
     if not isinstance(entries, dict):
         raise ConfigError(f"references: '{file}' has no object 'scores'")
-    return {name: _checked_score(f"references: '{file}'", name, entry) for name, entry in entries.items()}
+    own, where = {task.name: (task.primary_metric, task.unit == "fraction") for task in tasks}, f"references: '{file}'"
+    for name in entries:
+        check_known(f"{where}: scores", name, list(dict.fromkeys((*own, *known_tasks()))))
+    return {name: _checked_score(where, name, own.get(name) or primary_score(name), entries[name]) for name in entries}
 
 
-def _checked_score(where: str, name: str, entry: object) -> float:
-    check_known(f"{where}: scores", name, known_tasks())
-    primary, is_fraction = primary_score(name)
+def _checked_score(where: str, name: str, known: tuple[str, bool], entry: object) -> float:
+    primary, is_fraction = known
     metric, value = (entry.get("metric"), entry.get("value")) if isinstance(entry, dict) else (None, None)
     if metric != primary:
         raise ConfigError(f"{where}: scores.{name}.metric: got {metric!r}, expected '{primary}'")

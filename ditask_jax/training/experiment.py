@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import importlib.resources
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -257,18 +258,18 @@ def build_source(config: ConfigDict, split: str):
     data = config.data
     count = data.train_examples if split == "train" else data.eval_examples
     skips = data.on_bad_file == "skip"
+    chosen = build_tasks(config)
+    names = [task.name for task in chosen]
     options = {}
     if data.name == "folder":
         options = {"num_classes": _class_counts(config), "check": not skips}
         options |= {name: data[name] for name in ("val_fraction", "mask_ignore", "depth_unit", "subfolders")}
-        options["declared"] = declared_labels(config.tasks.split("+"), said(config.get("task", None)))
+        options["declared"] = declared_labels(names, said(config.get("task", None)))
     if data.name == "vtab":
         options = {"task": data.vtab_task, "tuning": data.vtab_tuning}
     if data.name in TREES:
         options = {name: data[name] for name in ("layout", "depth_unit", "semseg_classes")}
         options["check"] = not skips
-    chosen = build_tasks(config)
-    names = [task.name for task in chosen]
     source = open_source(data.name, split, names, data.root, config.image_size, count, data.seed, **options)
     if data.name in TREES:
         _check_depth_unit(chosen, source)
@@ -378,6 +379,9 @@ def _describe(model: MultiTaskModel, config: ConfigDict) -> ConfigDict:
     config = config.copy_and_resolve_references()
     with config.unlocked(), config.ignore_type():
         config.tasks = "+".join(name for name, _ in recipe.tasks)
+        known = said(config.get("task", None))
+        declared = {name: known.get(name, {}) | json.loads(text) for name, text in recipe.declared}
+        config.task = make_section("task", known | declared)
         height, width = recipe.image_size
         config.image_size = height if height == width else (height, width)
         config.backbone.name = recipe.backbone

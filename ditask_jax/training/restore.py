@@ -15,6 +15,7 @@ from ditask_jax.backbones import backbone_entry
 from ditask_jax.errors import CheckpointError, ConfigError, WeightsError
 from ditask_jax.factors import default_cache_dir
 from ditask_jax.model import MultiTaskModel, create_model
+from ditask_jax.options import plain
 from ditask_jax.tasks import Task, create_tasks
 from ditask_jax.tasks.task_registry import dataset_with, has_classes
 from ditask_jax.training.checkpoints import Checkpointer
@@ -98,7 +99,7 @@ def build_adapted(
     size = facts.get("image_size")
     if not isinstance(size, list) or len(size) != 2:
         raise WeightsError(f"adapter: '{folder}' does not say its image size; it was not written by this package")
-    chosen = _tasks(facts["tasks"], dataset)
+    chosen = _tasks(facts["tasks"], dataset, facts.get("declared") or {})
     taps = facts.get("taps")
     model = create_model(
         facts["backbone"],
@@ -121,10 +122,12 @@ def build_adapted(
     return model, chosen
 
 
-def _tasks(outputs: Mapping[str, int], dataset: str | None) -> tuple[Task, ...]:
-    """Tasks by name and number of outputs; classes are numbered where no data set names them."""
-    counts = {name: count for name, count in outputs.items() if has_classes(name)}
-    return create_tasks(list(outputs), dataset or dataset_with(list(outputs)), counts)
+def _tasks(outputs: Mapping[str, int], dataset: str | None, declared: Mapping[str, Mapping]) -> tuple[Task, ...]:
+    """Tasks by name and number of outputs; classes are numbered where neither a data set nor the file names them."""
+    counts = {name: count for name, count in outputs.items() if has_classes(name) and name not in declared}
+    options = {name: plain(said) for name, said in declared.items()}
+    chosen = dataset or ("folder" if declared else dataset_with(list(outputs)))
+    return create_tasks(list(outputs), chosen, counts, options=options)
 
 
 def _weights(body: Mapping[str, Any], asked: str | Path | None, folder: str | Path) -> Path | None:
