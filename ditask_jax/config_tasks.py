@@ -1,7 +1,7 @@
 """The section `task` of a configuration: by name of a task, what is said of it (`ditask_jax.tasks.declared`).
 
-`tasks` says which tasks there are, `task.NAME.FIELD` something about one of them. What is not said has no field, so that
-files, listings and comparisons of configurations hold what somebody wrote and no more.
+`tasks` says which tasks there are, `task.NAME.FIELD` something about one of them. What is not said has no field, so
+that files, listings and comparisons of configurations hold what somebody wrote and no more.
 """
 
 import re
@@ -121,7 +121,7 @@ def check_section(config: ConfigDict) -> None:
     for name, values in found.items():
         if name not in known and "kind" not in values:
             raise ConfigError(
-                f"config: task.{name}: there is no such task. {did_you_mean(name, known)}; task.{name}.kind declares it "
-                "as one of your own"
+                f"config: task.{name}: there is no such task. {did_you_mean(name, known)}; task.{name}.kind declares "
+                "one of your own"
             )
         check_declaration(name, values)

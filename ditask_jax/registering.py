@@ -98,4 +98,3 @@ def _names(field: str, names: Sequence[str]) -> Sequence[str]:
     if isinstance(names, str):
         raise ConfigError(f"{field}: got the text '{names}', expected a list of names, such as ['{names}']")
     return names
-

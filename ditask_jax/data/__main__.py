@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(f"command line: '{name}': unknown command. {did_you_mean(name, COMMANDS)}")
     command = importlib.import_module(f"ditask_jax.data.commands.{name}")
     summary = f"{COMMANDS[name].capitalize()}."
-    parser = cli.Parser(f"ditask_jax.data {name}", summary, getattr(command, "EXAMPLES", ()), config=None)
+    parser = cli.Parser(f"ditask_jax.data {name}", summary, command.EXAMPLES, config=getattr(command, "CONFIG", None))
     command.add_arguments(parser)
     return command.run(parser.parse(argv[1:]))
 

@@ -8,8 +8,9 @@ import numpy as np
 
 from ditask_jax.data.benchmarks import SPLITS, Tree, open_tree
 from ditask_jax.data.benchmarks.tree import finish
+from ditask_jax.data.declared_labels import DeclaredLabel
 from ditask_jax.data.prepared.prepared_source import PreparedSource, find_prepared, read_manifest, verify
-from ditask_jax.data.statistics import gather
+from ditask_jax.data.statistics import LabelStatistics, gather
 from ditask_jax.data.vtab import EXAMPLES, LABEL, open_vtab, vtab_task
 from ditask_jax.errors import DataError
 from ditask_jax.labels import IGNORE
@@ -139,6 +140,7 @@ def examine_sources(
     samples: int | None,
     on_example: OnExample,
     depth_unit: str = "metres",
+    declared: Mapping[str, DeclaredLabel] | None = None,
 ) -> Report:
     """Examines a data set through its sources.
 
@@ -149,8 +151,11 @@ def examine_sources(
       class_counts: number of classes of class maps.
       samples, on_example: see `examine_tree`.
       depth_unit: of depth labels.
+      declared: how labels are read of those tasks that a configuration declares.
     """
     report = Report(title, tuple(tasks), statistics=gather(class_counts, tasks, depth_unit))
+    for task, form in (declared or {}).items():
+        report.statistics[task] = LabelStatistics(form.num_classes, zero_is_missing=form.kind != "regression")
     for split, open_split in sources.items():
         try:
             source = open_split()
@@ -166,21 +171,32 @@ def examine_sources(
             except DataError as error:
                 report.problems.append(Problem(split, "image", _line(error)))
             on_example(split, done, len(chosen))
+    for task, form in (declared or {}).items():
+        absent = [form.class_text(k) for k in report.statistics[task].absent() if form.class_names]
+        if absent and report.read:
+            report.notes.append(f"{task}: in none of the files that were read: {', '.join(absent)}")
     return report
 
 
-def doubt_labels(report: Report, mask_ignore: bool | None, depth_unit: str | None) -> None:
+def doubt_labels(
+    report: Report,
+    mask_ignore: bool | None,
+    depth_unit: str | None,
+    declared: Mapping[str, DeclaredLabel] | None = None,
+) -> None:
     """Adds as problems the labels of one's own files that can be read and still teach nothing, or the wrong thing.
 
     Args:
       report: of the examples that were read.
-      mask_ignore, depth_unit: as `FolderSource` was given them.
+      mask_ignore, depth_unit, declared: as `FolderSource` was given them; what is declared leaves nothing to guess.
     """
     for task in report.needed:
         found = report.statistics[task]
         text = ""
         if found.is_ignored_everywhere():
             text = "no pixel of those read has a label"
+        elif task in (declared or {}):
+            continue
         elif task in ("sal", "edge") and mask_ignore and found.is_one_class_and_ignored():
             text = (
                 f"the masks hold one value and {IGNORE} alone, and {IGNORE} is ignored: if it means yes, leave "

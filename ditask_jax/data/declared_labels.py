@@ -1,12 +1,12 @@
 """Reads the files of tasks that a configuration declares: class maps, masks, numbers per pixel, normals, depth.
 
-    ROOT/train/<folder>/<id>.png|.npy     one file per image, of the image's size
+ROOT/train/<folder>/<id>.png|.npy     one file per image, of the image's size
 
-    classes      whole numbers, which `ids` and `ignore` explain; or a colour image in the `colours` of the classes
-    mask         0 = no, one other value = yes, besides what is ignored
-    regression   numbers of any sign, times `scale`; what is not finite is no label
-    normals      float [H, W, 3] unit vectors, zero = missing; as PNG, v = 2 RGB / 255 - 1
-    depth        numbers, times `scale`; 0 and what is not finite is no label
+classes      whole numbers, which `ids` and `ignore` explain; or a colour image in the `colours` of the classes
+mask         0 = no, one other value = yes, besides what is ignored
+regression   numbers of any sign, times `scale`; what is not finite is no label
+normals      float [H, W, 3] unit vectors, zero = missing; as PNG, v = 2 RGB / 255 - 1
+depth        numbers, times `scale`; 0 and what is not finite is no label
 """
 
 import dataclasses
@@ -58,6 +58,11 @@ class DeclaredLabel:
         """Number of classes of a class map, 2 of a mask, None of numbers."""
         return len(self.class_names) or (2 if self.kind == "mask" else None)
 
+    def class_text(self, number: int) -> str:
+        """A class as people read it: its name, and what stands for it in the files."""
+        stands = _hex(self.colours[number]) if self.colours else f"{self.ids[number]}"
+        return f"{self.class_names[number]} ({stands})"
+
     def read(self, path: Path) -> np.ndarray:
         """The label of one file, of the file's size.
 
@@ -83,7 +88,9 @@ class DeclaredLabel:
             raise DataError(f"data: {path} holds {values.dtype} {list(values.shape)}; expected whole numbers [H, W]")
         if values.dtype.kind == "f":
             if (values != np.floor(values)).any():  # what is NaN equals nothing
-                raise DataError(f"data: {path} holds numbers between whole ones; {self.kind} of '{self.name}' are whole")
+                raise DataError(
+                    f"data: {path} holds numbers between whole ones; {self.kind} of '{self.name}' are whole"
+                )
             return values.astype(np.int64)
         if values.dtype.kind not in "bui":
             raise DataError(f"data: {path} holds {values.dtype}; expected whole numbers")

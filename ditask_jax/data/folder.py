@@ -159,9 +159,7 @@ class FolderSource:
                 raise DataError(f"folder: image '{missing[0]}'{more} has no {task} label: {wanted} is missing{there}")
         return [(name, images[name], {task: labels[task][name] for task in self.tasks}) for name in names]
 
-    def _by_stem(
-        self, folder: Path, endings: tuple[str, ...], form: DeclaredLabel | None = None
-    ) -> dict[str, Path]:
+    def _by_stem(self, folder: Path, endings: tuple[str, ...], form: DeclaredLabel | None = None) -> dict[str, Path]:
         """Files of a folder by their name without the ending; hidden files and other endings are passed over."""
         if form is not None and not os.path.isdir(folder):
             others = [name for name in label_folders(folder.parent) if name != "images"]

@@ -14,6 +14,8 @@ class LabelStatistics:
 
     Args:
       num_classes: of a class map; None for continuous maps.
+      unit: of continuous maps, as shown.
+      zero_is_missing: of continuous maps; if not, zero is a value and `IGNORE` is missing.
 
     >>> statistics = LabelStatistics(3)
     >>> statistics.add(np.array([[0, 0], [1, 255]], np.uint8))
@@ -21,9 +23,10 @@ class LabelStatistics:
     'classes 0: 50.0 %, 1: 25.0 %, ignored: 25.0 %; not seen: 2'
     """
 
-    def __init__(self, num_classes: int | None = None, unit: str = "") -> None:
+    def __init__(self, num_classes: int | None = None, unit: str = "", zero_is_missing: bool = True) -> None:
         self._num_classes = num_classes
         self._unit = unit
+        self._missing = 0 if zero_is_missing else IGNORE
         self._counts = np.zeros(256, np.int64)
         self._pixels = self._labelled = self._maps = self._empty = 0
         self._range = [np.inf, -np.inf]
@@ -42,7 +45,7 @@ class LabelStatistics:
             self._counts += np.bincount(label.reshape(-1), minlength=256)
             self._empty += not ((label != 0) & (label != IGNORE)).any()
         else:
-            known = label[label != 0]
+            known = label[label != self._missing]
             self._labelled += known.size
             if known.size:
                 self._range = [min(self._range[0], known.min()), max(self._range[1], known.max())]
@@ -60,6 +63,10 @@ class LabelStatistics:
     def is_ignored_everywhere(self) -> bool:
         """Whether something was read and none of it is a label."""
         return bool(self._maps) and not self._labelled and not self._counts[:IGNORE].any()
+
+    def absent(self) -> list[int]:
+        """Classes that no label held."""
+        return [k for k in range(self._num_classes or 0) if not self._counts[k]]
 
     def is_one_class_and_ignored(self) -> bool:
         """Whether the maps hold a single class, and pixels that are ignored."""
@@ -99,9 +106,8 @@ class LabelStatistics:
         if self._counts[IGNORE]:
             parts.append(f"ignored: {self._share(self._counts[IGNORE])}")
         text = "classes " + ", ".join(parts)
-        absent = [str(k) for k in range(self._num_classes or 0) if not self._counts[k]]
-        if absent:
-            text += f"; not seen: {' '.join(absent)}"
+        if absent := self.absent():
+            text += f"; not seen: {' '.join(map(str, absent))}"
         if self._empty:
             text += f"; {self._empty} of {self._maps} maps hold class 0 or nothing only"
         return text

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from ditask_jax.config_tasks import said
 from ditask_jax.data import dataset_checks
 from ditask_jax.data.benchmarks import TREES
 from ditask_jax.data.wrappers import SkippingSource, stored_labels
@@ -24,7 +25,7 @@ from ditask_jax.files import user_path
 from ditask_jax.shell import explain, no_device
 from ditask_jax.training.cluster import Cluster
 from ditask_jax.training.distributed import agree, gather, is_first, wait_for_all
-from ditask_jax.training.experiment import build_source, build_tasks, weights_path
+from ditask_jax.training.experiment import build_source, build_tasks, declared_labels, weights_path
 from ditask_jax.training.run_folder import RunDir
 from ditask_jax.weight_files import read_weights
 
@@ -213,9 +214,10 @@ def _own_files(
       DataError: they can be read and mean something else than the configuration says.
     """
     openers = {split: (lambda source=source: _plain(source)) for split, source in sources.items()}
-    report = dataset_checks.examine_sources("folder", openers, needed, {}, samples, lambda *_: None)
+    own = declared_labels(needed, said(config.get("task", None)))
+    report = dataset_checks.examine_sources("folder", openers, needed, {}, samples, lambda *_: None, declared=own)
     found = [f"{p.split}: {p.found}" for p in report.problems]
-    dataset_checks.doubt_labels(report, config.data.mask_ignore, config.data.depth_unit)
+    dataset_checks.doubt_labels(report, config.data.mask_ignore, config.data.depth_unit, own)
     for problem in report.problems[len(found) :]:
         raise DataError(f"data: {problem.what}: {problem.found}")
     return found, report.read

@@ -143,9 +143,7 @@ class _Kind:
 
 def _classes(name: str, metric: str, said: Mapping[str, Any]) -> Task:
     names, colours = class_names(said["classes"]), tuple(map(parse_colour, _texts(said.get("colours"))))
-    return ClassMap(
-        name=name, num_outputs=len(names), class_names=names, class_colours=colours, primary_metric=metric
-    )
+    return ClassMap(name=name, num_outputs=len(names), class_names=names, class_colours=colours, primary_metric=metric)
 
 
 def _mask(name: str, metric: str, said: Mapping[str, Any]) -> Task:

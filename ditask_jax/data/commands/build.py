@@ -2,8 +2,9 @@
 
 import argparse
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from ditask_jax import cli
 from ditask_jax.data.benchmarks import TREES
@@ -60,12 +61,68 @@ def add_folder_options(parser) -> None:
     parser.add_option("--subfolders", type=_yes_or_no, metavar="BOOL", help=below)
 
 
+_FOLDER_FIELDS = ("semseg_classes", "human_parts_classes", "val_fraction", "mask_ignore", "depth_unit", "subfolders")
+
+
+def take_fields(args) -> dict[str, dict[str, Any]]:
+    """Takes `--config.FIELD=VALUE` of tasks and data, as a training is given them, for a folder of one's own.
+
+    Fields of `data` stand for the options of the same names, `tasks` for `--tasks`, unless these are given too.
+
+    Returns:
+      What is said of tasks, by task.
+
+    Raises:
+      ConfigError: another data set, a field that says nothing about data, or one that cannot be used.
+    """
+    if not args.overrides:
+        return {}
+    pairs = [tuple(text.split("=", 1)) for text in args.overrides]
+    wrong = [name for name, _ in pairs if name.partition(".")[0] not in ("tasks", "task", "data")]
+    if wrong or args.name != "folder":
+        what = "of a configuration it takes tasks, task and data" if wrong else "only 'folder' takes fields here"
+        raise ConfigError(f"command line: --config.{(wrong or [pairs[0][0]])[0]}: {what}; preflight checks all of one")
+    # Here: this brings JAX, which looking at files does without.
+    from ditask_jax.config_fields import base_config, set_fields
+    from ditask_jax.config_tasks import check_section, said
+
+    config = base_config()
+    set_fields(config, pairs)
+    check_section(config)
+    given = {name for name, _ in pairs}
+    for name in _FOLDER_FIELDS:
+        if getattr(args, name) is None and f"data.{name}" in given:
+            setattr(args, name, config.data[name])
+    if args.tasks is None and "tasks" in given:
+        args.tasks = config.tasks
+    return said(config.task)
+
+
 def folder_options(args) -> dict:
     """The keyword arguments of `FolderSource` that a command line gives."""
     asked = {"semseg": args.semseg_classes, "human_parts": args.human_parts_classes}
-    names = ("val_fraction", "mask_ignore", "depth_unit", "subfolders")
     counts = {task: count for task, count in asked.items() if count is not None}
-    return {"num_classes": counts} | {name: getattr(args, name) for name in names}
+    return {"num_classes": counts} | {name: getattr(args, name) for name in _FOLDER_FIELDS[2:]}
+
+
+def folder_tasks(args, said: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """The tasks that are asked for: of `--tasks`, else all that are declared or have a folder of their own."""
+    from ditask_jax.data.folder import READERS
+
+    asked = parse_tasks(args.tasks)
+    train = folder(args.root) / "train"
+    found = [task for task in READERS if "kind" not in said.get(task, {}) and (train / task).is_dir()]
+    return asked or (*found, *(name for name, values in said.items() if "kind" in values))
+
+
+def declared_labels(names, said: Mapping[str, Mapping[str, Any]]) -> dict:
+    """How the files of declared tasks are read, by task."""
+    own = [name for name in names if "kind" in said.get(name, {})]
+    if not own:
+        return {}
+    from ditask_jax.training.experiment import declared_labels
+
+    return declared_labels(own, said)
 
 
 def _yes_or_no(text: str) -> bool:

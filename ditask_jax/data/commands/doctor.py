@@ -5,10 +5,13 @@ from ditask_jax.data.benchmarks import TREES
 from ditask_jax.data.commands.build import (
     add_folder_options,
     add_tree_options,
+    declared_labels,
     folder,
     folder_options,
+    folder_tasks,
     parse_tasks,
     progress_bar,
+    take_fields,
 )
 from ditask_jax.data.sources import OPENERS
 from ditask_jax.errors import ConfigError, DataError, check_known
@@ -18,9 +21,11 @@ EXAMPLES = (
     "nyud --root NYUD_MT --tasks semseg+depth --all",
     "cityscapes --root cityscapes --depth-unit metres",
     "folder --root my_images --semseg-classes 5",
+    "folder --root my_images --config.task.heat.kind=regression",
     "pascal --root prepared",
 )
 NAMES = (*TREES, "vtab", "folder")
+CONFIG = "overrides"
 UNHEALTHY = 1
 _SHOWN = 5
 
@@ -44,17 +49,33 @@ def run(args) -> int:
     check_known("command line: NAME", args.name, NAMES)
     if args.samples < 1:
         raise ConfigError(f"command line: --samples: got {args.samples}, expected at least 1")
+    said = take_fields(args)
+    proposed = _propose(args, said) if args.name == "folder" else []
     try:
         with progress_bar("reading") as update:
-            reports = _examine(args, None if args.all else args.samples, update)
+            reports = _examine(args, None if args.all else args.samples, update, said)
     except DataError as error:
         print(f"{args.name} in {args.root}\nbroken:\n  {error}\nverdict: training would fail")
+        print(*proposed, sep="\n", end="\n" * bool(proposed))
         return UNHEALTHY
-    print("\n\n".join(report_text(report, args.all) for report in reports))
+    print(
+        "\n\n".join([*(report_text(report, args.all) for report in reports), *(["\n".join(proposed)] * bool(proposed))])
+    )
     return UNHEALTHY if any(report.fatal() for report in reports) else cli.OK
 
 
-def _examine(args, samples, on_example) -> list:
+def _propose(args, said) -> list[str]:
+    """Declarations for folders that no task reads, as lines of text."""
+    from ditask_jax.data.folder import READERS
+    from ditask_jax.data.proposals import proposal_lines, propose
+
+    root, declared = folder(args.root), {name: values for name, values in said.items() if "kind" in values}
+    read = {*READERS, *(values.get("folder", name) for name, values in declared.items())}
+    found = propose(root / "train", read, args.all)
+    return proposal_lines(args.root, found, folder_tasks(args, said)) if found else []
+
+
+def _examine(args, samples, on_example, said) -> list:
     from ditask_jax.data import dataset_checks
 
     tasks = parse_tasks(args.tasks)
@@ -66,15 +87,18 @@ def _examine(args, samples, on_example) -> list:
         return [dataset_checks.examine_multitask(args.name, root, tasks, samples, on_example, *chosen)]
     from ditask_jax.data.folder import READERS, SPLITS, FolderSource, unread_files
 
-    if tasks is None:
-        tasks = tuple(task for task in READERS if (root / "train" / task).is_dir())
-        if not tasks and (root / "train").is_dir():
-            raise DataError(f"folder: {root / 'train'} holds no labels; make one of its folders {' '.join(READERS)}")
-    options = folder_options(args)
+    tasks = folder_tasks(args, said)
+    if not tasks and (root / "train").is_dir():
+        raise DataError(
+            f"folder: {root / 'train'} holds no labels of a known task; make one of its folders {' '.join(READERS)}, or "
+            "declare tasks of your own (task.NAME.kind)"
+        )
+    declared = declared_labels(tasks, said)
+    options = folder_options(args) | {"declared": declared}
     sources = {split: (lambda split=split: FolderSource(root, split, tasks, **options)) for split in SPLITS}
     title, classes = f"folder in {root}", options["num_classes"]
-    report = dataset_checks.examine_sources(title, sources, tasks, classes, samples, on_example)
-    dataset_checks.doubt_labels(report, args.mask_ignore, args.depth_unit)
+    report = dataset_checks.examine_sources(title, sources, tasks, classes, samples, on_example, declared=declared)
+    dataset_checks.doubt_labels(report, args.mask_ignore, args.depth_unit, declared)
     for split in report.counts:
         unread = unread_files(root / split / "images")
         if unread:

@@ -9,7 +9,16 @@ import numpy as np
 from ditask_jax import cli
 from ditask_jax.data.augment import PRESETS, Augmentation, Draw, sample, transform
 from ditask_jax.data.benchmarks import TREES
-from ditask_jax.data.commands.build import add_folder_options, add_tree_options, folder, folder_options, parse_tasks
+from ditask_jax.data.commands.build import (
+    add_folder_options,
+    add_tree_options,
+    declared_labels,
+    folder,
+    folder_options,
+    folder_tasks,
+    parse_tasks,
+    take_fields,
+)
 from ditask_jax.data.folder import READERS
 from ditask_jax.data.sources import OPENERS, open_source
 from ditask_jax.data.vtab import vtab_task
@@ -102,6 +111,7 @@ EXAMPLES = (
     "scenes --index 3 --out example.png --draws 4",
     "vtab --task cifar100 --root vtab-1k --index 0 --out example.png",
 )
+CONFIG = "overrides"
 _USUAL = {
     "pascal": ("semseg", "human_parts", "sal", "normals"),
     "nyud": ("semseg", "depth", "normals"),
@@ -128,12 +138,13 @@ def run(args) -> int:
     for name, lowest in (("index", 0), ("size", 1), ("draws", 0), ("seed", 0)):
         if getattr(args, name) < lowest:
             raise ConfigError(f"command line: --{name}: got {getattr(args, name)}, expected {lowest} or more")
-    names = parse_tasks(args.tasks) or _usual_tasks(args)
-    source = _open(args, names)
+    said = take_fields(args)
+    names = parse_tasks(args.tasks) or _usual_tasks(args, said)
+    source = _open(args, names, said)
     if args.index >= len(source):
         raise ConfigError(f"command line: --index: got {args.index}, expected 0 to {len(source) - 1}")
     example = source[args.index]
-    tasks = _tasks(args, names, example, source)
+    tasks = _tasks(args, names, example, source, said)
     title = f"{args.name}, {args.split} {args.index} of {len(source)}: {example.get('id', '?')}"
     rows = _rows(example, tasks, args)
     path = draw_example(folder(args.out), rows, tasks, title)
@@ -141,7 +152,7 @@ def run(args) -> int:
     return cli.OK
 
 
-def _usual_tasks(args) -> tuple[str, ...]:
+def _usual_tasks(args, said) -> tuple[str, ...]:
     if args.name != "folder":
         from ditask_jax.tasks.task_registry import DATASETS
 
@@ -150,14 +161,15 @@ def _usual_tasks(args) -> tuple[str, ...]:
         return usual
     if args.root is None:
         raise ConfigError("command line: --root: missing; give the folder that holds train/images")
-    known = tuple(READERS)
-    found = tuple(name for name in known if (folder(args.root) / "train" / name).is_dir())
-    if not found:
-        raise ConfigError(f"command line: --tasks: missing; none of {' '.join(known)} is in {args.root}/train")
+    if not (found := folder_tasks(args, said)):
+        raise ConfigError(
+            f"command line: --tasks: missing; none of {' '.join(READERS)} is in {args.root}/train, and no task.NAME.kind "
+            "declares another"
+        )
     return found
 
 
-def _open(args, names: tuple[str, ...]):
+def _open(args, names: tuple[str, ...], said):
     options = {}
     if args.name in TREES:
         options = {"layout": args.layout, "depth_unit": args.depth_unit, "semseg_classes": args.semseg_classes}
@@ -165,24 +177,24 @@ def _open(args, names: tuple[str, ...]):
     if args.name == "vtab":
         options = {"task": vtab_task(args.task).name}
     if args.name == "folder":
-        options = folder_options(args) | {"check": False}
+        options = folder_options(args) | {"check": False, "declared": declared_labels(names, said)}
     root = None if args.root is None else folder(args.root)
     return open_source(args.name, args.split, names, root, args.size, **options)
 
 
-def _tasks(args, names: tuple[str, ...], example: dict, source):
+def _tasks(args, names: tuple[str, ...], example: dict, source, said):
     from ditask_jax.tasks import create_tasks
 
     counts = {}
     if args.name == "vtab":
         counts = {"classification": vtab_task(args.task).num_classes}
     elif args.name == "folder":
-        for name in {"semseg", "human_parts"} & set(names):
+        for name in {"semseg", "human_parts"} & {name for name in names if "kind" not in said.get(name, {})}:
             known = example[name][example[name] != 255]
             counts[name] = max(int(known.max(initial=1)) + 1, 2)
     elif args.semseg_classes is not None:
         counts = {"semseg": args.semseg_classes}
-    return create_tasks(names, args.name, counts, getattr(source, "depth_unit", None))
+    return create_tasks(names, args.name, counts, getattr(source, "depth_unit", None), said)
 
 
 def _rows(example: dict, tasks, args) -> list[tuple[str, np.ndarray, dict]]:
