@@ -67,8 +67,8 @@ class DeclaredLabel:
         """The label of one file, of the file's size.
 
         Returns:
-          uint8 [H, W] of classes and masks, `IGNORE` = no label; float32 [H, W] of numbers, `IGNORE` = no label; float32
-          [H, W] of depth, 0 = no label; float32 [H, W, 3] of normals, zero = no label.
+          uint8 [H, W] of classes and masks and float32 [H, W] of numbers, where `IGNORE` is no label; float32 [H, W] of
+          depth, 0 = no label; float32 [H, W, 3] of normals, zero = no label.
 
         Raises:
           DataError: unreadable, or a value that the declaration does not know.
@@ -88,9 +88,7 @@ class DeclaredLabel:
             raise DataError(f"data: {path} holds {values.dtype} {list(values.shape)}; expected whole numbers [H, W]")
         if values.dtype.kind == "f":
             if (values != np.floor(values)).any():  # what is NaN equals nothing
-                raise DataError(
-                    f"data: {path} holds numbers between whole ones; {self.kind} of '{self.name}' are whole"
-                )
+                raise DataError(f"data: {path} holds numbers between whole ones; those of '{self.name}' are whole")
             return values.astype(np.int64)
         if values.dtype.kind not in "bui":
             raise DataError(f"data: {path} holds {values.dtype}; expected whole numbers")

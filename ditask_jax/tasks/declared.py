@@ -249,7 +249,7 @@ def _check_classes(name: str, where: str, said: Mapping[str, Any]) -> None:
                 f"{_shortened(names)}"
             )
     facts = label_facts(name, said)
-    numbers = {number: label for number, label in zip(facts["ids"], names, strict=True)}
+    numbers = dict(zip(facts["ids"], names, strict=True))
     colours = dict(zip(facts["colours"], names, strict=False))
     for item in facts["ignore"]:
         if (owner := (colours if isinstance(item, tuple) else numbers).get(item)) is not None and "ignore" in said:

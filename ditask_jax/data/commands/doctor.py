@@ -51,6 +51,9 @@ def run(args) -> int:
         raise ConfigError(f"command line: --samples: got {args.samples}, expected at least 1")
     said = take_fields(args)
     proposed = _propose(args, said) if args.name == "folder" else []
+    if proposed and not folder_tasks(args, said):
+        print(f"folder in {args.root}", *proposed, "verdict: no task reads these labels yet; declare them", sep="\n")
+        return UNHEALTHY
     try:
         with progress_bar("reading") as update:
             reports = _examine(args, None if args.all else args.samples, update, said)
@@ -58,9 +61,8 @@ def run(args) -> int:
         print(f"{args.name} in {args.root}\nbroken:\n  {error}\nverdict: training would fail")
         print(*proposed, sep="\n", end="\n" * bool(proposed))
         return UNHEALTHY
-    print(
-        "\n\n".join([*(report_text(report, args.all) for report in reports), *(["\n".join(proposed)] * bool(proposed))])
-    )
+    texts = [report_text(report, args.all) for report in reports]
+    print("\n\n".join([*texts, "\n".join(proposed)] if proposed else texts))
     return UNHEALTHY if any(report.fatal() for report in reports) else cli.OK
 
 
@@ -90,8 +92,8 @@ def _examine(args, samples, on_example, said) -> list:
     tasks = folder_tasks(args, said)
     if not tasks and (root / "train").is_dir():
         raise DataError(
-            f"folder: {root / 'train'} holds no labels of a known task; make one of its folders {' '.join(READERS)}, or "
-            "declare tasks of your own (task.NAME.kind)"
+            f"folder: {root / 'train'} holds no labels; make one of its folders {' '.join(READERS)}, or put files of "
+            "another task into one and declare it (task.NAME.kind)"
         )
     declared = declared_labels(tasks, said)
     options = folder_options(args) | {"declared": declared}

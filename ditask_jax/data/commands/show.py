@@ -163,8 +163,8 @@ def _usual_tasks(args, said) -> tuple[str, ...]:
         raise ConfigError("command line: --root: missing; give the folder that holds train/images")
     if not (found := folder_tasks(args, said)):
         raise ConfigError(
-            f"command line: --tasks: missing; none of {' '.join(READERS)} is in {args.root}/train, and no task.NAME.kind "
-            "declares another"
+            f"command line: --tasks: missing; none of {' '.join(READERS)} is in {args.root}/train, and "
+            "task.NAME.kind declares no other"
         )
     return found
 
