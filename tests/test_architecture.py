@@ -52,12 +52,13 @@ MAY_IMPORT: dict[str, set[str]] = {
         "weight_files",
     },
     "conversion": {"errors", "files", "nn", "backbones", "model", "adapters", "weight_files"},
-    "tasks": {"errors", "files", "labels", "numerics"},
+    "tasks": {"errors", "files", "labels", "numerics", "options"},
     "scenes": {"errors"},
     "data": {"errors", "files", "labels", "scenes", "shell"},
     "registering": {"errors", "data", "tasks"},
     "config_sections": {"errors", "options"},
-    "config_fields": {"errors", "files", "options", "config_sections", "adapters", "heads"},
+    "config_tasks": {"errors", "options", "tasks"},
+    "config_fields": {"errors", "files", "options", "config_sections", "config_tasks", "adapters", "heads"},
     "config": {"errors", "files", "options", "config_sections", "config_fields"},
     "shell": {"errors"},
     "cli": {"errors", "files", "config", "plugins", "shell"},
@@ -86,7 +87,7 @@ WITH_FLAX = {"nn", "backbones", "heads", "model", "adapters", "weights"}
 # Worker processes of the loader import these; JAX in them would cost seconds and, on a GPU, memory.
 WITHOUT_JAX = {
     *("errors", "files", "labels", "plugins", "scenes", "data", "factors", "weight_files"),
-    *("options", "config_sections", "config_fields", "config", "shell", "cli"),
+    *("options", "config_sections", "config_tasks", "config_fields", "config", "shell", "cli"),
 }
 # A file per entry of a registry; every other folder is to be taken in at a glance.
 OF_A_REGISTRY = {"methods", "backbones", "tasks", "heads"}

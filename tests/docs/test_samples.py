@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import ditask_jax as dj
+from ditask_jax.config import validate
 from tests.docs.pages import Sample, samples
 
 # Run elsewhere: the sample of the README, files of their own, a reader that needs PyTorch.
@@ -49,6 +50,8 @@ def test_a_sample_runs(sample, tmp_path, monkeypatch):
     exec(compile(sample.text, str(sample), "exec"), names)
     if "get_sweep" in names:
         assert len(names["get_sweep"]().points) > 3
+    if "get_config" in names:
+        validate(names["get_config"]())
     if "logits" in names:
         assert {name: value.shape[:3] for name, value in names["logits"].items()} == {
             "semseg": (3, 32, 32),
