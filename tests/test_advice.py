@@ -61,7 +61,7 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
 DOTTED = r"[a-z]\w*(?:\.[a-z]\w*)*"
 # What a pattern finds -> whether it exists.
 RULES = {
-    rf"--config\.({DOTTED})": lambda name: name in FIELDS | GROUPS,
+    rf"--config\.({DOTTED})": lambda name: re.sub(r"^task\.\w+", "task.NAME", name) in FIELDS | GROUPS | {"task.NAME"},
     rf"\bconfig: ({DOTTED})(?=: |$)": lambda name: name in FIELDS | GROUPS,
     rf"(?<![\w./-])((?:{'|'.join(sorted(GROUPS))})\.[a-z]\w*)": lambda name: name in FIELDS | GROUPS,
     r"(?<![\w-])--([a-z][a-z-]*)": lambda name: name in package()[0],
