@@ -95,6 +95,8 @@ def _options(fields: Mapping[str, Any], shown: Sequence[str]) -> list[str]:
 
 def _short(name: str) -> str:
     *groups, last = name.split(".")
+    if groups[:1] == ["task"]:  # what is said of one task
+        return f"{groups[-1]}.{last}"
     return groups[-1] if groups and last == "name" else last
 
 

@@ -100,10 +100,11 @@ def make_jobs(sweep: Sweep, workdir: Path, overrides: Sequence[str] = ()) -> lis
             raise ConfigError(f"sweep: point '{point.name}': no configuration; name one in the point or in the sweep")
         for override in overrides:
             field = override.partition("=")[0]
-            if field in point.overrides:
+            varied = {_in_full(name): value for name, value in point.overrides.items()}
+            if _in_full(field) in varied:
                 raise ConfigError(
                     f"command line: --config.{field}: the sweep varies this field (point '{point.name}' has "
-                    f"{value_text(point.overrides[field])}); choose points by --only, or change the sweep file"
+                    f"{value_text(varied[_in_full(field)])}); choose points by --only, or change the sweep file"
                 )
         texts = (*_texts(sweep.overrides), *_texts(point.overrides), *overrides)
         try:
@@ -130,6 +131,11 @@ def choose(jobs: Sequence[Job], patterns: Iterable[str]) -> list[Job]:
             raise ConfigError(f"command line: --only: no point matches '{pattern}'; {hint}")
     chosen = [job for job in jobs if any(fnmatch.fnmatchcase(job.name, pattern) for pattern in patterns)]
     return chosen if patterns else list(jobs)
+
+
+def _in_full(field: str) -> str:
+    """`tasks.edge.loss_weight` by its other name, `task.edge.loss_weight`."""
+    return field.replace("tasks.", "task.", 1) if field.startswith("tasks.") else field
 
 
 def _texts(overrides: Mapping[str, object]) -> list[str]:

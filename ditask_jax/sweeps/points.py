@@ -108,7 +108,8 @@ def _choices(axis: str | tuple[str, ...], values: Any) -> list[tuple[str, Any, s
     elif isinstance(values, str) or not isinstance(values, Iterable):
         raise ConfigError(f"sweep: axis {title}: got {values!r}, expected a list of values")
     else:
-        short = title.rsplit(".", 1)[-1]
+        # What is said of one task (task.edge.loss_weight) keeps its name.
+        short = "_".join(title.split(".")[1:]) if title.startswith(("task.", "tasks.")) else title.rsplit(".", 1)[-1]
         found = [(title, value, f"{short}{_in_name(value)}", dict.fromkeys(fields, value)) for value in values]
     if not found:
         raise ConfigError(f"sweep: axis {title}: no values; give at least one")

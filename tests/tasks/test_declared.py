@@ -14,6 +14,9 @@ from ditask_jax.config_tasks import TaskFields, said
 from ditask_jax.errors import ConfigError
 from ditask_jax.labels import IGNORE
 from ditask_jax.options import options_of
+from ditask_jax.reports.rows import row_labels
+from ditask_jax.sweeps.loading import make_jobs
+from ditask_jax.sweeps.points import Sweep, grid
 from ditask_jax.tasks import DATASETS, EdgeDetection, Saliency, create_tasks, load_references, multi_task_loss
 from ditask_jax.tasks.base import check_task
 from ditask_jax.tasks.declared import KINDS, TaskOptions, check_declaration, declared_task, label_facts
@@ -194,6 +197,18 @@ def test_the_weight_is_the_factor_in_the_total():
     total, losses = multi_task_loss(create_tasks("heat+depth", "folder", options=options), logits, label)
     assert {name: float(loss) for name, loss in losses.items()} == {"heat": 2.0, "depth": 4.0}
     assert float(total) == 10.0 * 2.0 + 0.5 * 4.0
+
+
+@pytest.mark.parametrize("field", ["task.depth.loss_weight", "tasks.depth.loss_weight"])
+def test_a_sweep_varies_the_weight_of_a_loss(field, tmp_path):
+    sweep = Sweep(grid(SMOKE, {field: [1, 5.5], "tasks.semseg.loss_weight": [2.0]}))
+    jobs = make_jobs(sweep, tmp_path)
+    assert [job.name for job in jobs] == [f"depth_loss_weight{w}_semseg_loss_weight2.0" for w in (1, 5.5)]
+    assert [{t.name: t.loss_weight for t in build_tasks(job.config)}["depth"] for job in jobs] == [1.0, 5.5]
+    with pytest.raises(ConfigError, match=r"--config.task.depth.loss_weight: the sweep varies this field"):
+        make_jobs(sweep, tmp_path, ["task.depth.loss_weight=3"])
+    labels = row_labels([("ditask", flatten(job.config)) for job in jobs])
+    assert [label for label, _ in labels] == ["ditask depth.loss_weight=1", "ditask depth.loss_weight=5.5"]
 
 
 def test_every_option_has_a_line_of_help_and_a_rule():

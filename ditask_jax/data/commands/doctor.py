@@ -52,7 +52,7 @@ def run(args) -> int:
     said = take_fields(args)
     proposed = _propose(args, said) if args.name == "folder" else []
     if proposed and not folder_tasks(args, said):
-        print(f"folder in {args.root}", *proposed, "verdict: no task reads these labels yet; declare them", sep="\n")
+        print(f"folder in {args.root}", *proposed, f"verdict: {_none_read(folder(args.root) / 'train')}", sep="\n")
         return UNHEALTHY
     try:
         with progress_bar("reading") as update:
@@ -87,14 +87,11 @@ def _examine(args, samples, on_example, said) -> list:
     if args.name != "folder":
         chosen = (args.layout, args.depth_unit, args.semseg_classes)
         return [dataset_checks.examine_multitask(args.name, root, tasks, samples, on_example, *chosen)]
-    from ditask_jax.data.folder import READERS, SPLITS, FolderSource, unread_files
+    from ditask_jax.data.folder import SPLITS, FolderSource, unread_files
 
     tasks = folder_tasks(args, said)
     if not tasks and (root / "train").is_dir():
-        raise DataError(
-            f"folder: {root / 'train'} holds no labels; make one of its folders {' '.join(READERS)}, or put files of "
-            "another task into one and declare it (task.NAME.kind)"
-        )
+        raise DataError(f"folder: {_none_read(root / 'train')}")
     declared = declared_labels(tasks, said)
     options = folder_options(args) | {"declared": declared}
     sources = {split: (lambda split=split: FolderSource(root, split, tasks, **options)) for split in SPLITS}
@@ -108,6 +105,15 @@ def _examine(args, samples, on_example, said) -> list:
                 f"{split}: passed over for their endings: {_files(len(unread))} in images, for example '{unread[0]}'"
             )
     return [report]
+
+
+def _none_read(train) -> str:
+    from ditask_jax.data.folder import READERS
+
+    return (
+        f"of built-in tasks {train} holds no labels; make one of its folders {' '.join(READERS)}, or declare what is "
+        "there (task.NAME.kind)"
+    )
 
 
 def _vtab_tasks(root, task: str | None) -> list[str]:
