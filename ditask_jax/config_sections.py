@@ -399,6 +399,8 @@ class CheckpointSection:
     def check(config: ConfigDict) -> None:
         """Raises ConfigError for fields that do not fit together."""
         for name in (config.checkpoint.allow_changed or "").split(","):
+            if name.strip().startswith("task."):
+                continue  # what is said of a task may be taken back, and has no field then
             value: Any = config
             for part in filter(None, name.strip().split(".")):
                 if not isinstance(value, Mapping | ConfigDict) or part not in value:

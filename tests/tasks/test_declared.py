@@ -74,6 +74,7 @@ def test_nothing_is_kept_of_what_is_not_said():
     assert config_diff(load_config(SMOKE), config) == []
     changed = config_diff(load_config(SMOKE), load_config(SMOKE, ["task.depth.loss_weight=3"]))
     assert changed == ["task.depth.loss_weight: (absent) -> 3.0"]
+    load_config(SMOKE, ["checkpoint.allow_changed=task.depth.loss_weight,seed"])
 
 
 @pytest.mark.parametrize(
