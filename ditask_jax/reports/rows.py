@@ -278,7 +278,7 @@ def check_comparable(runs: Sequence[Run]) -> None:
     first = runs[0]
     for run in runs[1:]:
         here, there = first.fields, run.fields
-        for name in _SAME_FOR_ALL:
+        for name in (*_SAME_FOR_ALL, *_labels_of_both(first, run)):
             if here.get(name) != there.get(name):
                 raise CheckpointError(
                     f"compare: '{first.path}' has {name} {here.get(name)}, '{run.path}' {there.get(name)}: their "
@@ -290,6 +290,17 @@ def check_comparable(runs: Sequence[Run]) -> None:
                 f"compare: '{first.path}' was scored on {examples[0]} examples, '{run.path}' on {examples[1]}; "
                 "compare runs with the same data.eval_examples"
             )
+
+
+def _labels_of_both(one: Run, other: Run) -> list[str]:
+    """Fields that say what the labels of those declared tasks are which two runs share."""
+    found = []
+    for name in sorted({*one.fields, *other.fields}):
+        section, _, rest = name.partition(".")
+        task, _, option = rest.partition(".")
+        shared = section == "task" and task in one.task_names and task in other.task_names
+        found += [name] if shared and option not in ("loss_weight", "colours") else []
+    return found
 
 
 def same_but_for_seed(runs: Sequence[Run]) -> bool:

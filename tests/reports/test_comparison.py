@@ -133,6 +133,24 @@ def test_without_references_there_is_no_delta_m(tmp_path):
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["comparison.csv", "comparison.md"]
 
 
+def test_runs_of_declared_tasks_are_compared_where_their_labels_are_the_same(tmp_path):
+    options = ("data.name=folder", "data.root=x", "tasks=heat", "task.heat.kind=regression")
+    runs = [
+        write_run(tmp_path / name, scores={"heat": score}, overrides=(*options, *more))
+        for name, score, more in (
+            ("a", 1.0, ("task.heat.loss_weight=2",)),
+            ("b", 2.0, ()),
+            ("c", 3.0, ("task.heat.scale=0.5",)),
+        )
+    ]
+    assert "heat rmse ↓" in (text := _table(runs[:2]).markdown())
+    assert "heat.loss_weight=2" in text
+    with pytest.raises(
+        CheckpointError, match=r"task\.heat\.scale None, .* 0\.5: their scores cannot be set side by side"
+    ):
+        _table(runs[1:])
+
+
 def test_the_command_prints_and_writes(tmp_path, capsys):
     _seeds(tmp_path / "runs", "ditask", [1.0, 2.0])
     _seeds(tmp_path / "runs", "cells16", [0.0, 1.0], ("method.shared_cells=16", "method.task_cells=16"))
