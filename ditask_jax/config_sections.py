@@ -122,7 +122,9 @@ class DataSection:
     """The data set, how it is read, and augmentation."""
 
     name: str = option(
-        "pascal", "Data set: scenes (procedural, no download), folder (your own files), pascal, nyud, cityscapes, vtab."
+        "pascal",
+        "Data set: scenes (procedural, no download), folder (your own files), pascal, nyud, cityscapes, ccp, "
+        "camvid, vtab.",
     )
     root: str | None = option(None, "Folder that holds the data set; none for scenes.", path=True)
     train_examples: int | None = option(
@@ -179,8 +181,9 @@ class DataSection:
     )
     layout: str | None = option(
         None,
-        "Which package of nyud (astmt, vandenhende, atrc) or cityscapes (official, mtan); none: found from the files.",
-        one_of("astmt", "vandenhende", "atrc", "official", "mtan"),
+        "Which package of nyud (astmt, vandenhende, atrc) or cityscapes (official, mtan); none: found from the files. "
+        "camvid: what is scored, val (none) or test.",
+        one_of("astmt", "vandenhende", "atrc", "official", "mtan", "val", "test"),
     )
     depth_unit: str | None = option(
         None,

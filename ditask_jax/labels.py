@@ -28,6 +28,8 @@ class LabelSpec:
       zero_is_missing: a pixel of zeros has no label and becomes `IGNORE`.
       all_zero_is_missing: a map of zeros everywhere has no label and becomes `IGNORE` (human parts without people).
       pad_missing: pixels that a warp brings in from outside are `IGNORE`, whatever `Augmentation.pad_ignore` says.
+      keeps_lines: where the map shrinks, lines of 1 one pixel wide are thickened first, so that they stay whole; else
+        the nearest pixels are taken, which cuts them to dots.
       num_values: class ids run over 0..num_values-1 (and `IGNORE` in maps); 0 for what is continuous.
       is_map: False for what is said of a whole image, which no augmentation touches.
 
@@ -46,6 +48,7 @@ class LabelSpec:
     zero_is_missing: bool = False
     all_zero_is_missing: bool = False
     pad_missing: bool = False
+    keeps_lines: bool = False
     num_values: int = 0
     is_map: bool = True
 
@@ -120,3 +123,24 @@ def erode_lines(lines: np.ndarray, values: np.ndarray | None = None) -> np.ndarr
             changed |= bool(doomed.any())
     height, width = lines.shape
     return level.reshape(height + 2, width + 2)[1:-1, 1:-1] >= 0
+
+
+def class_borders(classes: np.ndarray) -> np.ndarray:
+    """Borders between the classes of a map, as lines one pixel wide.
+
+    Args:
+      classes: [H, W]; `IGNORE` where there is no label.
+
+    Returns:
+      uint8 [H, W]: 1 on a border of two classes, `IGNORE` where there is no label, 0 elsewhere.
+
+    >>> class_borders(np.array([[3, 3, 5, 5, 255]] * 4, np.uint8)).tolist()[1]
+    [0, 1, 0, 0, 255]
+    """
+    known = classes != IGNORE
+    borders = np.zeros(classes.shape, bool)
+    for one, other in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+        differ = (classes[one] != classes[other]) & known[one] & known[other]
+        borders[one] |= differ
+        borders[other] |= differ
+    return np.where(known, erode_lines(borders), np.uint8(IGNORE)).astype(np.uint8)

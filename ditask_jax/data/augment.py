@@ -86,6 +86,8 @@ PRESETS: dict[str, Augmentation | None] = {
     "pascal": Augmentation(),
     "nyud": Augmentation(rotation=0.0, scale=(1.0, 1.2, 1.5), scales_are_choices=True),
     "cityscapes": Augmentation(rotation=0.0, scale=(1.0, 1.2, 1.5), scales_are_choices=True),
+    "ccp": Augmentation(resize="pillow"),
+    "camvid": Augmentation(rotation=0.0, scale=(1.0, 1.2, 1.5), scales_are_choices=True, resize="pillow"),
     "scenes": Augmentation(),
     "folder": Augmentation(),
     "vtab": Augmentation(hflip=0.0, rotation=0.0, scale=(1.0, 1.0), resize="pillow"),
@@ -181,6 +183,9 @@ def transform(
             example = {**example, spec.name: _movable(example, spec)}
     motion = _Motion.of(image.shape[:2], tuple(image_size), draw, options)
     of_labels = dataclasses.replace(motion, size=None) if keep_label_size else motion
+    for spec in specs:
+        if spec.keeps_lines:
+            example = {**example, spec.name: _thickened(example[spec.name], of_labels.size, draw.scale)}
     together = _move_together(example, specs, of_labels, options)
     labels = {}
     for spec in specs:
@@ -236,6 +241,16 @@ class _Motion:
         if self.size is not None and not self.fused:
             array = cv2.resize(array, (self.size[1], self.size[0]), interpolation=interpolation)
         return array
+
+
+def _thickened(label: np.ndarray, size: tuple[int, int] | None, zoom: float) -> np.ndarray:
+    """Lines as thick as the steps in which a smaller map takes its pixels, so that none falls between them."""
+    shrink = [old / (new * zoom) for old, new in zip(label.shape[:2], size or label.shape[:2], strict=True)]
+    if max(shrink) <= 1:
+        return label
+    kernel = np.ones([int(step) + 1 if step > 1 else 1 for step in shrink], np.uint8)
+    lines = cv2.dilate((label == 1).astype(np.uint8), kernel)
+    return np.where(label == IGNORE, label, lines)
 
 
 def _transform_image(image: np.ndarray, motion: _Motion, options: Augmentation) -> np.ndarray:

@@ -264,7 +264,7 @@ def examine_multitask(
     depth_unit: str | None = None,
     semseg_classes: int | None = None,
 ) -> Report:
-    """Examines PASCAL-Context, NYUDv2 or Cityscapes: the prepared set in a folder or, without one, the tree."""
+    """Examines a benchmark: the prepared set in a folder or, without one, the tree."""
     folder = find_prepared(root, name)
     if folder is not None:
         return examine_prepared(folder, tasks, samples, on_example)

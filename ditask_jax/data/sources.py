@@ -81,7 +81,7 @@ def open_multitask(
     """Opens a split of a multi-task benchmark.
 
     Args:
-      name: "pascal", "nyud" or "cityscapes".
+      name: a key of `benchmarks.TREES`.
       root: folder of the prepared set or of the unpacked archives.
       split: "train" or "val".
       tasks: labels to read; only their files are needed.

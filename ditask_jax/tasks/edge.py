@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ditask_jax.labels import LabelSpec
 from ditask_jax.tasks.binary_map import BinaryMapTask
 from ditask_jax.tasks.edge_matching import NUM_THRESHOLDS, THRESHOLDS, match_edges
 
@@ -22,6 +23,8 @@ class EdgeDetection(BinaryMapTask):
     Attributes:
       match_distance: greatest distance of a matched pair of pixels, as a fraction of the image diagonal (0.0075;
         published NYUD numbers use 0.011).
+      keeps_lines: lines stay whole where labels shrink to the size of the network (False, as in published scores: the
+        nearest pixels are taken, which cuts lines to dots).
 
     >>> EdgeDetection().on_host
     True
@@ -32,6 +35,11 @@ class EdgeDetection(BinaryMapTask):
     primary_metric: str = "odsF"
     on_host: bool = True
     match_distance: float = 0.0075
+    keeps_lines: bool = False
+
+    @property
+    def label_spec(self) -> LabelSpec:
+        return dataclasses.replace(super().label_spec, keeps_lines=self.keeps_lines)
 
     @property
     def sum_shapes(self) -> Mapping[str, tuple[int, ...]]:

