@@ -20,6 +20,8 @@ RECIPES = {
     "nyud_swin_tiny.py": ("semseg depth normals", 795),
     "nyud_swin_tiny.py:semseg_depth": ("semseg depth", 795),
     "cityscapes_swin_tiny.py": ("semseg depth", 2975),
+    "ccp_dinov2_small.py": ("semseg human_parts sal edge", 803),
+    "camvid_dinov2_small.py": ("semseg edge", 367),
     "vtab_swin_tiny.py": ("classification", 1000),
     **{f"vtab_swin_tiny.py:{name}": ("classification", 1000) for name in VTAB_TASKS},
 }

@@ -17,6 +17,8 @@ from PIL import Image
 PASCAL_TASKS = ("semseg", "human_parts", "sal", "normals", "edge")
 NYUD_TASKS = ("semseg", "depth", "normals", "edge")
 CITYSCAPES_TASKS = ("semseg", "depth")
+CCP_TASKS = ("semseg", "human_parts", "sal", "edge")
+CAMVID_TASKS = ("semseg", "edge")
 NYUD_PACKAGES = ("astmt", "vandenhende", "atrc")
 
 # Context classes with normals (3 bag, 284 person) and without (1 accordion, 2 aeroplane, 459 zebra-like rest).
@@ -24,6 +26,8 @@ CONTEXT_IDS = (3, 284, 1, 2, 459)
 CONTEXT_IDS_WITH_NORMALS = (3, 284)
 PART_VALUES = {"head": 1, "leye": 1, "torso": 2, "neck": 2, "ruarm": 3, "lhand": 4, "luleg": 5, "rfoot": 6}
 CITYSCAPES_RAW_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+# Number of CCP's files -> class of semseg, class of human_parts: null, boots, dress, hair, skin, sunglasses, watch.
+CCP_NUMBERS = {0: (0, 0), 7: (9, 5), 14: (5, 3), 19: (2, 1), 41: (1, 2), 47: (11, 1), 57: (12, 6)}
 CAMERA = {"baseline": 0.209313, "fx": 2262.52}
 
 Written = dict[str, dict[str, dict[str, np.ndarray]]]
@@ -216,6 +220,55 @@ def write_mtan(root, train=4, val=2, size=(32, 64), seed=0, classes=(7, 19)) -> 
             depth[:3] = 0
             _save_npy(root / split / f"depth/{k}.npy", depth)
             written[split][str(k)] = example | {"depth": depth[..., 0]}
+    return written
+
+
+def write_ccp(root, train=4, val=2, size=(56, 40), seed=0, tasks=CCP_TASKS) -> Written:
+    """A clone of Clothing Co-Parsing, with a photograph that has no annotation; "edge" is the borders of "regions"."""
+    root, rng = pathlib.Path(root), np.random.default_rng(seed)
+    everything = range(1, 5 * max(train, val) + 1)
+    numbers = {
+        "train": [k for k in everything if k % 5][:train],
+        "val": [k for k in everything if k % 5 == 0][:val],
+    }
+    written: Written = {}
+    for split, chosen in numbers.items():
+        written[split] = {f"{k:04d}": _ccp_example(root, f"{k:04d}", size, rng) for k in chosen}
+    write_jpeg(root / "photos/1005.jpg", smooth_image(rng, size))
+    return written
+
+
+def _ccp_example(root, name, size, rng) -> dict[str, np.ndarray]:
+    regions = blobs(rng, size, tuple(CCP_NUMBERS))
+    write_mat(root / f"annotations/pixel-level/{name}.mat", "groundtruth", regions)
+    classes = np.zeros((256, 2), np.uint8)
+    for number, pair in CCP_NUMBERS.items():
+        classes[number] = pair
+    return {
+        "image": write_jpeg(root / f"photos/{name}.jpg", smooth_image(rng, size)),
+        "semseg": classes[regions, 0],
+        "human_parts": classes[regions, 1],
+        "sal": (regions != 0).astype(np.uint8),
+        "regions": regions,
+    }
+
+
+def write_camvid(root, train=4, val=2, size=(36, 48), seed=0, tasks=CAMVID_TASKS, scored="val") -> Written:
+    """The folder `CamVid` of SegNet's tutorial; what stands for "val" is the folder `scored`, and there is no other."""
+    root, rng = pathlib.Path(root), np.random.default_rng(seed)
+    written: Written = {}
+    for split, count in (("train", train), ("val", val)):
+        folder = scored if split == "val" else split
+        names = [f"0001TP_{6690 + 30 * k:06d}" for k in range(count)]
+        lines = [f"/SegNet/CamVid/{folder}/{name}.png /SegNet/CamVid/{folder}annot/{name}.png" for name in names]
+        _write_text(root / f"{folder}.txt", "\n".join(lines) + "\n")
+        written[split] = {}
+        for name in names:
+            stored = blobs(rng, size, (0, 1, 4, 8, 10, 11))
+            write_grey_png(root / f"{folder}annot/{name}.png", stored)
+            image = write_png(root / f"{folder}/{name}.png", smooth_image(rng, size))
+            classes = np.where(stored == 11, 255, stored).astype(np.uint8)
+            written[split][name] = {"image": image, "semseg": classes, "regions": classes}
     return written
 
 

@@ -50,6 +50,8 @@ def test_a_healthy_tree(pascal, capsys):
         ("nyud", lambda root: miniature.write_nyud(root, "atrc"), {}, ["the package is 'atrc'", "39: "]),
         ("cityscapes", miniature.write_cityscapes, {}, ["256 px", "ready for training on semseg+depth"]),
         ("cityscapes", miniature.write_mtan, {}, ["(mtan)", "(inverse)"]),
+        ("ccp", miniature.write_ccp, {}, ["train: 4 examples; 803 were", "training on semseg+human_parts+sal+edge"]),
+        ("camvid", miniature.write_camvid, {}, ["not seen: 2 3 5 6 7 9", "ignored: ", "training on semseg+edge"]),
     ],
 )
 def test_other_data_sets(name, write, options, expected, tmp_path, capsys):

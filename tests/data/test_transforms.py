@@ -1,5 +1,6 @@
 """Joint augmentation against formulas written out by hand, and laws over many random draws."""
 
+import dataclasses
 import math
 
 import cv2
@@ -9,7 +10,7 @@ from PIL import Image
 
 from ditask_jax.data.augment import PRESETS, Augmentation, Draw, preset, rotate_directions, sample, transform
 from ditask_jax.errors import ConfigError, DataError
-from ditask_jax.labels import LabelSpec
+from ditask_jax.labels import IGNORE, LabelSpec
 from ditask_jax.scenes import ScenesSource
 from tests.data.specs import ALL, DEPTH, EDGE, NORMALS, PARTS, SAL, SEMSEG
 
@@ -285,6 +286,34 @@ def test_ten_thousand_draws_leave_every_label_legal():
         square = np.einsum("hwc,hwc->hw", normals, normals)
         missing = (normals == 255).all(-1)
         assert np.abs(square[~missing] - 1).max(initial=0) < 1e-4
+
+
+@pytest.mark.parametrize("fast_warp", [False, True])
+def test_lines_stay_whole_where_a_map_shrinks(fast_warp):
+    """A grid of lines has as many cells after a turn and a zoom into a map of a fifth of the size."""
+    label = np.zeros((250, 310), np.uint8)
+    label[20:240:48], label[:, 15:300:48] = 1, 1
+    label[:20] = label[213:] = 0
+    label[:, :15] = label[:, 256:] = 0
+    label[40:60, 50:60] = IGNORE
+    example = {"image": np.zeros((250, 310, 3), np.uint8), "edge": label}
+    holes = lambda edge: cv2.connectedComponents((edge != 1).astype(np.uint8), connectivity=4)[0]
+    keeps = dataclasses.replace(EDGE, keeps_lines=True)
+    rng, augmentation = np.random.default_rng(4), Augmentation(scale=(0.6, 0.8), fast_warp=fast_warp)
+    cut = 0
+    for _ in range(20):
+        draw = sample(augmentation, rng)
+        found, plain = (
+            transform(example, (spec,), (50, 62), draw, augmentation)["labels"]["edge"] for spec in (keeps, EDGE)
+        )
+        assert holes(found) == holes(label)
+        assert (found == IGNORE).any()
+        cut += holes(plain) < holes(label)
+    assert cut == 20
+    same = transform(example, (keeps,), (250, 310))["labels"]["edge"]
+    np.testing.assert_array_equal(same, label)
+    of_own_size = transform(example, (keeps,), (50, 62), keep_label_size=True)["labels"]["edge"]
+    np.testing.assert_array_equal(of_own_size, label)
 
 
 def test_draws_fill_their_ranges():

