@@ -124,7 +124,7 @@ class DataSection:
     name: str = option(
         "pascal",
         "Data set: scenes (procedural, no download), folder (your own files), pascal, nyud, cityscapes, ccp, "
-        "camvid, vtab.",
+        "camvid, bsds, vtab.",
     )
     root: str | None = option(None, "Folder that holds the data set; none for scenes.", path=True)
     train_examples: int | None = option(
@@ -182,7 +182,7 @@ class DataSection:
     layout: str | None = option(
         None,
         "Which package of nyud (astmt, vandenhende, atrc) or cityscapes (official, mtan); none: found from the files. "
-        "camvid: what is scored, val (none) or test.",
+        "What is scored: camvid val (none) or test, bsds test (none) or val.",
         one_of("astmt", "vandenhende", "atrc", "official", "mtan", "val", "test"),
     )
     depth_unit: str | None = option(

@@ -3,6 +3,7 @@ augmentation, and lines one pixel wide.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,8 +20,8 @@ class LabelSpec:
     Attributes:
       name: task id, the key of the label in an example.
       channels: channels of the label map (3 for normals, else 1), or numbers per image.
-      dtype: "uint8" for class and binary maps, "float32" for continuous ones, "int32" for a class of the image,
-        "float32" for other numbers of it.
+      dtype: "uint8" for class and binary maps, "float32" for continuous ones, "uint16" for what several people drew,
+        "int32" for a class of the image, "float32" for other numbers of it.
       interpolation: "nearest" or "cubic", for warps and resizes.
       is_direction_field: unit vectors (x, y, z): flipping negates x, an in-plane rotation turns (x, y), a resize
         renormalises, and the zero vector means "no label".
@@ -28,8 +29,8 @@ class LabelSpec:
       zero_is_missing: a pixel of zeros has no label and becomes `IGNORE`.
       all_zero_is_missing: a map of zeros everywhere has no label and becomes `IGNORE` (human parts without people).
       pad_missing: pixels that a warp brings in from outside are `IGNORE`, whatever `Augmentation.pad_ignore` says.
-      keeps_lines: where the map shrinks, lines of 1 one pixel wide are thickened first, so that they stay whole; else
-        the nearest pixels are taken, which cuts them to dots.
+      keeps_lines: where the map shrinks, lines one pixel wide (of 1, or of any annotator) are thickened first, so that
+        they stay whole; else the nearest pixels are taken, which cuts them to dots.
       num_values: class ids run over 0..num_values-1 (and `IGNORE` in maps); 0 for what is continuous.
       is_map: False for what is said of a whole image, which no augmentation touches.
 
@@ -135,7 +136,7 @@ def class_borders(classes: np.ndarray) -> np.ndarray:
       uint8 [H, W]: 1 on a border of two classes, `IGNORE` where there is no label, 0 elsewhere.
 
     >>> class_borders(np.array([[3, 3, 5, 5, 255]] * 4, np.uint8)).tolist()[1]
-    [0, 1, 0, 0, 255]
+    [0, 0, 1, 0, 255]
     """
     known = classes != IGNORE
     borders = np.zeros(classes.shape, bool)
@@ -144,3 +145,36 @@ def class_borders(classes: np.ndarray) -> np.ndarray:
         borders[one] |= differ
         borders[other] |= differ
     return np.where(known, erode_lines(borders), np.uint8(IGNORE)).astype(np.uint8)
+
+
+# Outlines of several annotators in one map, which is then moved like any other: a bit per annotator, and above these
+# bits their number, which is 0 where there is no label.
+
+
+MOST_ANNOTATORS = 12
+ANNOTATOR_BITS = (1 << MOST_ANNOTATORS) - 1
+
+
+def pack_annotators(masks: Sequence[np.ndarray]) -> np.ndarray:
+    """One map of what each of up to 12 annotators drew, bool [H, W] each: uint16 [H, W].
+
+    >>> pack_annotators([np.array([[True, False]]), np.array([[True, True]])]).tolist()
+    [[8195, 8194]]
+    """
+    packed = np.full(np.shape(masks[0]), len(masks) << MOST_ANNOTATORS, np.uint16)
+    for bit, mask in enumerate(masks):
+        packed |= np.asarray(mask, np.uint16) << np.uint16(bit)
+    return packed
+
+
+def unpack_annotators(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What each annotator drew, bool [annotators, H, W], and where there is a label, bool [H, W].
+
+    >>> masks, known = unpack_annotators(np.array([[8195, 8194, 0]], np.uint16))
+    >>> masks.astype(int).tolist(), known.tolist()
+    ([[[1, 0, 0]], [[1, 1, 0]]], [[True, True, False]])
+    """
+    counts = packed >> MOST_ANNOTATORS
+    known = counts > 0
+    bits = np.arange(int(counts.max(initial=0))).reshape(-1, 1, 1)
+    return ((packed >> bits) & 1).astype(bool) & known, known

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ditask_jax.errors import ConfigError, DataError, check_known
-from ditask_jax.labels import IGNORE, LabelSpec
+from ditask_jax.labels import IGNORE, MOST_ANNOTATORS, LabelSpec
 
 # What the joint augmentation draws, and the choices it leaves open.
 #
@@ -88,6 +88,7 @@ PRESETS: dict[str, Augmentation | None] = {
     "cityscapes": Augmentation(rotation=0.0, scale=(1.0, 1.2, 1.5), scales_are_choices=True),
     "ccp": Augmentation(resize="pillow"),
     "camvid": Augmentation(rotation=0.0, scale=(1.0, 1.2, 1.5), scales_are_choices=True, resize="pillow"),
+    "bsds": Augmentation(),
     "scenes": Augmentation(),
     "folder": Augmentation(),
     "vtab": Augmentation(hflip=0.0, rotation=0.0, scale=(1.0, 1.0), resize="pillow"),
@@ -249,6 +250,10 @@ def _thickened(label: np.ndarray, size: tuple[int, int] | None, zoom: float) -> 
     if max(shrink) <= 1:
         return label
     kernel = np.ones([int(step) + 1 if step > 1 else 1 for step in shrink], np.uint8)
+    if label.dtype == np.uint16:  # a bit per annotator
+        bits = [((label >> bit) & 1).astype(np.uint8) for bit in range(MOST_ANNOTATORS)]
+        thick = [cv2.dilate(lines, kernel).astype(np.uint16) << bit for bit, lines in enumerate(bits)]
+        return np.bitwise_or.reduce([label, *thick])
     lines = cv2.dilate((label == 1).astype(np.uint8), kernel)
     return np.where(label == IGNORE, label, lines)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ditask_jax.labels import IGNORE
+from ditask_jax.labels import IGNORE, unpack_annotators
 
 _SHOWN_CLASSES = 8
 
@@ -34,13 +34,18 @@ class LabelStatistics:
         self._lengths = [np.inf, -np.inf]
         self._directions = False
         self._whole = True
+        self._annotators: set[int] = set()
 
     def add(self, label: np.ndarray) -> None:
-        """Takes in one label: uint8 [H, W], float32 [H, W] or float32 [H, W, 3]."""
+        """Takes in one label: uint8 or uint16 [H, W], float32 [H, W] or float32 [H, W, 3]."""
         self._maps += 1
         self._pixels += label.shape[0] * label.shape[1]
         if label.ndim == 3:
             self._add_directions(label)
+        elif label.dtype == np.uint16:
+            masks, known = unpack_annotators(label)
+            self._annotators.add(len(masks))
+            self._counts += np.bincount(np.where(known, masks.sum(0), IGNORE).reshape(-1), minlength=256)
         elif label.dtype == np.uint8:
             self._counts += np.bincount(label.reshape(-1), minlength=256)
             self._empty += not ((label != 0) & (label != IGNORE)).any()
@@ -105,6 +110,9 @@ class LabelStatistics:
             parts.append(f"{len(rest)} more: {self._share(self._counts[rest].sum())}")
         if self._counts[IGNORE]:
             parts.append(f"ignored: {self._share(self._counts[IGNORE])}")
+        if self._annotators:
+            few, most = min(self._annotators), max(self._annotators)
+            return f"drawn by {few} to {most} annotators; pixels by the number of them: {', '.join(parts)}"
         text = "classes " + ", ".join(parts)
         if absent := self.absent():
             text += f"; not seen: {' '.join(map(str, absent))}"

@@ -99,6 +99,48 @@ def match_edges(
     return matched, predicted.astype(np.int64), int(actual.sum())
 
 
+FINE_THRESHOLDS = tuple(k / 100 for k in range(1, 100))
+
+
+def match_annotators(
+    probability: np.ndarray, annotators: np.ndarray, known: np.ndarray, distance: float = 0.0075
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Numbers of edge pixels at each of 99 thresholds, against what several annotators drew.
+
+    Every annotator's lines are matched with the predicted ones by themselves, as in `match_edges`.
+
+    Args:
+      probability: `[H, W]`, in 0..1.
+      annotators: bool `[annotators, H, W]`, true on the lines of each.
+      known: bool `[H, W]`, false where nothing is scored.
+      distance: greatest distance of a pair as a fraction of the image diagonal.
+
+    Returns:
+      int64 `[99]` each: predicted pixels that are matched with at least one annotator, predicted pixels, pixels of all
+      annotators that are matched; and the number of pixels of all annotators.
+
+    >>> lines = np.zeros((2, 64, 64), bool); lines[0, 20] = lines[1, 40] = True
+    >>> counts = match_annotators(lines[0].astype(np.float32), lines, np.ones((64, 64), bool))
+    >>> [int(count[49]) for count in counts[:3]], counts[3]
+    ([64, 64, 64], 128)
+    """
+    probability = np.asarray(probability, np.float32)
+    lines = thin(probability, FINE_THRESHOLDS[0]) & known
+    strength = probability[lines]
+    order = np.argsort(-strength, kind="stable")
+    points = np.argwhere(lines)[order]
+    predicted = np.searchsorted(-strength[order], -np.asarray(FINE_THRESHOLDS, np.float32), side="right")
+    until = lambda mask: np.concatenate([[0], np.cumsum(mask, dtype=np.int64)])[predicted]
+    is_right, matched, actual = np.zeros(len(points), bool), np.zeros(len(predicted), np.int64), 0
+    for drawn in annotators:
+        true_lines = erode_lines(drawn & known)
+        is_matched = _matchable(_candidates(points, true_lines, distance * float(np.hypot(*probability.shape))))
+        is_right |= is_matched
+        matched += until(is_matched)
+        actual += int(true_lines.sum())
+    return until(is_right), predicted.astype(np.int64), matched, actual
+
+
 def _candidates(points: np.ndarray, actual: np.ndarray, radius: float) -> list[list[int]]:
     """For every predicted pixel, in order, the numbers of the true pixels within the radius, nearest first."""
     reach = int(radius)

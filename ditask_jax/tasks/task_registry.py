@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ditask_jax.errors import ConfigError, check_known, did_you_mean
+from ditask_jax.tasks.annotated_edge import AnnotatedEdges
 from ditask_jax.tasks.base import Task
 from ditask_jax.tasks.class_map import HumanParts, SemanticSegmentation
 from ditask_jax.tasks.classification import Classification
@@ -67,6 +68,7 @@ class DatasetInfo:
       terms: what its images are and under whose terms, one line for model cards.
       distilled: tasks whose labels come from other networks.
       keeps_lines: thin lines stay whole where edge labels shrink to the size of the network.
+      annotators: labels of edge hold what several people drew.
       other_class_names: names of the classes of other packages of the data set, which the number of classes selects.
     """
 
@@ -79,6 +81,7 @@ class DatasetInfo:
     terms: str = ""
     distilled: tuple[str, ...] = ()
     keeps_lines: bool = False
+    annotators: bool = False
 
 
 DATASETS: dict[str, DatasetInfo] = {
@@ -122,6 +125,13 @@ DATASETS: dict[str, DatasetInfo] = {
         terms="CamVid, the copy of SegNet's authors; streets of Cambridge, CC BY-NC 4.0",
         keeps_lines=True,
     ),
+    # How many examples there are depends on which part is scored.
+    "bsds": DatasetInfo(
+        ("edge",),
+        {},
+        terms="BSDS500; photographs of the Corel collection, outlines drawn by people, for non-commercial research",
+        annotators=True,
+    ),
     "scenes": DatasetInfo(
         ("semseg", "human_parts", "sal", "normals", "depth", "edge"),
         {"semseg": SCENES_CLASSES, "human_parts": HUMAN_PARTS},
@@ -147,7 +157,7 @@ _OTHERS: dict[str, Callable[[DatasetInfo], Task]] = {
     "normals": lambda info: SurfaceNormals(),
     # A zoom divides distances, not disparities; the benchmark on inverse depth divides that as well (MTAN).
     "depth": lambda info: Depth(unit=info.depth_unit, scales_inversely=info.depth_unit != "pixels"),
-    "edge": lambda info: EdgeDetection(keeps_lines=info.keeps_lines),
+    "edge": lambda info: AnnotatedEdges() if info.annotators else EdgeDetection(keeps_lines=info.keeps_lines),
 }
 _BUILT_IN = frozenset((*_CLASSES, *_OTHERS))
 

@@ -18,6 +18,7 @@ PASCAL_TASKS = ("semseg", "human_parts", "sal", "normals", "edge")
 NYUD_TASKS = ("semseg", "depth", "normals", "edge")
 CITYSCAPES_TASKS = ("semseg", "depth")
 CCP_TASKS = ("semseg", "human_parts", "sal", "edge")
+BSDS_TASKS = ("edge",)
 CAMVID_TASKS = ("semseg", "edge")
 NYUD_PACKAGES = ("astmt", "vandenhende", "atrc")
 
@@ -269,6 +270,26 @@ def write_camvid(root, train=4, val=2, size=(36, 48), seed=0, tasks=CAMVID_TASKS
             image = write_png(root / f"{folder}/{name}.png", smooth_image(rng, size))
             classes = np.where(stored == 11, 255, stored).astype(np.uint8)
             written[split][name] = {"image": image, "semseg": classes, "regions": classes}
+    return written
+
+
+def write_bsds(root, train=3, val=2, size=(40, 56), seed=0, tasks=BSDS_TASKS, scored="test") -> Written:
+    """The folder `BSDS500`: one annotator more from photograph to photograph; `val` trains too if `test` is scored."""
+    root, rng = pathlib.Path(root), np.random.default_rng(seed)
+    written: Written = {"train": {}, "val": {}}
+    folders = [("train", "train", train)] + ([("train", "val", 1)] if scored == "test" else [])
+    for split, folder, count in [*folders, ("val", scored, val)]:
+        for k in range(count):
+            name = f"{len(folder)}{seed}{k:03d}"
+            image = write_jpeg(root / f"data/images/{folder}/{name}.jpg", smooth_image(rng, size))
+            drawn = [(rng.random(size) < 0.1).astype(np.uint8) for _ in range(4 + k)]
+            cells = np.empty((1, len(drawn)), object)
+            for number, outlines in enumerate(drawn):
+                cells[0, number] = _structs(("Segmentation", "Boundaries"), [(outlines.astype(np.uint16), outlines)])
+            write_mat(root / f"data/groundTruth/{folder}/{name}.mat", "groundTruth", cells)
+            packed = sum(outlines.astype(np.uint16) << number for number, outlines in enumerate(drawn))
+            written[split][name] = {"image": image, "edge": packed + np.uint16(len(drawn) << 12)}
+        (root / f"data/images/{folder}/Thumbs.db").write_bytes(b"")
     return written
 
 

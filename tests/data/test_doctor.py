@@ -51,6 +51,7 @@ def test_a_healthy_tree(pascal, capsys):
         ("cityscapes", miniature.write_cityscapes, {}, ["256 px", "ready for training on semseg+depth"]),
         ("cityscapes", miniature.write_mtan, {}, ["(mtan)", "(inverse)"]),
         ("ccp", miniature.write_ccp, {}, ["train: 4 examples; 803 were", "training on semseg+human_parts+sal+edge"]),
+        ("bsds", miniature.write_bsds, {}, ["drawn by 4 to 6 annotators", "300 were published", "training on edge"]),
         ("camvid", miniature.write_camvid, {}, ["not seen: 2 3 5 6 7 9", "ignored: ", "training on semseg+edge"]),
     ],
 )

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ditask_jax.data.augment import PRESETS, Augmentation, Draw, preset, rotate_directions, sample, transform
 from ditask_jax.errors import ConfigError, DataError
-from ditask_jax.labels import IGNORE, LabelSpec
+from ditask_jax.labels import IGNORE, LabelSpec, pack_annotators, unpack_annotators
 from ditask_jax.scenes import ScenesSource
 from tests.data.specs import ALL, DEPTH, EDGE, NORMALS, PARTS, SAL, SEMSEG
 
@@ -299,6 +299,7 @@ def test_lines_stay_whole_where_a_map_shrinks(fast_warp):
     example = {"image": np.zeros((250, 310, 3), np.uint8), "edge": label}
     holes = lambda edge: cv2.connectedComponents((edge != 1).astype(np.uint8), connectivity=4)[0]
     keeps = dataclasses.replace(EDGE, keeps_lines=True)
+    drawn = LabelSpec("edge", dtype="uint16", keeps_lines=True)
     rng, augmentation = np.random.default_rng(4), Augmentation(scale=(0.6, 0.8), fast_warp=fast_warp)
     cut = 0
     for _ in range(20):
@@ -309,6 +310,9 @@ def test_lines_stay_whole_where_a_map_shrinks(fast_warp):
         assert holes(found) == holes(label)
         assert (found == IGNORE).any()
         cut += holes(plain) < holes(label)
+        packed = {**example, "edge": pack_annotators([label == 1, label == IGNORE])}
+        masks, _ = unpack_annotators(transform(packed, (drawn,), (50, 62), draw, augmentation)["labels"]["edge"])
+        assert holes(masks[0].astype(np.uint8)) == holes(label)
     assert cut == 20
     same = transform(example, (keeps,), (250, 310))["labels"]["edge"]
     np.testing.assert_array_equal(same, label)

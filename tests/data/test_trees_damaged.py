@@ -328,6 +328,29 @@ def test_damaged_camvid(tmp_path):
         open_tree("camvid", tmp_path, layout="test").ids("val")
 
 
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (np.zeros((3, 4)), r"holds no cells with 'Boundaries'"),
+        (np.empty((1, 0), object), r"holds 0 annotators; expected 1 to 12"),
+        ([(40, 56)] * 13, r"holds 13 annotators; expected 1 to 12"),
+        ([(40, 56), (40, 55)], r"outlines of annotator 2 are \[40, 55\], of the first \[40, 56\]"),
+        ([(40, 56), (40, 56, 3)], r"annotator 2 has uint8 \[40, 56, 3\], expected \[H, W\]"),
+        ([(20, 28)] * 2, r"is 20x28 \(height x width\), expected 40x56, the size of its image"),
+    ],
+)
+def test_damaged_outlines(cells, message, tmp_path):
+    written = miniature.write_bsds(tmp_path)
+    name = next(iter(written["train"]))
+    if isinstance(cells, list):
+        shapes, cells = cells, np.empty((1, len(cells)), object)
+        for number, shape in enumerate(shapes):
+            cells[0, number] = miniature._structs(("Boundaries",), [(np.zeros(shape, np.uint8),)])
+    miniature.write_mat(tmp_path / f"data/groundTruth/train/{name}.mat", "groundTruth", cells)
+    with pytest.raises(DataError, match=rf"{name}\.mat.* {message}"):
+        read_all("bsds", tmp_path, ("edge",))
+
+
 def test_choices_that_a_data_set_does_not_have(tmp_path):
     miniature.write_pascal(tmp_path / "p")
     miniature.write_cityscapes(tmp_path / "c")

@@ -69,6 +69,7 @@ def test_folder_takes_class_counts_from_the_user():
         ("cityscapes", {"semseg": 19, "depth": 1}),
         ("ccp", {"semseg": 13, "human_parts": 7, "sal": 1, "edge": 1}),
         ("camvid", {"semseg": 11, "edge": 1}),
+        ("bsds", {"edge": 1}),
         ("scenes", {"semseg": 12, "human_parts": 7, "sal": 1, "normals": 3, "depth": 1, "edge": 1}),
     ],
 )

@@ -1,7 +1,8 @@
-"""PASCAL-Context, NYUDv2, Cityscapes, CCP and CamVid as they unpack or are cloned: a file each, and what they share."""
+"""The benchmarks as their archives unpack or their repositories are cloned: a file each, and what they share."""
 
 from pathlib import Path
 
+from ditask_jax.data.benchmarks.bsds import open_bsds
 from ditask_jax.data.benchmarks.camvid import open_camvid
 from ditask_jax.data.benchmarks.ccp import open_ccp
 from ditask_jax.data.benchmarks.cityscapes import open_cityscapes
@@ -19,6 +20,7 @@ TREES = {
     "cityscapes": open_cityscapes,
     "ccp": open_ccp,
     "camvid": open_camvid,
+    "bsds": open_bsds,
 }
 
 

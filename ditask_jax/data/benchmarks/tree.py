@@ -24,6 +24,7 @@ from ditask_jax.errors import ConfigError, DataError, check_known
 # | classes | uint8 [H, W] | the same; 255 = ignore |
 # | colours | uint8 [H, W, 3] | directions float32 [H, W, 3] = 2 v / 255 - 1; black and mid-grey = missing |
 # | vectors | float32 [H, W, 3] | the same; zero = missing |
+# | annotators | uint16 [H, W] | the same: a bit per annotator, see `labels.pack_annotators` |
 # | distances | float32 [H, W] | the same; 0 = missing |
 # | disparity | uint16 [H, W] | float32 [H, W]: pixels (v - 1) / 256, or metres factor / pixels; 0 = missing |
 
@@ -34,6 +35,7 @@ DTYPES = {
     "vectors": np.float32,
     "distances": np.float32,
     "disparity": np.uint16,
+    "annotators": np.uint16,
 }
 """Type of the numbers of each form."""
 DEPTH_FACTOR = "depth_factor"

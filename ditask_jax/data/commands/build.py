@@ -46,7 +46,7 @@ def add_tree_options(parser, names, root_required: bool = True) -> None:
     parser.add_path("--root", required=root_required, metavar="DIR", help="folder of the data set")
     parser.add_option("--tasks", metavar="A+B", help="labels, joined by + (default: the usual ones)")
     parser.add_option(
-        "--layout", metavar="NAME", help="package: astmt, vandenhende, atrc, official, mtan; camvid: val, test"
+        "--layout", metavar="NAME", help="package: astmt, vandenhende, atrc, official, mtan; camvid, bsds: val, test"
     )
     units = "nyud, folder: metres, millimetres; cityscapes: pixels, metres"
     parser.add_option("--depth-unit", metavar="UNIT", help=units)

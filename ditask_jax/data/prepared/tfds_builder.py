@@ -9,6 +9,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from ditask_jax.data import image_files
 from ditask_jax.data.benchmarks import SPLITS, Tree, open_tree
+from ditask_jax.data.benchmarks.bsds import LAYOUTS, BsdsTree
 from ditask_jax.data.benchmarks.camvid import SCORED, CamvidTree
 from ditask_jax.data.benchmarks.ccp import CcpTree
 from ditask_jax.data.benchmarks.cityscapes import CityscapesTree, MtanTree
@@ -181,4 +182,16 @@ class CamvidMt(_MultiTaskBuilder):
         return CamvidTree(root, self.builder_config.name)
 
 
-BUILDERS = {builder.DATA_SET: builder for builder in (PascalMt, NyudMt, CityscapesMt, CcpMt, CamvidMt)}
+class BsdsMt(_MultiTaskBuilder):
+    """BSDS500, one configuration per part that is scored."""
+
+    DATA_SET = "bsds"
+    TITLE = "BSDS500"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "Give the folder BSDS500 of the clone."
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in LAYOUTS]  # noqa: RUF012
+
+    def _tree(self, root: Path) -> Tree:
+        return BsdsTree(root, self.builder_config.name)
+
+
+BUILDERS = {builder.DATA_SET: builder for builder in (PascalMt, NyudMt, CityscapesMt, CcpMt, CamvidMt, BsdsMt)}
