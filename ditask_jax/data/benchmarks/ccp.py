@@ -137,5 +137,5 @@ def open_ccp(root: Path, layout: str | None = None, depth_unit: str | None = Non
     """
     check_choice("ccp", "layout", layout, (CcpTree.layout,))
     check_choice("ccp", "depth_unit", depth_unit, ())
-    advice = f"run `git clone --depth 1 {REPOSITORY}` and give the folder that it makes"
+    advice = f"run `git clone {REPOSITORY}` and give the folder that it makes"
     return CcpTree(find_root(root, "ccp", ("annotations/pixel-level",), ("clothing-co-parsing",), advice))
