@@ -39,6 +39,23 @@ _REMEDIES = {
     errno.EISDIR: "check the path",
 }
 
+_script = ""
+
+
+def started_by(script: str) -> None:
+    """Says that commands are called as arguments of a script such as "ditask-jax", for their help."""
+    global _script
+    _script = script
+
+
+def called(module: str) -> str:
+    """How a user of this process calls a command.
+
+    >>> called("ditask_jax.train")
+    'python -m ditask_jax.train'
+    """
+    return f"{_script} {module.removeprefix('ditask_jax.')}" if _script else f"python -m {module}"
+
 
 class Parser(argparse.ArgumentParser):
     """An `argparse` parser with `--config` and its overrides, examples in the help, and one-line errors.
@@ -65,17 +82,21 @@ class Parser(argparse.ArgumentParser):
         self._config = config
         self._required: list[argparse.Action] = []
         self._paths: list[argparse.Action] = []
-        lines = [f"  python -m {module} {example}" for example in examples]
+        prog = called(module)
+        lines = [f"  {prog} {example}" for example in examples]
         super().__init__(
-            prog=f"python -m {module}",
+            prog=prog,
             description=summary,
             epilog="\n".join(["examples:", *lines]) if lines else None,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
         if config in ("required", "optional"):
-            note = "configuration file, with an optional :VARIANT; fields are overridden by --config.FIELD=VALUE"
-            self.add_option("--config", metavar="FILE", help=note, required=config == "required")
+            note = (
+                "configuration of the package by name, such as scenes, or a file by its path; with an optional "
+                ":VARIANT; fields are overridden by --config.FIELD=VALUE"
+            )
+            self.add_option("--config", metavar="NAME", help=note, required=config == "required")
 
     def add_option(self, *names: str, **options) -> None:
         """Adds an option or a positional argument; the arguments are those of `argparse.add_argument`.

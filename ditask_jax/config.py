@@ -33,6 +33,7 @@ __all__ = [
     "flatten",
     "from_json",
     "load_config",
+    "packaged",
     "recipe",
     "to_json",
     "validate",
@@ -41,8 +42,15 @@ __all__ = [
 FORMAT = "ditask_jax/config/2"
 # Without a format in the file: all options of all methods side by side, some under other names.
 FIRST_FORMAT = "ditask_jax/config/1"
-_CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
 _ABSENT = object()
+
+
+def _above_configs(package: pathlib.Path) -> pathlib.Path:
+    """An installed package has the folder `configs` inside, a checkout beside the package."""
+    return package if (package / "configs").is_dir() else package.parent
+
+
+_ROOT = _above_configs(pathlib.Path(__file__).resolve().parent)
 
 
 def _to_stderr(line: str) -> None:
@@ -59,8 +67,9 @@ def load_config(
     """Loads a configuration file, applies overrides and checks the result.
 
     Args:
-        source: Path of the file, with an optional variant: `configs/scenes.py` or `configs/scenes.py:frozen`. A
-            relative path is looked up in the current folder, then in the checkout this package runs from.
+        source: Name of a configuration that comes with the package, or path of a file, with an optional variant:
+            `scenes`, `scenes:frozen`, `configs/scenes.py:frozen`. A relative path is looked up in the current folder,
+            then beside the configurations of the package.
         overrides: Texts such as `"batch_size=8"` or `"--config.optimizer.learning_rate=1e-3"`, or a mapping of dotted
             names to values. `method.name` and `head.name` are applied first, whatever the order; of the others later
             ones win.
@@ -230,23 +239,54 @@ def _split_override(text: str) -> tuple[str, str]:
     return name, value
 
 
-def find_file(source: str) -> tuple[pathlib.Path, str | None]:
-    """Path and variant of a source such as `configs/scenes.py:frozen`; looks in the folders that `load_config` does."""
-    match = re.fullmatch(r"(?s)(.*\.py)(?::(.*))?", source)
+def find_file(source: str, folder: str = "configs") -> tuple[pathlib.Path, str | None]:
+    """Path and variant of a source such as `scenes:frozen` or `configs/scenes.py:frozen`.
+
+    Args:
+        source: As `load_config` takes it.
+        folder: Where what comes with the package lies: `configs`, `configs/sweeps`.
+
+    Raises:
+        ConfigError: There is no such file, no such name, or it is neither.
+    """
     if source and "\0" not in source:
         user_path(source, "config")  # a URL is called one, whatever it ends in
+    if match := re.fullmatch(r"([\w-]+)(?::(.*))?", source, re.DOTALL):
+        return _named(match[1], folder), match[2] or None
+    match = re.fullmatch(r"(?s)(.*\.py)(?::(.*))?", source)
     if match is None or "\0" in source:
         raise ConfigError(
-            f"config: {source!r}: expected a Python file such as configs/scenes.py or configs/scenes.py:VARIANT"
+            f"config: {source!r}: expected a name such as scenes or scenes:VARIANT, or a Python file such as "
+            "configs/scenes.py or configs/scenes.py:VARIANT"
         )
     name, variant = match.groups()
-    candidates = [user_path(name, "config"), _CHECKOUT / name]
+    candidates = [user_path(name, "config"), _ROOT / name]
     for path in candidates:
         if os.path.isfile(path):
             return path.resolve(), variant or None
     near = sorted(p.name for p in candidates[-1].parent.glob("*.py")) if candidates[-1].parent.is_dir() else []
     known = f" {did_you_mean(candidates[0].name, near)}" if near else ""
-    raise ConfigError(f"config: {name}: no such file (looked in {os.getcwd()} and {_CHECKOUT}).{known}")
+    raise ConfigError(f"config: {name}: no such file (looked in {os.getcwd()} and {_ROOT}).{known}")
+
+
+def packaged(folder: str = "configs") -> dict[str, pathlib.Path]:
+    """The files that come with the package, by the name that `--config` takes.
+
+    >>> "scenes" in packaged(), "paper_grid" in packaged("configs/sweeps")
+    (True, True)
+    """
+    return {path.stem: path for path in sorted((_ROOT / folder).glob("*.py"))}
+
+
+def _named(name: str, folder: str) -> pathlib.Path:
+    files = packaged(folder)
+    if name in files:
+        return files[name]
+    own = f"; to take the file, write {name}.py" if os.path.isfile(f"{name}.py") else ""
+    raise ConfigError(
+        f"config: '{name}': no file of that name comes with the package. {did_you_mean(name, list(files))}; a file of "
+        f"your own is named by its path, with .py{own}"
+    )
 
 
 def call_file(path: pathlib.Path, variant: str | None, function: str = "get_config") -> Any:
@@ -259,7 +299,7 @@ def call_file(path: pathlib.Path, variant: str | None, function: str = "get_conf
         called = getattr(_run(path), function, None)
         if not callable(called):
             start = "smoke.py" if function == "get_config" else "sweeps/smoke.py"
-            raise ConfigError(f"config: {path}: defines no {function}(); start from configs/{start}")
+            raise ConfigError(f"config: {path}: defines no {function}(); start from {_ROOT / 'configs' / start}")
         return called(*_variant_arguments(path, called, variant))
 
 

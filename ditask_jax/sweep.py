@@ -54,7 +54,8 @@ def _parser() -> cli.Parser:
         ],
         config="overrides",
     )
-    parser.add_option("sweep", metavar="FILE", help="Python file with get_sweep(), with an optional :VARIANT")
+    note = "sweep of the package by name, or Python file with get_sweep(); with an optional :VARIANT"
+    parser.add_option("sweep", metavar="FILE", help=note)
     parser.add_path("--workdir", required=True, metavar="DIR", help="folder of the run folders")
     note = "trainings at a time (default: one per GPU, or one); each gets its share of the cores or GPUs"
     parser.add_option("--jobs", type=int, metavar="N", help=note)

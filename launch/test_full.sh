@@ -15,7 +15,7 @@ set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/venv.sh
 
-parts=(laws training processes pages others interop extras python3.11 python3.12 python3.13)
+parts=(laws training processes pages others interop extras wheel python3.11 python3.12 python3.13)
 describe() {
   case "$1" in
     laws) echo "slow laws of the methods" ;;
@@ -25,6 +25,7 @@ describe() {
     others) echo "all other slow tests" ;;
     interop) echo "against PyTorch, timm, transformers and peft" ;;
     extras) echo "optuna and Weights & Biases" ;;
+    wheel) echo "the package as it is installed: built, put into an environment of its own, run in an empty folder" ;;
     python*) echo "a training run and, unless .venv has it, the numerical tests on ${1/python/Python }" ;;
     *) return 1 ;;
   esac
@@ -90,6 +91,21 @@ extras() {
     .venv/bin/python -m pytest tests/sweeps/test_searching.py tests/training/test_sinks.py
 }
 
+# The wheel, in an environment and a folder where nothing of the checkout is.
+wheel() {
+  local bin="$PWD/.venv-wheel/bin"
+  make_venv .venv-wheel requirements.txt &&
+    "$bin/python" -m pip wheel --quiet --disable-pip-version-check --no-deps . -w "$scratch/dist" &&
+    "$bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall "$scratch"/dist/*.whl &&
+    mkdir -p "$scratch/empty" &&
+    (cd "$scratch/empty" &&
+      "$bin/ditask-jax" --help &&
+      "$bin/ditask-jax" train --config=smoke --workdir=run &&
+      "$bin/ditask-jax" evaluate --workdir=run &&
+      "$bin/ditask-jax" describe --config=pascal_swin_tiny:frozen --json >/dev/null &&
+      "$bin/ditask-jax" sweep smoke --workdir=sweep --list)
+}
+
 run_part() {
   case "$1" in
     laws) slow tests/adapters ;;
@@ -100,6 +116,7 @@ run_part() {
     others) slow "--ignore=tests/"{adapters,training,crash,launch,sweeps,docs} ;;
     interop) bash launch/test_interop.sh ;;
     extras) extras ;;
+    wheel) wheel ;;
     python*) on_python "${1#python}" ;;
   esac
 }

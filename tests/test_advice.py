@@ -57,7 +57,10 @@ def package() -> tuple[frozenset[str], tuple[tuple[str, str], ...]]:
     return frozenset(known), tuple(found)
 
 
-EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+NEEDED = [*PROJECT["dependencies"], *(text for texts in PROJECT["optional-dependencies"].values() for text in texts)]
+# What may be asked of an index. This package itself is on none.
+PACKAGES = {re.split(r"[^\w-]", text)[0].lower() for text in NEEDED}
 DOTTED = r"[a-z]\w*(?:\.[a-z]\w*)*"
 # What a pattern finds -> whether it exists.
 RULES = {
@@ -67,7 +70,7 @@ RULES = {
     r"(?<![\w-])--([a-z][a-z-]*)": lambda name: name in package()[0],
     r"\b(?:set|lower|raise) ([a-z]+(?:_[a-z]+)+)\b(?!\.)": lambda name: name in LAST_PARTS,
     r"python -m (ditask_jax(?:\.\w+)*)": lambda name: importlib.util.find_spec(name) is not None,
-    r"ditask[-_]jax\[(\w+)\]": lambda name: name in EXTRAS,
+    r"pip install '?([a-z][\w-]*)": lambda name: name.lower() in PACKAGES,
 }
 
 

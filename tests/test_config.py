@@ -5,8 +5,10 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
+import tomllib
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from configs import base
+from ditask_jax import config as config_module
 from ditask_jax.adapters import method_names
 from ditask_jax.config import config_diff, flatten, from_json, load_config, to_json, validate
 from ditask_jax.config_fields import CHOSEN, chosen_options
@@ -43,6 +46,38 @@ def test_loads_from_any_folder_with_a_variant_and_overrides(tmp_path, monkeypatc
     assert (config.method.name, config.batch_size, config.seed) == ("frozen", 16, 3)
     assert config.optimizer.learning_rate == 1e-3
     assert config.is_locked
+
+
+def test_a_name_finds_the_file_of_the_package_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pascal_swin_tiny").mkdir()
+    (tmp_path / "smoke.py").write_text("raise SystemExit")
+    for name in ("pascal_swin_tiny", "pascal_swin_tiny:frozen", "smoke"):
+        stem, colon, variant = name.partition(":")
+        source = f"{CHECKOUT / 'configs' / stem}.py{colon}{variant}"
+        assert to_json(load_config(name)) == to_json(load_config(source))
+    (tmp_path / "mine.py").write_text(f"{BASE}return c\n")
+    with pytest.raises(
+        ConfigError, match=r"a file of your own is named by its path, with .py; to take the file, write"
+    ):
+        load_config("mine")
+
+
+def test_an_installed_package_has_its_configurations_inside(tmp_path, monkeypatch):
+    """Where the wheel puts them is where names, and paths that begin with configs/, are looked up."""
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))
+    target = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]["configs"]
+    package = tmp_path / "site-packages" / "ditask_jax"
+    assert config_module._above_configs(package) == package.parent
+    shutil.copytree(CHECKOUT / "configs", package.parent / target)
+    root = config_module._above_configs(package)
+    monkeypatch.setattr(config_module, "_ROOT", root)
+    monkeypatch.chdir(tmp_path)
+    for source in ("table6", "configs/table6.py", "configs/table6.py:full"):
+        path, _ = config_module.find_file(source)
+        assert path == package / "configs" / "table6.py"
+        assert load_config(source).data.name == "scenes"
+    assert set(config_module.packaged("configs/sweeps")) >= {"smoke", "table6"}
 
 
 def test_a_file_of_ones_own_stands_on_the_base_from_anywhere(tmp_path, monkeypatch):
@@ -177,7 +212,7 @@ def test_warmup_above_and_minimum_rate_above_the_base():
         ("x = 1\nimport nothing_of_this_name\n", "config: experiment.py, line 2: ModuleNotFoundError: No module named"),
         ("def get_config():\n    return 1 / 0\n", "config: experiment.py, line 2: ZeroDivisionError: division by zero"),
         ("import sys\nsys.exit(3)\n", "config: experiment.py, line 2: SystemExit: 3"),
-        ("x = 1\n", "config: {path}: defines no get_config(); start from configs/smoke.py"),
+        ("x = 1\n", "config: {path}: defines no get_config(); start from {smoke}"),
         ("def get_config(): return 3\n", "config: {path}: get_config() returned a int, expected a ConfigDict"),
         (
             "def get_config(variant): return variant\n",
@@ -205,7 +240,8 @@ def test_a_wrong_file_is_one_line_that_names_it(tmp_path, text, line):
     path = _file(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
         load_config(path)
-    assert str(caught.value).startswith(line.format(path=path))
+    smoke = (CHECKOUT / "configs" / "smoke.py").resolve()
+    assert str(caught.value).startswith(line.format(path=path, smoke=smoke))
     assert "\n" not in str(caught.value)
 
 
@@ -218,9 +254,14 @@ def test_a_wrong_file_is_one_line_that_names_it(tmp_path, text, line):
             "config: pascal_swin_tiny variant: unknown name 'fronzen'. Did you mean 'frozen'?",
         ),
         ("configs/base.py:x", "config: base.py: takes no variant, got ':x'; write the path alone"),
-        ("configs", "config: 'configs': expected a Python file such as configs/scenes.py"),
-        ("", "config: '': expected a Python file"),
-        ("a\0.py", "config: 'a\\x00.py': expected a Python file"),
+        ("configs/", "config: 'configs/': expected a name such as scenes or scenes:VARIANT, or a Python file"),
+        ("", "config: '': expected a name"),
+        ("a\0.py", "config: 'a\\x00.py': expected a name"),
+        (
+            "scene:full",
+            "config: 'scene': no file of that name comes with the package. Did you mean 'scenes'? Known: base",
+        ),
+        ("scenes:fulll", "config: scenes variant: unknown name 'fulll'. Did you mean 'full'?"),
     ],
 )
 def test_a_wrong_path_or_variant(source, line):

@@ -211,9 +211,7 @@ def export_program(path: Path | str, model: MultiTaskModel, state: Any = None) -
     try:
         content = program_bytes(model, state)
     except ImportError as error:
-        raise WeightsError(
-            f"export: a program needs flatbuffers: pip install 'ditask-jax[program]' ({error})"
-        ) from None
+        raise WeightsError(f"export: a program needs flatbuffers: pip install flatbuffers ({error})") from None
     except (ValueError, OverflowError) as error:
         raise WeightsError(f"export: the program could not be written ({' '.join(str(error).split())[:200]})") from None
     return atomic_write_bytes(user_path(path), content)
@@ -229,7 +227,7 @@ def load_program(path: Path | str):
     try:
         return export.deserialize(bytearray(path.read_bytes())).call
     except ImportError as error:
-        raise WeightsError(f"program: it needs flatbuffers: pip install 'ditask-jax[program]' ({error})") from None
+        raise WeightsError(f"program: it needs flatbuffers: pip install flatbuffers ({error})") from None
     except Exception as error:
         # The reader of flatbuffers raises struct.error, AssertionError, IndexError and others on a damaged file.
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"

@@ -63,8 +63,8 @@ def load_pickle(path: Path, where: str) -> Any:
         import torch
     except ImportError:
         raise WeightsError(
-            f"{where} is a PyTorch file, and PyTorch is not installed here: pip install 'ditask-jax[convert]' "
-            "(or take a .safetensors file, which needs no PyTorch)"
+            f"{where} is a PyTorch file, and PyTorch is not installed here: pip install torch, a "
+            "CPU build will do (or take a .safetensors file, which needs no PyTorch)"
         ) from None
     known = [(stand_in, name) for name, stand_in in STAND_INS.items()]
     try:

@@ -1,6 +1,4 @@
-"""`python -m ditask_jax.data`: checks data sets before training (`doctor`), prepares them (`build`), draws examples
-(`show`).
-"""
+"""`python -m ditask_jax.data`: checks data sets (`doctor`), prepares them (`build`), draws examples (`show`)."""
 
 import importlib
 from collections.abc import Sequence
@@ -31,17 +29,18 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _usage() -> str:
+    prog = cli.called("ditask_jax.data")
     lines = [f"  {name:<8} {text}" for name, text in COMMANDS.items()]
     return "\n".join(
         [
-            "usage: python -m ditask_jax.data COMMAND [options]",
+            f"usage: {prog} COMMAND [options]",
             "",
             "commands:",
             *lines,
             "",
             "examples:",
-            "  python -m ditask_jax.data doctor pascal --root PASCAL_MT",
-            "  python -m ditask_jax.data build pascal --root PASCAL_MT --out prepared",
+            f"  {prog} doctor pascal --root PASCAL_MT",
+            f"  {prog} build pascal --root PASCAL_MT --out prepared",
             "",
             "Each command has a --help of its own.",
         ]

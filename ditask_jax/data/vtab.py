@@ -383,7 +383,8 @@ def prepare_vtab(task: str, out: str | Path, manual_dir: str | Path | None = Non
     if missing:
         raise DataError(
             f"vtab: preparing '{task}' from tensorflow-datasets needs {' and '.join(missing)}, not installed here: "
-            "pip install 'ditask_jax[data]' (reading the prepared set needs neither, lists of files never do)"
+            "pip install tensorflow-cpu importlib-resources (reading the prepared set needs neither, lists of files "
+            "never do)"
         )
     import tensorflow_datasets as tfds
 

@@ -67,12 +67,13 @@ def load_sweep(source: str) -> Sweep:
     """Calls `get_sweep()` of a Python file.
 
     Args:
-        source: Path of the file with an optional `:VARIANT`, looked up like a configuration.
+        source: Name of a sweep of the package, or path of a file, with an optional `:VARIANT`; looked up like a
+            configuration.
 
     Raises:
         ConfigError: The file is missing or fails, or what it returns is no sweep.
     """
-    path, variant = find_file(source)
+    path, variant = find_file(source, "configs/sweeps")
     sweep = call_file(path, variant, "get_sweep")
     if not isinstance(sweep, Sweep):
         raise ConfigError(f"sweep: {path}: get_sweep() returned a {type(sweep).__name__}, expected a Sweep")

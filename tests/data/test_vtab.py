@@ -169,7 +169,7 @@ def test_mistakes_are_named(tmp_path):
 def test_preparing_without_tensorflow_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(DataError, match=r"preparing .dtd. .* needs tensorflow and .* pip install .ditask_jax\[data\]"):
+    with pytest.raises(DataError, match=r"preparing .dtd. .* needs tensorflow and .* pip install tensorflow-cpu"):
         prepare_vtab("dtd", tmp_path)
     assert not any(tmp_path.iterdir())
 

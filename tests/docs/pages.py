@@ -47,7 +47,7 @@ def samples() -> list[Sample]:
 
 
 def commands() -> list[Command]:
-    """Every `python -m`, `bash`, `sbatch` and `pytest` line of the pages, in blocks and between backticks."""
+    """Every `python -m`, `ditask-jax`, `bash`, `sbatch` and `pytest` line of the pages, wherever it stands."""
     found = {}
     for page in PAGES:
         if page.name in GENERATED:
@@ -75,6 +75,8 @@ def _command(page: str, line: str) -> Command | None:
         words = words[3:]
     if words[:1] == ["python3"] or words[:1] == [".venv/bin/python"]:
         words[0] = "python"
+    if words[:1] == ["ditask-jax"] and len(words) > 1 and words[1].isalpha() and words[1].islower():
+        words[:2] = ["python", "-m", f"ditask_jax.{words[1]}"]
     if words[:2] == ["python", "-m"] and len(words) > 2:
         program, words = words[2], words[3:]
         if program == "ditask_jax.data" and words:
