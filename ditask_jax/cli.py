@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from ditask_jax import shell
+from ditask_jax import program_cache, shell
 from ditask_jax.config import load_config
 from ditask_jax.errors import ConfigError, DitaskError, did_you_mean
 from ditask_jax.files import user_path
@@ -185,7 +185,11 @@ def _as_paths(value: str | list[str] | None, what: str) -> str | list[str] | Non
 
 
 def run(
-    main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None, *, unheard: bool = False
+    main: Callable[[list[str]], int | None],
+    argv: Sequence[str] | None = None,
+    *,
+    unheard: bool = False,
+    compiles: bool = False,
 ) -> NoReturn:
     """Runs a command and leaves the process with its exit code; the last line of every `__main__`.
 
@@ -193,6 +197,7 @@ def run(
         main: Takes the arguments after the module's name; returns an exit code, or None for 0.
         argv: Those arguments; default: the process's own.
         unheard: Whether the command goes on where its lines cannot be printed, as its results are in files: a training.
+        compiles: Whether programs that it compiles are kept for the next command (`ditask_jax.program_cache`).
     """
     shell.use_utf8()
     shell.open_streams()
@@ -200,7 +205,7 @@ def run(
     shell.process_settings()
     shell.show_warnings()
     shell.hold_streams(unheard=unheard)
-    code = execute(main, argv)
+    code = execute(main, argv, compiles=compiles)
     if code in (USER_ERROR, INTERRUPTED) and _is_one_of_several():
         # On the usual way out JAX waits for the other processes, they for this one, and all are aborted in the end.
         sys.stdout.flush()
@@ -214,7 +219,9 @@ def _is_one_of_several() -> bool:
     return distributed is not None and distributed.is_initialized()
 
 
-def execute(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
+def execute(
+    main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None, *, compiles: bool = False
+) -> int:
     """Calls `main` and returns the exit code; mistakes of a user become one line on the error stream.
 
     >>> def main(argv):
@@ -230,6 +237,8 @@ def execute(main: Callable[[list[str]], int | None], argv: Sequence[str] | None 
             shell.check_environment()
         if folder := os.environ.get("DITASK_CACHE_DIR"):
             user_path(folder, "environment: DITASK_CACHE_DIR")  # a wrong one is named before anything is made
+        if compiles and not {"-h", "--help"} & set(arguments):
+            program_cache.keep_programs()
         load_plugins()
         code = main(arguments)
         sys.stdout.flush()

@@ -70,4 +70,4 @@ def _numbers(text: str) -> list[int]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, compiles=True)

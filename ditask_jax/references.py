@@ -57,4 +57,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main, unheard=True)
+    cli.run(main, unheard=True, compiles=True)

@@ -70,4 +70,4 @@ def _summary(trainer) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main, unheard=True)
+    cli.run(main, unheard=True, compiles=True)

@@ -61,7 +61,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config_fields": {"errors", "files", "options", "config_sections", "config_tasks", "adapters", "heads"},
     "config": {"errors", "files", "options", "config_sections", "config_fields"},
     "shell": {"errors"},
-    "cli": {"errors", "files", "config", "plugins", "shell"},
+    "program_cache": {"errors", "factors"},
+    "cli": {"errors", "files", "config", "plugins", "program_cache", "shell"},
     "plots": {"errors", "files", "tasks"},
 }
 # Above all of them, and below the commands.
@@ -87,7 +88,7 @@ WITH_FLAX = {"nn", "backbones", "heads", "model", "adapters", "weights"}
 # Worker processes of the loader import these; JAX in them would cost seconds and, on a GPU, memory.
 WITHOUT_JAX = {
     *("errors", "files", "labels", "plugins", "scenes", "data", "factors", "weight_files"),
-    *("options", "config_sections", "config_tasks", "config_fields", "config", "shell", "cli"),
+    *("options", "config_sections", "config_tasks", "config_fields", "config", "shell", "program_cache", "cli"),
 }
 # A file per entry of a registry; every other folder is to be taken in at a glance.
 OF_A_REGISTRY = {"methods", "backbones", "tasks", "heads"}
