@@ -1,5 +1,6 @@
 """Compiled programs kept from one command to the next, by JAX's own cache in a folder of the user's."""
 
+import glob
 import hashlib
 import os
 import pathlib
@@ -7,7 +8,7 @@ import platform
 import re
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ditask_jax.errors import OutputWarning
 from ditask_jax.factors import default_cache_dir
@@ -85,12 +86,13 @@ def keep_programs() -> pathlib.Path | None:
             raise PermissionError(13, "Permission denied")
         make_space(base)
     except OSError as error:
-        _warn(f"cannot use {folder} ({error.strerror or error}); compiling anew. DITASK_CACHE_DIR names another folder")
+        text = f"cannot use {folder} ({error.strerror or error}); compiling anew. DITASK_CACHE_DIR names another folder"
+        warnings.warn(OutputWarning(f"compiled programs: {text}"), stacklevel=2)
         return None
     os.environ[DIR] = str(folder)
     for name, value in _EVERYTHING.items():
         os.environ.setdefault(name, value)
-    _report_in_one_line(folder)
+    warnings.showwarning = _in_one_line(folder, warnings.showwarning)
     if new:
         size = f"{MOST_BYTES >> 30} GiB"
         line = f"compiled programs are kept in {base}, at most {size}; {OFF}=false turns that off"
@@ -125,9 +127,9 @@ def _files(base: pathlib.Path) -> Iterable[pathlib.Path]:
             yield pathlib.Path(folder, name)
 
 
-def _report_in_one_line(folder: pathlib.Path) -> None:
-    """Makes one line of JAX's warnings of the cache, the first alone, and removes what they are about."""
-    before, said = warnings.showwarning, []
+def _in_one_line(folder: pathlib.Path, before: Callable[..., None]) -> Callable[..., None]:
+    """`warnings.showwarning` that makes a line of JAX's first warning of the cache, and removes what each is about."""
+    said = []
 
     def show(message, category, filename, lineno, file=None, line=None):
         match = _PROBLEM.match(str(message))
@@ -136,15 +138,12 @@ def _report_in_one_line(folder: pathlib.Path) -> None:
             return
         doing, program, reason = match.groups()
         # JAX writes no entry over another, so a damaged one would be met at every start.
-        for path in folder.glob(f"{program}-*-cache"):
+        for path in folder.glob(f"{glob.escape(program)}-*-cache"):
             path.unlink(missing_ok=True)
         if not said:
             said.append(program)
             problem = " ".join(reason.split())[:200]
-            _warn(f"one in {folder} is passed over, {doing} it failed ({problem}); compiled anew. More go unsaid")
+            text = f"one in {folder} is passed over, {doing} it failed ({problem}); compiled anew. More go unsaid"
+            before(OutputWarning(f"compiled programs: {text}"), OutputWarning, filename, lineno)
 
-    warnings.showwarning = show
-
-
-def _warn(text: str) -> None:
-    warnings.warn(OutputWarning(f"compiled programs: {text}"), stacklevel=3)
+    return show

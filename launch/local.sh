@@ -23,7 +23,6 @@ fi
 
 # A variable of a cluster that this shell may have inherited would make the process wait for others.
 unset JAX_NUM_PROCESSES JAX_PROCESS_ID JAX_COORDINATOR_ADDRESS SLURM_STEP_NUM_TASKS
-export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}"
 
 "$python" -m ditask_jax.preflight "$@"
 exec "$python" -m ditask_jax.train "$@"

@@ -12,8 +12,6 @@ source launch/venv.sh
 workdir="${WORKDIR:-runs/quickstart}"
 make_venv .venv requirements.txt
 
-# What was compiled serves the next run.
-export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}"
 # XLA takes its scratch memory anew for every step; huge pages that are kept save a fifth of the time on CPUs.
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000}"
 # Trains, evaluates, prints the table and says where the figure is.

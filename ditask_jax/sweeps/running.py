@@ -197,7 +197,6 @@ def has_unknown_scores(job: Job) -> bool:
 
 
 LOG_NAME = "train.log"
-CACHE_NAME = ".compiled"
 FAILED, STOPPED, BUSY = "failed", "stopped", "busy"
 _POLL_SECONDS = 0.2
 
@@ -226,7 +225,7 @@ class Runner:
 
     Args:
         shares: One per training at a time.
-        environment: Of the trainings; `JAX_COMPILATION_CACHE_DIR` defaults to a folder beside them.
+        environment: Of the trainings; default: this process's.
         command: Of a job; default: its training.
     """
 
@@ -285,8 +284,7 @@ class Runner:
             log.write(head.encode("utf-8", "surrogateescape"))
             log.flush()
             offset = log.tell()
-            cache = str((job.workdir.parent / CACHE_NAME).absolute())
-            environment = {"JAX_COMPILATION_CACHE_DIR": cache, **self._environment, **share.environment()}
+            environment = {**self._environment, **share.environment()}
             with held_to(share.cores):
                 process = subprocess.Popen(
                     command,
