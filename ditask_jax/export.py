@@ -8,30 +8,33 @@ def main(argv: list[str]) -> int:
     parser = cli.Parser(
         "ditask_jax.export",
         "Writes the newest checkpoint of a run, adapters merged: weights under the names of timm, of the official code "
-        "or of Hugging Face (tasks sharing one stream), everything (ditask), or a StableHLO program.",
+        "or of Hugging Face (tasks sharing one stream), everything (ditask), or a program, StableHLO or ONNX.",
         [
             "--workdir=runs/shared --layout=timm --out=swin.safetensors",
             "--workdir=runs/scenes --layout=ditask --out=scenes.safetensors",
             "--workdir=runs/scenes --program --out=scenes.stablehlo",
+            "--workdir=runs/scenes --program=onnx --out=scenes.onnx",
         ],
         config=None,
     )
     parser.add_path("--workdir", required=True, metavar="DIR", help="folder of the run")
     parser.add_path("--out", required=True, metavar="FILE", help="the file to write")
     parser.add_option("--layout", metavar="NAME", help="timm, official, huggingface or ditask")
-    parser.add_option("--program", action="store_true", help="write a StableHLO program in place of weights")
+    note = "write a program in place of weights: stablehlo (the default), or onnx, which needs the package jax2onnx"
+    parser.add_option("--program", nargs="?", const="stablehlo", metavar="KIND", help=note)
     parser.add_path("--weights", metavar="FILE", help="the weight file the run started from, where it has moved")
     args = parser.parse(argv)
 
-    from ditask_jax.conversion.weight_sources import output_path, printable
-    from ditask_jax.errors import ConfigError, optional
+    from ditask_jax.conversion.weight_sources import PROGRAMS, check_program, output_path, printable
+    from ditask_jax.errors import ConfigError, check_known, optional
 
-    if (args.layout is None) != args.program:
+    if (args.layout is None) == (args.program is None):
         raise ConfigError("export: give either --layout NAME or --program")
-    out = output_path(args.out, "export", ".stablehlo" if args.program else ".safetensors")
+    if args.program is not None:
+        check_program(args.program)
+    out = output_path(args.out, "export", PROGRAMS.get(args.program, ".safetensors"))
 
     from ditask_jax.conversion.exporting import EXPORTS, export_program, export_weights
-    from ditask_jax.errors import check_known
     from ditask_jax.reports.model_card import write_model_card
     from ditask_jax.training.restore import restore_run
 
@@ -42,8 +45,8 @@ def main(argv: list[str]) -> int:
         print(f"passed over the checkpoint of step {step}: {reason}")
     print(f"step {run.step}")
     model = run.experiment.model
-    if args.program:
-        print(f"program: {printable(str(export_program(out, model, run.state)))}")
+    if args.program is not None:
+        print(f"program: {printable(str(export_program(out, model, run.state, args.program)))}")
     else:
         print(export_weights(out, model, args.layout, run.state, args.weights))
     with optional(f"model card of {printable(str(out))}"):

@@ -1,7 +1,9 @@
-"""Writing weights for other code bases, and StableHLO programs."""
+"""Writing weights for other code bases, and programs: StableHLO and ONNX."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from ditask_jax.adapters.merging import merge
 from ditask_jax.backbones import backbone_entry
 from ditask_jax.conversion.layout_registry import ONE_STREAM, layout_of
 from ditask_jax.conversion.multitask_layouts import stream_tensors
-from ditask_jax.conversion.weight_sources import printable
+from ditask_jax.conversion.weight_sources import check_program, printable
 from ditask_jax.errors import WeightsError, check_known
 from ditask_jax.files import atomic_write_bytes, user_path
 from ditask_jax.model import MultiTaskModel
@@ -174,7 +176,7 @@ def _equal(stored: np.ndarray, value: np.ndarray) -> bool:
     return stored.shape == value.shape and np.array_equal(stored.astype(value.dtype), value)
 
 
-# A merged model as a StableHLO program that needs nothing of this package to run.
+# A merged model as a program that needs nothing of this package to run.
 
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -191,25 +193,79 @@ def program_bytes(model: MultiTaskModel, state: Any = None, platforms: tuple[str
       state: values in place of the model's own, as `Trainer.fit` returns them.
       platforms: what it can run on.
     """
+    predict, images = _prediction(model, state)
+    return bytes(export.export(jax.jit(predict), platforms=platforms)(images).serialize())
+
+
+def onnx_bytes(model: MultiTaskModel, state: Any = None) -> bytes:
+    """An ONNX model: input `images`, uint8 `[batch, H, W, 3]`; an output per task, by its name, float32 logits.
+
+    The batch may have any size, height and width are the model's.
+
+    Args:
+      model: wrapped or merged.
+      state: values in place of the model's own, as `Trainer.fit` returns them.
+
+    Raises:
+      WeightsError: jax2onnx is not installed, or cannot express what the model computes.
+    """
+    check_program("onnx", WeightsError)
+    with _quiet("jax2onnx", "onnx_ir"):
+        from jax2onnx import to_onnx
+
+        predict, images = _prediction(model, state)
+        tasks = sorted(jax.eval_shape(predict, images))  # the order in which JAX takes a dict apart
+        try:
+            found = to_onnx(predict, [images], model_name="ditask_jax", input_names=["images"], output_names=tasks)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise WeightsError(f"export: jax2onnx cannot write it ({reason}); --program writes StableHLO") from error
+    # Some shapes that it notes of values inside are wrong. They serve readers only, who find them out by themselves.
+    del found.graph.value_info[:]
+    return found.SerializeToString()
+
+
+@contextlib.contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Keeps what libraries log on their way to themselves, unless it is an error."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _prediction(model: MultiTaskModel, state: Any) -> tuple[Callable[[jax.Array], dict], jax.ShapeDtypeStruct]:
+    """A merged model as a function of images, and the images it takes."""
     merged = merge(model, state)
     height, width = merged.backbone.image_size
+    (batch,) = export.symbolic_shape("batch")
 
     def predict(images):
         return merged(images, Context(train=False))
 
-    (batch,) = export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8)
-    return bytes(export.export(jax.jit(predict), platforms=platforms)(images).serialize())
+    return predict, jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8)
 
 
-def export_program(path: Path | str, model: MultiTaskModel, state: Any = None) -> Path:
-    """Writes the program of `program_bytes` to a file.
+def export_program(path: Path | str, model: MultiTaskModel, state: Any = None, kind: str = "stablehlo") -> Path:
+    """Writes a program to a file: that of `program_bytes`, or of `onnx_bytes`.
+
+    Args:
+      path: the file; an older one is replaced.
+      model: wrapped or merged.
+      state: values in place of the model's own, as `Trainer.fit` returns them.
+      kind: "stablehlo" or "onnx".
 
     Raises:
-      WeightsError: the model is too large for the format (2 GiB).
+      WeightsError: the model is too large for the format (2 GiB), or the package that writes it is not installed.
     """
+    check_program(kind, WeightsError)
     try:
-        content = program_bytes(model, state)
+        content = onnx_bytes(model, state) if kind == "onnx" else program_bytes(model, state)
     except ImportError as error:
         raise WeightsError(f"export: a program needs flatbuffers: pip install flatbuffers ({error})") from None
     except (ValueError, OverflowError) as error:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import importlib.util
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 
 from ditask_jax.conversion.layout_registry import LAYOUTS
 from ditask_jax.conversion.pickles import is_tensor, load_pickle, plain_text, to_numpy
-from ditask_jax.errors import ConfigError, WeightsError, did_you_mean
+from ditask_jax.errors import ConfigError, DitaskError, WeightsError, check_known, did_you_mean
 from ditask_jax.files import user_path
 from ditask_jax.weight_files import PYTORCH, SAFETENSORS, file_kind, read_tensors
 
@@ -43,6 +44,20 @@ def printable(text: str) -> str:
     layers.0 a\nb
     """
     return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
+PROGRAMS = {"stablehlo": ".stablehlo", "onnx": ".onnx"}
+"""Kinds of programs, and what their files' names end in."""
+
+
+def check_program(kind: str, error: type[DitaskError] = ConfigError) -> None:
+    """Raises `error` for a kind of program that is unknown, or needs a package that is not here."""
+    check_known("export: --program", kind, PROGRAMS, error)
+    if kind == "onnx" and importlib.util.find_spec("jax2onnx") is None:
+        raise error(
+            "export: --program=onnx: the package jax2onnx is not installed; it brings many others, so make an "
+            "environment of its own for this package and run pip install 'jax2onnx==0.13.0' there, or write StableHLO"
+        )
 
 
 def output_path(text: str, command: str, suffix: str = SUFFIX, source: str | None = None) -> Path:
