@@ -1,6 +1,7 @@
 """ONNX programs, run by onnxruntime; in an environment with jax2onnx, see `extras` of launch/test_full.sh."""
 
 import importlib.util
+import os
 
 import jax
 import numpy as np
@@ -18,7 +19,7 @@ from ditask_jax.nn.state import split_state
 MISSING = [name for name in ("jax2onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
 needs_onnx = pytest.mark.skipif(bool(MISSING), reason=f"not installed: pip install {' '.join(MISSING)}")
 # What jax2onnx imports says on its way, about itself.
-pytestmark = pytest.mark.filterwarnings("default:::jax2onnx", "default::DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning")
 
 SMALL = [
     *(("swin_test", method) for method in ("DiTASK", "MTLoRA", "Adapter", "DoRA")),
@@ -56,8 +57,8 @@ def check(model, file, capfd):
         assert set(found) == set(expected)
         for name, value in expected.items():
             np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-5 * np.abs(value).max(), err_msg=name)
-    content = file.read_bytes()
-    assert b".py" not in content, "a path of this machine"
+    # The converter knows from which line of which file an operation comes, and could write that down.
+    assert os.path.dirname(dj.__file__).encode() not in file.read_bytes()
 
 
 @needs_onnx
