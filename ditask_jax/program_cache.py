@@ -1,5 +1,6 @@
 """Compiled programs kept from one command to the next, by JAX's own cache in a folder of the user's."""
 
+import contextlib
 import glob
 import hashlib
 import os
@@ -117,8 +118,9 @@ def make_space(base: pathlib.Path, most: int = MOST_BYTES) -> None:
     for _, size, path in sorted(found):
         if total <= most:
             return
-        path.unlink(missing_ok=True)
-        total -= size
+        with contextlib.suppress(OSError):  # gone already, or another user's
+            path.unlink()
+            total -= size
 
 
 def _files(base: pathlib.Path) -> Iterable[pathlib.Path]:
@@ -139,7 +141,8 @@ def _in_one_line(folder: pathlib.Path, before: Callable[..., None]) -> Callable[
         doing, program, reason = match.groups()
         # JAX writes no entry over another, so a damaged one would be met at every start.
         for path in folder.glob(f"{glob.escape(program)}-*-cache"):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
         if not said:
             said.append(program)
             problem = " ".join(reason.split())[:200]
