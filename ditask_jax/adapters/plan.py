@@ -120,6 +120,7 @@ GROUPS = (
     "norms",
     "relative_position_bias_table",
     "positions",
+    "layer_scale",
     "reduction",
     "convolutions",
     "adapter shared",
@@ -149,8 +150,10 @@ def parameter_group(path: str) -> str:
         return "patch_embed"
     if parts[-1] == "relative_position_bias_table":
         return "relative_position_bias_table"
-    if parts[-1] in ("position_embedding", "class_token"):
+    if parts[-1] in ("position_embedding", "class_token", "register_tokens"):
         return "positions"
+    if any(part.startswith("layer_scale") for part in parts):
+        return "layer_scale"
     if any(part.startswith("norm") for part in parts):
         return "norms"
     if {"spatial_reduction", "depthwise"} & set(parts):

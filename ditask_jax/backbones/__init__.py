@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ditask_jax.backbones.backbone_registry import IMAGENET_MEAN, IMAGENET_STD, REGISTRY, BackboneEntry, Config
 from ditask_jax.backbones.blocks import Backbone
+from ditask_jax.backbones.dino import Dinov2, Dinov2Config, Dinov3, Dinov3Config
 from ditask_jax.backbones.geometry import Size
 from ditask_jax.backbones.pvt import Pvt, PvtConfig, PvtV2, PvtV2Config
 from ditask_jax.backbones.swin import Swin, SwinConfig
@@ -30,7 +31,14 @@ __all__ = [
     "register_backbone",
 ]
 
-_CLASSES: dict[type[Config], type[Backbone]] = {SwinConfig: Swin, PvtConfig: Pvt, PvtV2Config: PvtV2, VitConfig: Vit}
+_CLASSES: dict[type[Config], type[Backbone]] = {
+    SwinConfig: Swin,
+    PvtConfig: Pvt,
+    PvtV2Config: PvtV2,
+    VitConfig: Vit,
+    Dinov2Config: Dinov2,
+    Dinov3Config: Dinov3,
+}
 READOUTS = ("map", "last", "token", "map+token")
 
 

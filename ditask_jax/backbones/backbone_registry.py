@@ -2,11 +2,12 @@
 
 import dataclasses
 
+from ditask_jax.backbones.dino import Dinov2Config, Dinov3Config
 from ditask_jax.backbones.pvt import PvtConfig, PvtV2Config
 from ditask_jax.backbones.swin import SwinConfig
 from ditask_jax.backbones.vit import VitConfig
 
-Config = SwinConfig | PvtConfig | PvtV2Config | VitConfig
+Config = SwinConfig | PvtConfig | PvtV2Config | VitConfig | Dinov2Config | Dinov3Config
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -22,7 +23,10 @@ class BackboneEntry:
       config: sizes.
       mean, std: per-channel statistics of images in [0, 1].
       image_size: side in pixels of the images that released weights were trained on.
-      licence: of the released weights, as an SPDX name; "" where there are none.
+      licence: of the released weights, as an SPDX name where there is one; "" where there are none.
+      licence_page: address of its text, where it is no SPDX licence.
+      gated: address where one has to accept the licence before the weights can be had; "" for none.
+      trained_on: what the released weights were trained on, where their names do not tell.
       weight_files: usual names of released weights; those without a suffix are repositories of the timm collection.
       embedded_weights: name of a weight file inside the package, or "".
     """
@@ -32,6 +36,9 @@ class BackboneEntry:
     std: tuple[float, float, float] = IMAGENET_STD
     image_size: int = 224
     licence: str = ""
+    licence_page: str = ""
+    gated: str = ""
+    trained_on: str = ""
     weight_files: tuple[str, ...] = ()
     embedded_weights: str = ""
 
@@ -108,6 +115,47 @@ def _vit(size: str, patch: int, class_token: bool) -> tuple[str, BackboneEntry]:
 
 _VITS = dict(_vit(size, patch, token) for token in (True, False) for size in _VIT_SIZES for patch in (8, 14, 16, 32))
 
+_DINO_LETTERS = {"small": "s", "base": "b", "large": "l"}
+
+
+def _dinov2(size: str, registers: int) -> tuple[str, BackboneEntry]:
+    name = f"vit_{size}_patch14_{'reg4_' if registers else ''}dinov2"
+    config = Dinov2Config(*_VIT_SIZES[size], registers=registers)
+    official = f"dinov2_vit{_DINO_LETTERS[size]}14_{'reg4_' if registers else ''}pretrain.pth"
+    return name, BackboneEntry(
+        config,
+        image_size=518,
+        licence="Apache-2.0",
+        trained_on="LVD-142M",
+        weight_files=(official, f"{name}.lvd142m", f"dinov2{'-with-registers' if registers else ''}-{size}"),
+    )
+
+
+_DINOV2 = dict(_dinov2(size, registers) for registers in (0, 4) for size in _DINO_LETTERS)
+
+
+def _dinov3(size: str, gated: bool = False) -> tuple[str, BackboneEntry]:
+    letter, plus = _DINO_LETTERS[size], "plus" if gated else ""
+    name = f"vit_{size}_{'plus_' if gated else ''}patch16_dinov3"
+    released = f"dinov3-vit{letter}16{plus}-pretrain-lvd1689m"
+    return name, BackboneEntry(
+        Dinov3Config(*_VIT_SIZES[size], gated=gated),
+        image_size=256,
+        licence="DINOv3 License",
+        licence_page="https://ai.meta.com/resources/models-and-libraries/dinov3-license/",
+        gated=f"https://huggingface.co/facebook/{released}",
+        trained_on="LVD-1689M",
+        weight_files=(
+            f"dinov3_vit{letter}16{plus}_pretrain_lvd1689m.pth",
+            f"{name}.lvd1689m",
+            f"{name}_qkvb.lvd1689m",
+            released,
+        ),
+    )
+
+
+_DINOV3 = dict([_dinov3("small"), _dinov3("small", gated=True), _dinov3("base"), _dinov3("large")])
+
 # Small enough for tests: every family once, under names that end in _test.
 _TESTS = {
     "swin_test": BackboneEntry(SwinConfig(8, (1, 2, 1, 2), (1, 2, 2, 4), window=2), image_size=64),
@@ -115,6 +163,9 @@ _TESTS = {
     "pvt_test": BackboneEntry(PvtConfig((8, 12, 16, 20), (1, 1, 1, 1), (1, 2, 2, 4), (2, 2, 2, 2)), image_size=64),
     "pvt_v2_test": BackboneEntry(PvtV2Config((8, 12, 16, 20), (1, 1, 1, 1), (1, 2, 2, 4), (2, 2, 2, 2)), image_size=64),
     "vit_test": BackboneEntry(VitConfig(16, 5, 2), HALF, HALF, image_size=64),
+    # Factors of LayerScale far from 0, so that laws see what stands behind them.
+    "dinov2_test": BackboneEntry(Dinov2Config(16, 4, 2, patch=16, registers=2), image_size=64),
+    "dinov3_test": BackboneEntry(Dinov3Config(16, 4, 2, layer_scale=0.5, gated=True, mlp_ratio=2), image_size=64),
 }
 
 REGISTRY: dict[str, BackboneEntry] = {
@@ -131,5 +182,7 @@ REGISTRY: dict[str, BackboneEntry] = {
     **_PVTS,
     **_PVT_V2S,
     **_VITS,
+    **_DINOV2,
+    **_DINOV3,
     **_TESTS,
 }

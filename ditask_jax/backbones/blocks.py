@@ -13,9 +13,10 @@ from ditask_jax.nn.context import Context, Scope
 from ditask_jax.nn.custom_vjp import custom_vjp
 from ditask_jax.nn.linear import SHARED, USUAL_ROLES, LayerInfo, Linear, Roles, pick_streams
 from ditask_jax.nn.norm import LayerNorm
-from ditask_jax.nn.products import gelu
+from ditask_jax.nn.products import gated_silu, gelu
 from ditask_jax.nn.remat import rematerialised
 from ditask_jax.nn.stochastic import drop_path
+from ditask_jax.numerics import widened
 
 Streams = tuple[str, ...]
 # What a backbone hands to the heads, per stage: features `[S, B, h, w, C]` and the names of their streams.
@@ -109,6 +110,36 @@ class Mlp(nnx.Module):
         return x, self.fc2.streams_out(streams)
 
 
+class GatedMlp(Mlp):
+    """The same around a gate, `fc2(silu(gate(x)) * value(x))`: `fc1` holds gate and value as two parts (SwiGLU).
+
+    References: Shazeer, "GLU Variants Improve Transformer", 2020.
+    """
+
+    def __init__(self, channels: int, hidden: int, scope: Scope, place: Place):
+        self.fc1 = Linear(channels, 2 * hidden, scope / "fc1", place.info("mlp/fc1", "fc1", 2))
+        self.fc2 = Linear(hidden, channels, scope / "fc2", place.info("mlp/fc2", "fc2"))
+
+    def activate(self, x: jax.Array, context: Context) -> jax.Array:
+        return gated_silu(x)
+
+
+class LayerScale(nnx.Module):
+    """A factor per channel of a residual branch: `[..., C]` to the same.
+
+    Args:
+      value: of all factors at the start.
+
+    References: Touvron et al., "Going deeper with Image Transformers", ICCV 2021.
+    """
+
+    def __init__(self, channels: int, value: float, scope: Scope):
+        self.gamma = nnx.Param(scope.full((channels,), value), decay=False)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return (widened(x) * self.gamma[...].reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
+
+
 class Block(nnx.Module):
     """Attention and MLP with residuals. A branch with more streams than the trunk widens the trunk by broadcasting.
 
@@ -116,24 +147,39 @@ class Block(nnx.Module):
       attn, mlp: maps `(x, streams, context)` to `(x, streams)`.
       drop_rate: of both residual branches.
       epsilon: of both norms.
+      layer_scale: the factors of both residual branches at the start (`LayerScale`); None for none.
     """
 
-    def __init__(self, channels: int, attn, mlp, drop_rate: float, scope: Scope, epsilon: float = 1e-5):
+    def __init__(
+        self,
+        channels: int,
+        attn,
+        mlp,
+        drop_rate: float,
+        scope: Scope,
+        epsilon: float = 1e-5,
+        layer_scale: float | None = None,
+    ):
         self.path = scope.path
         self.drop_rate = drop_rate
         self.norm1 = LayerNorm(channels, scope / "norm1", epsilon)
         self.attn = attn
         self.norm2 = LayerNorm(channels, scope / "norm2", epsilon)
         self.mlp = mlp
+        if layer_scale is not None:
+            self.layer_scale1 = LayerScale(channels, layer_scale, scope / "layer_scale1")
+            self.layer_scale2 = LayerScale(channels, layer_scale, scope / "layer_scale2")
 
     def __call__(self, x: jax.Array, streams: Streams, context: Context) -> tuple[jax.Array, Streams]:
         return rematerialised(self._compute, x, streams, context)
 
     def _compute(self, x: jax.Array, streams: Streams, context: Context) -> tuple[jax.Array, Streams]:
         branch, leaving = self.attn(self.norm1(x), streams, context)
+        branch = self.layer_scale1(branch) if hasattr(self, "layer_scale1") else branch
         branch = drop_path(branch, self.drop_rate, context, f"{self.path}/attn", leaving)
         x, streams = add_branch(pick_streams(x, streams, leaving), branch), leaving
         branch, leaving = self.mlp(self.norm2(x), streams, context)
+        branch = self.layer_scale2(branch) if hasattr(self, "layer_scale2") else branch
         branch = drop_path(branch, self.drop_rate, context, f"{self.path}/mlp", leaving)
         # Where a stream is unused from here on, the branch ends it and the trunk does too.
         return add_branch(pick_streams(x, streams, leaving), branch), leaving

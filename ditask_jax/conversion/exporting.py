@@ -159,7 +159,8 @@ def _one_stream(merged: MultiTaskModel, name: str, source) -> tuple[dict[str, np
     if not carried:
         notes.append("without final norm and classifier (the backbone was not loaded from a file that has them)")
     if layout.buffers is not None:
-        tensors |= layout.buffers(backbone_entry(architecture).config, merged.recipe.image_size)
+        # What came with the weights stays as it came.
+        tensors = layout.buffers(backbone_entry(architecture).config, merged.recipe.image_size) | tensors
     return tensors, len(kept - set(homeless)), notes
 
 

@@ -96,7 +96,7 @@ def convert_weights(
     resized = layout.family.resized if image_size is None else r"$^"
     _check(found, _expected(name, size, source), layout, source, name, resized)
     metadata = _describe(source, layout, name, found.arrays, prefixed)
-    if image_size is not None or layout.family.name in ("PVT", "ViT"):
+    if image_size is not None or layout.family.name in ("PVT", "ViT", "DINOv2"):
         metadata["image_size"] = json_text(size, ascii=True)
     if state is not None:
         metadata["source_state"] = printable(state)
@@ -122,7 +122,7 @@ def _architecture(layout: Layout, fields: Mapping[str, Any], asked: str | None, 
     differences: dict[str, list[str]] = {}
     for name in list_models():
         config = backbone_entry(name).config
-        if isinstance(config, layout.family.config_class):
+        if type(config) is layout.family.config_class and layout.fits(config):
             differences[name] = [
                 f"{field} {value} (there {getattr(config, field)})"
                 for field, value in fields.items()

@@ -1,11 +1,12 @@
 """All layouts, and which one a file is of."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from ditask_jax.backbones import backbone_entry
-from ditask_jax.conversion import multitask_layouts, pvt_names, swin_names, vit_names
+from ditask_jax.conversion import dino_names, multitask_layouts, pvt_names, swin_names, vit_names
 from ditask_jax.conversion.layouts import Layout
 from ditask_jax.errors import ConfigError, WeightsError, check_known
 
@@ -22,9 +23,17 @@ LAYOUTS: list[Layout] = [
     pvt_names.PVT_V2_HUGGINGFACE,
     vit_names.VIT_TIMM,
     vit_names.VIT_HUGGINGFACE,
+    dino_names.DINOV2_OFFICIAL,
+    dino_names.DINOV2_TIMM,
+    dino_names.DINOV2_HUGGINGFACE,
+    dino_names.DINOV2_REGISTERS_HUGGINGFACE,
+    dino_names.DINOV3_OFFICIAL,
+    dino_names.DINOV3_TIMM,
+    dino_names.DINOV3_TIMM_QKVB,
+    dino_names.DINOV3_HUGGINGFACE,
 ]
 # What `export` can be asked for; "ditask" is a file format of its own, for every backbone.
-ONE_STREAM = ("timm", "official", "huggingface")
+ONE_STREAM = ("timm", "timm_qkvb", "official", "huggingface")
 
 
 def recognise(arrays: Mapping[str, np.ndarray], where: str) -> Layout:
@@ -56,8 +65,13 @@ def layout_of(name: str, architecture: str) -> Layout:
     Raises:
       WeightsError: the family has no layout of that name.
     """
-    config = backbone_entry(architecture).config
-    fitting = {l.name: l for l in LAYOUTS if isinstance(config, l.family.config_class) and l.name in ONE_STREAM}
+    return layout_for(name, backbone_entry(architecture).config, architecture)
+
+
+def layout_for(name: str, config: Any, architecture: str) -> Layout:
+    """The same for sizes that need not be those of the name in the registry."""
+    of_family = [l for l in LAYOUTS if type(config) is l.family.config_class and l.fits(config)]
+    fitting = {layout.name: layout for layout in of_family if layout.name in ONE_STREAM}
     if not fitting:
         raise WeightsError(
             f"export: layout '{name}': the backbone '{architecture}' declares no names of another code base; "

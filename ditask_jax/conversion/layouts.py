@@ -35,6 +35,10 @@ class Family:
     resized: str
 
 
+def _as_they_are(arrays: dict[str, Any]) -> dict[str, Any]:
+    return arrays
+
+
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """The names that one code base gives the weights of one family.
@@ -50,6 +54,9 @@ class Layout:
       bare: names that never carry the prefix.
       buffers: tensors that the code base stores and we compute, for a configuration and an image size.
       unread: (path, reason) of arrays that nothing here would read, from all of a file's under our paths.
+      to_ours, to_theirs: what names and axes alone do not do: from all of a file's arrays under our paths to those of
+        our model, and back. They raise WeightsError for what the other side cannot hold.
+      fits: which of the family's configurations it is for.
     """
 
     name: str
@@ -62,6 +69,9 @@ class Layout:
     bare: tuple[str, ...] = ()
     buffers: Callable[[Any, Size], dict[str, np.ndarray]] | None = None
     unread: Callable[[Shapes], dict[str, str]] = lambda arrays: {}
+    to_ours: Callable[[dict[str, Any]], dict[str, Any]] = _as_they_are
+    to_theirs: Callable[[dict[str, Any]], dict[str, Any]] = _as_they_are
+    fits: Callable[[Any], bool] = lambda config: True
 
     @property
     def title(self) -> str:
@@ -96,11 +106,21 @@ class Layout:
             names, _ = self.table.theirs_of(path) or ([path], None)
             ignored |= dict.fromkeys((self._named(name, prefixed) for name in names), reason)
             del found.arrays[path]
+        try:
+            ours = self.to_ours(dict(found.arrays))
+        except WeightsError as error:
+            found.problems.append(str(error))
+        else:
+            found = dataclasses.replace(found, arrays=ours)
         return found, ignored, prefixed
 
     def write(self, arrays: Mapping[str, np.ndarray], prefixed: bool) -> tuple[dict[str, np.ndarray], list[str]]:
-        """Our arrays under the layout's names, and the paths that have none."""
-        theirs, unknown = self.table.write(arrays)
+        """Our arrays under the layout's names, and the paths that have none.
+
+        Raises:
+          WeightsError: the layout cannot hold them.
+        """
+        theirs, unknown = self.table.write(self.to_theirs(dict(arrays)))
         return {self._named(name, prefixed): array for name, array in theirs.items()}, unknown
 
     def _named(self, name: str, prefixed: bool) -> str:

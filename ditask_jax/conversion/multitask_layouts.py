@@ -9,7 +9,7 @@ import numpy as np
 
 from ditask_jax.backbones import backbone_entry
 from ditask_jax.backbones.swin import SwinConfig
-from ditask_jax.conversion import pvt_names, vit_names
+from ditask_jax.conversion import dino_names, pvt_names, vit_names
 from ditask_jax.conversion.layouts import Layout, Shapes, count
 from ditask_jax.conversion.names import CONVOLUTION, DECODERS, SAME, TRANSPOSE, Table, low_rank, thetas
 from ditask_jax.conversion.swin_names import (
@@ -110,7 +110,14 @@ MTLORA = Layout(
 
 FORMAT = "ditask_jax/export/1"
 # Families whose code bases have names of their own; any other backbone keeps ours, joined by dots.
-_LAYOUTS = (DITASK, pvt_names.PVT_OFFICIAL, pvt_names.PVT_V2_OFFICIAL, vit_names.VIT_TIMM)
+_LAYOUTS = (
+    DITASK,
+    pvt_names.PVT_OFFICIAL,
+    pvt_names.PVT_V2_OFFICIAL,
+    vit_names.VIT_TIMM,
+    dino_names.DINOV2_OFFICIAL,
+    dino_names.DINOV3_OFFICIAL,
+)
 _OURS = Table([])
 _DECODERS = Table(DECODERS)
 _PUBLISHED_HEADS = ("hrnet", "linear")
@@ -124,7 +131,7 @@ def stream_tensors(merged: MultiTaskModel) -> tuple[dict[str, np.ndarray], dict[
       WeightsError: two arrays would have the same name.
     """
     config = backbone_entry(merged.recipe.backbone).config
-    table = next((l.table for l in _LAYOUTS if isinstance(config, l.family.config_class)), _OURS)
+    table = next((l.table for l in _LAYOUTS if type(config) is l.family.config_class), _OURS)
     fanned = {f"{l.info.path}/kernel": l.merged_streams for l in linears(merged.backbone) if l.kernel.ndim == 3}
     tensors: dict[str, np.ndarray] = {}
     everything = _everything(merged)

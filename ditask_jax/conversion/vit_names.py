@@ -1,4 +1,4 @@
-"""Names of ViT weights: timm, DINOv2 and Hugging Face."""
+"""Names of ViT weights: timm and Hugging Face."""
 
 from typing import Any
 
@@ -90,7 +90,11 @@ VIT_HUGGINGFACE = Layout(
         ]
     ),
     marks=(r"encoder\.layer\.0\.attention\.attention\.query\.weight$", r"embeddings\.position_embeddings$"),
-    strangers=(r"embeddings\.distillation_token$", r"embeddings\.mask_token$"),
+    strangers=(
+        r"embeddings\.distillation_token$",
+        r"embeddings\.mask_token$",
+        r"encoder\.layer\.0\.layer_scale1\.",
+    ),
     prefix="vit.",
     bare=("classifier.",),
 )

@@ -6,6 +6,7 @@ from ditask_jax.nn.conv import Conv, DepthwiseConv, PatchEmbed
 from ditask_jax.nn.linear import LayerAdapter, LayerInfo, Linear, linears, prepare_adapters
 from ditask_jax.nn.norm import BatchNorm, LayerNorm
 from ditask_jax.nn.resize import resize_bilinear
+from ditask_jax.nn.rotary import rotary_tables, rotate
 from ditask_jax.nn.state import FrozenParam, ModelState, Statistic, flatten, split_state, unflatten
 from ditask_jax.nn.stochastic import drop_path, dropout
 
@@ -33,6 +34,8 @@ __all__ = [
     "linears",
     "prepare_adapters",
     "resize_bilinear",
+    "rotary_tables",
+    "rotate",
     "split_state",
     "unflatten",
 ]

@@ -16,48 +16,87 @@ from ditask_jax.numerics import widened
 # Window partition, shifts and relative positions of Swin attention; index tables are NumPy constants.
 
 
-def partition(x: jax.Array, window: int, shift: int) -> jax.Array:
-    """`[S, B, H, W, C]` to windows `[S, B*nH*nW, window*window, C]`, after a cyclic shift towards the origin."""
-    if shift:
-        x = jnp.roll(x, (-shift, -shift), axis=(2, 3))
-    return rearrange(x, "s b (nh wh) (nw ww) c -> s (b nh nw) (wh ww) c", wh=window, ww=window)
+Sides = int | tuple[int, int]
 
 
-def reverse(x: jax.Array, window: int, shift: int, grid: tuple[int, int]) -> jax.Array:
+def _pair(sides: Sides) -> tuple[int, int]:
+    return (sides, sides) if isinstance(sides, int) else sides
+
+
+def padded_grid(grid: tuple[int, int], window: Sides) -> tuple[int, int]:
+    """The smallest grid that windows tile and that holds another one.
+
+    >>> padded_grid((64, 16), 7), padded_grid((14, 7), (7, 7))
+    ((70, 21), (14, 7))
+    """
+    height, width = (-(-length // side) * side for length, side in zip(grid, _pair(window), strict=True))
+    return height, width
+
+
+def partition(x: jax.Array, window: Sides, shift: Sides) -> jax.Array:
+    """`[S, B, H, W, C]` to windows `[S, B*nH*nW, h*w, C]`, after a cyclic shift towards the origin.
+
+    Windows that do not tile the grid find zeros below and to the right of it.
+    """
+    (rows, columns), shift, grid = _pair(window), _pair(shift), x.shape[2:4]
+    if any(shift):
+        x = jnp.roll(x, (-shift[0], -shift[1]), axis=(2, 3))
+    padded = padded_grid(grid, window)
+    if padded != grid:
+        x = jnp.pad(x, [(0, 0), (0, 0), (0, padded[0] - grid[0]), (0, padded[1] - grid[1]), (0, 0)])
+    return rearrange(x, "s b (nh wh) (nw ww) c -> s (b nh nw) (wh ww) c", wh=rows, ww=columns)
+
+
+def reverse(x: jax.Array, window: Sides, shift: Sides, grid: tuple[int, int]) -> jax.Array:
     """The inverse of `partition`."""
-    rows, columns = grid[0] // window, grid[1] // window
-    x = rearrange(x, "s (b nh nw) (wh ww) c -> s b (nh wh) (nw ww) c", nh=rows, nw=columns, wh=window, ww=window)
-    if shift:
-        x = jnp.roll(x, (shift, shift), axis=(2, 3))
+    (rows, columns), shift, padded = _pair(window), _pair(shift), padded_grid(grid, window)
+    sizes = {"nh": padded[0] // rows, "nw": padded[1] // columns, "wh": rows, "ww": columns}
+    x = rearrange(x, "s (b nh nw) (wh ww) c -> s b (nh wh) (nw ww) c", **sizes)
+    if padded != grid:
+        x = x[:, :, : grid[0], : grid[1]]
+    if any(shift):
+        x = jnp.roll(x, shift, axis=(2, 3))
     return x
 
 
 @functools.cache
-def relative_position_index(window: int) -> np.ndarray:
-    """`[L, L]` index into the `(2 window - 1)**2` rows of a bias table, `L = window**2`."""
-    row, column = np.divmod(np.arange(window * window), window)
-    down = row[:, None] - row[None, :] + window - 1
-    right = column[:, None] - column[None, :] + window - 1
-    return down * (2 * window - 1) + right
+def relative_position_index(window: Sides) -> np.ndarray:
+    """`[L, L]` index into the `(2 h - 1) (2 w - 1)` rows of a bias table, `L = h w`, for windows of h x w."""
+    height, width = _pair(window)
+    row, column = np.divmod(np.arange(height * width), width)
+    down = row[:, None] - row[None, :] + height - 1
+    right = column[:, None] - column[None, :] + width - 1
+    return down * (2 * width - 1) + right
 
 
 @functools.cache
-def shift_mask(grid: tuple[int, int], window: int, shift: int) -> np.ndarray:
-    """`[windows, L, L]`: -100 between positions that only the cyclic shift brought together, else 0."""
+def shift_mask(grid: tuple[int, int], window: Sides, shift: Sides) -> np.ndarray:
+    """`[windows, L, L]`: -100 between positions that only the cyclic shift brought together, else 0.
 
-    def region(length: int) -> np.ndarray:
+    A grid that windows do not tile is padded first, as in `partition`.
+    """
+    sides, shifts = _pair(window), _pair(shift)
+
+    def region(length: int, side: int, shift: int) -> np.ndarray:
         index = np.arange(length)
-        return np.where(index < length - window, 0, np.where(index < length - shift, 1, 2))
+        return np.where(index < length - side, 0, np.where(index < length - shift, 1, 2))
 
-    label = region(grid[0])[:, None] * 3 + region(grid[1])[None, :]
-    label = rearrange(label, "(nh wh) (nw ww) -> (nh nw) (wh ww)", wh=window, ww=window)
+    down, right = map(region, padded_grid(grid, window), sides, shifts)
+    label = down[:, None] * 3 + right[None, :]
+    label = rearrange(label, "(nh wh) (nw ww) -> (nh nw) (wh ww)", wh=sides[0], ww=sides[1])
     return np.where(label[:, :, None] != label[:, None, :], np.float32(-100), np.float32(0))
 
 
 # Variables whose rows are the cells of a grid, and how they move to a grid of another size.
 
 
-METHODS = {"bicubic": jax.image.ResizeMethod.CUBIC_PYTORCH, "bilinear": jax.image.ResizeMethod.LINEAR}
+# By name: the kernel, and whether it is widened where a grid shrinks. With anti-aliasing PyTorch has Keys' kernel with
+# a = -0.5 and cuts it off at borders, whichever way a grid is resized; without, a = -0.75 and borders are repeated.
+METHODS = {
+    "bicubic": (jax.image.ResizeMethod.CUBIC_PYTORCH, False),
+    "bicubic_antialias": (jax.image.ResizeMethod.CUBIC, True),
+    "bilinear": (jax.image.ResizeMethod.LINEAR, False),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +106,8 @@ class GridRows:
     Attributes:
       grid: (height, width); rows are cells in row-major order.
       leading: rows in front that stand for no cell (a class token's position); they are never resized.
-      method: "bicubic" or "bilinear", both as PyTorch's `interpolate` without anti-aliasing.
+      method: "bicubic" or "bilinear", both as PyTorch's `interpolate` without anti-aliasing, or "bicubic_antialias",
+        as the same with it.
     """
 
     grid: tuple[int, int]
@@ -121,7 +161,8 @@ def fit_rows(rows: np.ndarray, here: GridRows, made_for: GridRows | None = None)
 
 def _resized(rows: np.ndarray | jax.Array, source: tuple[int, int], here: GridRows) -> jax.Array:
     body = jnp.asarray(rows[here.leading :], jnp.float32).reshape(*source, -1)
-    resized = jax.image.resize(body, (*here.grid, body.shape[-1]), METHODS[here.method], antialias=False)
+    kernel, antialias = METHODS[here.method]
+    resized = jax.image.resize(body, (*here.grid, body.shape[-1]), kernel, antialias=antialias)
     return resized.reshape(-1, body.shape[-1])
 
 

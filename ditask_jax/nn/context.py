@@ -122,6 +122,9 @@ class Scope:
     def ones(self, shape: tuple[int, ...]):
         return self._make(shape, lambda: np.ones(shape, np.float32))
 
+    def full(self, shape: tuple[int, ...], value: float):
+        return self._make(shape, lambda: np.full(shape, value, np.float32))
+
     def normal(self, name: str, shape: tuple[int, ...], std: float = 0.02):
         """Normal values of mean 0, those beyond +-2 drawn again: the `trunc_normal_` of the reference implementations.
 

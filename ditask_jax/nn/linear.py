@@ -103,18 +103,33 @@ class Linear(nnx.Module):
     The kernel is `[in, out]`, or `[S, in, out]` after merging a method whose streams differ. A stream axis of 1 fans
     out to a kernel's `S` streams. Merging a method whose tasks look at the shared stream leaves a `shared_kernel`
     `[in, out]` too.
+
+    Args:
+      use_bias: whether outputs have one.
+      biased_parts: of a packed product, the numbers of the parts that have a bias, rising; None: all. The bias holds
+        theirs alone, one behind the other, so that nothing can train or load what no output reads.
     """
 
     adapter: LayerAdapter | None = None
     merged_streams: tuple[str, ...] = ()
 
-    def __init__(self, inputs: int, outputs: int, scope: Scope, info: LayerInfo, use_bias: bool = True):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        scope: Scope,
+        info: LayerInfo,
+        use_bias: bool = True,
+        biased_parts: tuple[int, ...] | None = None,
+    ):
         self.inputs = inputs
         self.outputs = outputs
         self.info = info
+        self.biased_parts = biased_parts
         self.kernel = nnx.Param(scope.normal("kernel", (inputs, outputs), inputs**-0.5), decay=True)
         if use_bias:
-            self.bias = nnx.Param(scope.zeros((outputs,)), decay=False)
+            length = outputs if biased_parts is None else outputs // info.parts * len(biased_parts)
+            self.bias = nnx.Param(scope.zeros((length,)), decay=False)
 
     def streams_out(self, streams: tuple[str, ...]) -> tuple[str, ...]:
         if self.adapter is not None:
@@ -143,10 +158,19 @@ class Linear(nnx.Module):
         kernel = self.kernel[...][row].astype(context.dtype)
         return self._with_bias(product(x.astype(context.dtype), kernel, context.wide), context)
 
+    def whole_bias(self) -> jax.Array:
+        """The bias of every output, `[out]`: zeros where a part has none."""
+        bias = self.bias[...]
+        if self.biased_parts is None:
+            return bias
+        given = dict(zip(self.biased_parts, jnp.split(bias, len(self.biased_parts)), strict=True))
+        none = jnp.zeros((self.outputs // self.info.parts,), bias.dtype)
+        return jnp.concatenate([given.get(part, none) for part in range(self.info.parts)])
+
     def _with_bias(self, y: jax.Array, context: Context) -> jax.Array:
         if hasattr(self, "bias"):
             # Rounded behind the sum: what training does to a bias may be less than a step of a narrow dtype.
-            y = y + self.bias[...].astype(context.wide).reshape((1,) * (y.ndim - 1) + (-1,))
+            y = y + self.whole_bias().astype(context.wide).reshape((1,) * (y.ndim - 1) + (-1,))
         return y.astype(context.dtype)
 
 
