@@ -109,7 +109,9 @@ def needed(model: MultiTaskModel, plan: Plan, method, image_size: tuple[int, int
     trains = lambda layer: method.trains(f"{layer.info.path}/kernel")
     cost = lambda layer: dense_layer(layer, plan, streams[layer.info.path], examples, trains(layer))
     windows = {
-        f"{block.attn.qkv.info.path}": block.attn.window**2 for stage in model.backbone.stages for block in stage.blocks
+        f"{block.attn.qkv.info.path}": math.prod(block.attn.window)
+        for stage in model.backbone.stages
+        for block in stage.blocks
     }
     patch, positions = model.backbone.patch_embed.kernel.shape, layers[0].info.tokens
     found = {

@@ -5,7 +5,14 @@ import fnmatch
 import re
 from collections.abc import Sequence
 
-from ditask_jax.backbones.backbone_registry import IMAGENET_MEAN, IMAGENET_STD, REGISTRY, BackboneEntry, Config
+from ditask_jax.backbones.backbone_registry import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    REGISTRY,
+    BackboneEntry,
+    Config,
+    swin_of_window,
+)
 from ditask_jax.backbones.blocks import Backbone
 from ditask_jax.backbones.dino import Dinov2, Dinov2Config, Dinov3, Dinov3Config
 from ditask_jax.backbones.geometry import Size
@@ -56,10 +63,15 @@ def list_models(pattern: str | None = None) -> list[str]:
 def backbone_entry(name: str) -> BackboneEntry:
     """The registry's line of a backbone; an unknown name raises ConfigError with the nearest one.
 
+    The sizes of Swin are known with other windows too, by a name such as `swin_tiny_patch4_window16`.
+
     >>> entry = backbone_entry("vit_base_patch16")
     >>> entry.mean, entry.licence, entry.weight_files[0]
     ((0.5, 0.5, 0.5), 'Apache-2.0', 'vit_base_patch16_224.augreg_in21k')
     """
+    other_window = swin_of_window(name)
+    if other_window is not None:
+        return other_window
     check_known("config: backbone.name", name, REGISTRY)
     return REGISTRY[name]
 

@@ -1,6 +1,7 @@
 """The backbones that can be built by name: sizes, image statistics, and what their released weights are called."""
 
 import dataclasses
+import re
 
 from ditask_jax.backbones.dino import Dinov2Config, Dinov3Config
 from ditask_jax.backbones.pvt import PvtConfig, PvtV2Config
@@ -65,6 +66,24 @@ _SWINS = dict(
         _swin("large", SwinConfig(192, (2, 2, 18, 2), (6, 12, 24, 48), window=12)),
     ]
 )
+
+_SWIN_NAME = re.compile(r"swin_(tiny|small|base|large)_patch4_window([1-9]\d?)")
+
+
+def swin_of_window(name: str) -> BackboneEntry | None:
+    """The entry of a released size of Swin by a name with another window; None for any other name.
+
+    Tables of relative positions are resized to the window when weights are loaded.
+
+    >>> swin_of_window("swin_tiny_patch4_window16").config.window, swin_of_window("swin_tiny_patch4_window7")
+    (16, None)
+    """
+    match = None if name in _SWINS else _SWIN_NAME.fullmatch(name)
+    if match is None:
+        return None
+    entry = _SWINS[f"swin_{match[1]}_patch4_window7"]
+    return dataclasses.replace(entry, config=dataclasses.replace(entry.config, window=int(match[2])))
+
 
 _PVT_DEPTHS = {"tiny": (2, 2, 2, 2), "small": (3, 4, 6, 3), "medium": (3, 4, 18, 3), "large": (3, 8, 27, 3)}
 _PVTS = {

@@ -24,15 +24,34 @@ def as_size(size: int | tuple[int, int]) -> Size:
 
 @dataclasses.dataclass(frozen=True)
 class StageGeometry:
-    """Grid and window of one stage; a window as large as the grid's shorter side is clipped to it, never shifted."""
+    """Grid and windows of one stage.
+
+    Attributes:
+      grid: (height, width) in tokens.
+      sides: of the windows, (height, width).
+      shifts: of the windows of every other block, downwards and to the right.
+    """
 
     grid: Size
-    window: int
-    shift: int
+    sides: Size
+    shifts: Size
+
+    @property
+    def window(self) -> int:
+        """The longer side of the windows."""
+        return max(self.sides)
+
+    @property
+    def shift(self) -> int:
+        """The larger shift."""
+        return max(self.shifts)
 
 
 def stage_geometries(size: Size, patch: int, window: int, stages: int) -> list[StageGeometry] | str:
-    """The stages' grids and windows, or the reason why this image size cannot be tiled."""
+    """The stages' grids and windows, or the reason why this image size cannot be tiled.
+
+    A window as large as the grid's shorter side is clipped to it, and not shifted, as in the official code.
+    """
     if size[0] % patch or size[1] % patch:
         return f"sides must be divisible by the patch size {patch}"
     grid, out = (size[0] // patch, size[1] // patch), []
@@ -41,11 +60,26 @@ def stage_geometries(size: Size, patch: int, window: int, stages: int) -> list[S
         used = min(grid) if clipped else window
         if used < 1 or grid[0] % used or grid[1] % used:
             return f"stage {stage} has a grid of {grid[0]}x{grid[1]}, which windows of {used} do not tile"
-        out.append(StageGeometry(grid, used, 0 if clipped else window // 2))
+        out.append(StageGeometry(grid, (used, used), (0 if clipped else window // 2,) * 2))
         if stage < stages - 1:
             if grid[0] % 2 or grid[1] % 2:
                 return f"stage {stage} has a grid of {grid[0]}x{grid[1]}, which patch merging cannot halve"
             grid = (grid[0] // 2, grid[1] // 2)
+    return out
+
+
+def padded_geometries(size: Size, patch: int, window: int, stages: int) -> list[StageGeometry]:
+    """The stages' grids and windows where windows do not tile an image, as timm has them.
+
+    Windows are clipped by each side of the grid for itself, and shifted along the sides that they leave room on; what
+    is missing of the last ones is filled with zeros, and so is the last row or column of an odd grid before merging.
+    """
+    grid, out = (size[0] // patch, size[1] // patch), []
+    for _ in range(stages):
+        sides = (min(grid[0], window), min(grid[1], window))
+        shifts = tuple(0 if length <= side else window // 2 for length, side in zip(grid, sides, strict=True))
+        out.append(StageGeometry(grid, sides, shifts))
+        grid = ((grid[0] + 1) // 2, (grid[1] + 1) // 2)
     return out
 
 
@@ -70,10 +104,15 @@ def nearest_sizes(size: Size, patch: int, window: int, stages: int, count: int =
 
 
 def check_size(size: Size, patch: int, window: int, stages: int) -> list[StageGeometry]:
-    """The stages' geometry; raises ConfigError naming the nearest valid sizes.
+    """The stages' geometry; raises ConfigError naming the nearest sizes that windows tile.
+
+    Sizes that windows tile are computed as in the official code. Any other that patches tile, and that has a token left
+    in the last stage, is padded as in timm.
 
     >>> [g.grid for g in check_size((224, 224), 4, 7, 4)]
     [(56, 56), (28, 28), (14, 14), (7, 7)]
+    >>> check_size((256, 200), 4, 7, 4)[-1]
+    StageGeometry(grid=(8, 7), sides=(7, 7), shifts=(3, 0))
     >>> check_size((450, 450), 4, 7, 4)
     Traceback (most recent call last):
     ...
@@ -81,13 +120,15 @@ def check_size(size: Size, patch: int, window: int, stages: int) -> list[StageGe
 divisible by the patch size 4. Nearest valid sizes: 448x448 672x672
     """
     out = stage_geometries(size, patch, window, stages)
-    if isinstance(out, str):
-        near = " ".join(f"{h}x{w}" for h, w in nearest_sizes(size, patch, window, stages))
-        raise ConfigError(
-            f"config: image_size: {size[0]}x{size[1]} does not fit patch {patch} and window {window}: {out}. "
-            f"Nearest valid sizes: {near}"
-        )
-    return out
+    if not isinstance(out, str):
+        return out
+    if min(size) >= patch * 2 ** (stages - 1) and not size[0] % patch and not size[1] % patch:
+        return padded_geometries(size, patch, window, stages)
+    near = " ".join(f"{h}x{w}" for h, w in nearest_sizes(size, patch, window, stages))
+    raise ConfigError(
+        f"config: image_size: {size[0]}x{size[1]} does not fit patch {patch} and window {window}: {out}. "
+        f"Nearest valid sizes: {near}"
+    )
 
 
 class PyramidSizes(Protocol):

@@ -4,6 +4,7 @@ References: Liu et al., "Swin Transformer: Hierarchical Vision Transformer using
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from ditask_jax.backbones.geometry import Size, StageGeometry, as_size, check_si
 from ditask_jax.nn.attention import (
     GridRows,
     attend,
+    padded_grid,
     partition,
     relative_position_index,
     reverse,
@@ -59,26 +61,31 @@ class SwinConfig:
         return ("map", "last")
 
 
+def offsets(window: Size) -> Size:
+    """How many offsets down and to the right there are inside a window: the rows of a table of relative positions."""
+    return 2 * window[0] - 1, 2 * window[1] - 1
+
+
 class WindowAttention(nnx.Module):
     """Multi-head attention inside (shifted) windows with a learned relative-position bias."""
 
     def __init__(self, channels: int, heads: int, geometry: StageGeometry, shifted: bool, scope: Scope, place: Place):
-        window = geometry.window
         self.heads = heads
         self.grid = geometry.grid
-        self.window = window
-        self.shift = geometry.shift if shifted else 0
-        self.qkv = Linear(channels, 3 * channels, scope / "qkv", place.info("attn/qkv", "qkv", 3))
+        self.window = geometry.sides
+        self.shift = geometry.shifts if shifted else (0, 0)
+        seen = math.prod(padded_grid(self.grid, self.window))
+        self.qkv = Linear(channels, 3 * channels, scope / "qkv", place.info("attn/qkv", "qkv", 3, seen))
         self.proj = Linear(channels, channels, scope / "proj", place.info("attn/proj", "proj"))
-        table = scope.normal("table", ((2 * window - 1) ** 2, heads), 0.02)
+        table = scope.normal("table", (math.prod(offsets(self.window)), heads), 0.02)
         self.relative_position_bias_table = nnx.Param(table, decay="bias_tables")
 
     def _bias(self, examples: int) -> jax.Array:
         """The bias (and mask, where shifted) of every window: `[1, N or 1, heads, L, L]`, float32."""
-        length = self.window**2
+        length = math.prod(self.window)
         index = relative_position_index(self.window).reshape(-1)
         bias = self.relative_position_bias_table[...][index].T.reshape(1, 1, self.heads, length, length)
-        if self.shift:
+        if any(self.shift):
             mask = jnp.asarray(shift_mask(self.grid, self.window, self.shift))
             bias = jnp.tile(bias + mask[None, :, None], (1, examples, 1, 1, 1))
         return bias
@@ -94,13 +101,16 @@ class WindowAttention(nnx.Module):
 
 
 class PatchMerging(nnx.Module):
-    """Joins 2x2 neighbours, normalises and halves: `[S, B, H, W, C]` to `[S, B, H/2, W/2, 2C]`."""
+    """Joins 2x2 neighbours, normalises and halves: `[S, B, H, W, C]` to `[S, B, H/2, W/2, 2C]`, sides rounded up."""
 
     def __init__(self, channels: int, scope: Scope, info: LayerInfo):
         self.norm = LayerNorm(4 * channels, scope / "norm")
         self.reduction = Linear(4 * channels, 2 * channels, scope / "reduction", info, use_bias=False)
 
     def __call__(self, x: jax.Array, streams: Streams, context: Context) -> jax.Array:
+        grid = x.shape[2:4]
+        if grid[0] % 2 or grid[1] % 2:
+            x = jnp.pad(x, [(0, 0), (0, 0), (0, grid[0] % 2), (0, grid[1] % 2), (0, 0)])
         # The row offset runs fastest, as in the released checkpoints: (0,0) (1,0) (0,1) (1,1).
         x = rearrange(x, "s b (h i) (w j) c -> s b h w (j i c)", i=2, j=2)
         return self.reduction(self.norm(x), streams, context)
@@ -125,7 +135,8 @@ class SwinStage(nnx.Module):
             blocks.append(Block(channels, attn, mlp, drop_rate, here))
         self.blocks = nnx.List(blocks)
         if not last_stage:
-            place = Place(f"{scope.path}/merging", stage, len(drop_rates), is_read, False, tokens // 4)
+            merged = math.prod(-(-side // 2) for side in geometry.grid)
+            place = Place(f"{scope.path}/merging", stage, len(drop_rates), is_read, False, merged)
             self.merging = PatchMerging(channels, scope / "merging", place.info("reduction", "reduction"))
 
     def __call__(self, x: jax.Array, streams: Streams, context: Context) -> tuple[jax.Array, Streams]:
@@ -166,13 +177,15 @@ class Swin(Backbone):
     def grid_rows(self, image_size: Size | None = None) -> dict[str, GridRows]:
         """Tables have a row per offset inside a window. Windows differ by design, or where an image clips them.
 
-        They are square whatever the image, so that a table's own length tells what it was made for.
+        Almost all are square, so that a table's own length tells what it was made for; an image that is clipped on one
+        side alone has others.
         """
+        sizes = as_size(image_size or self.image_size), self.config.patch, self.config.window, len(self.config.depths)
         tables = {}
-        for stage, blocks in enumerate(stage.blocks for stage in self.stages):
-            for block, module in enumerate(blocks):
+        for stage, geometry in enumerate(check_size(*sizes)):
+            for block in range(self.config.depths[stage]):
                 name = f"stages/{stage}/blocks/{block}/attn/relative_position_bias_table"
-                tables[name] = GridRows((2 * module.attn.window - 1,) * 2)
+                tables[name] = GridRows(offsets(geometry.sides))
         return tables
 
     def __call__(self, images: jax.Array, context: Context) -> Taps:

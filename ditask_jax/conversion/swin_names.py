@@ -25,9 +25,9 @@ def swin_buffers(config: SwinConfig, size: tuple[int, int]) -> dict[str, np.ndar
     for stage, geometry in enumerate(check_size(size, config.patch, config.window, len(config.depths))):
         for block in range(config.depths[stage]):
             here = f"layers.{stage}.blocks.{block}"
-            found[f"{here}.attn.relative_position_index"] = relative_position_index(geometry.window).astype(np.int64)
+            found[f"{here}.attn.relative_position_index"] = relative_position_index(geometry.sides).astype(np.int64)
             if block % 2 and geometry.shift:
-                mask = shift_mask(geometry.grid, geometry.window, geometry.shift)
+                mask = shift_mask(geometry.grid, geometry.sides, geometry.shifts)
                 found[f"{here}.attn_mask"] = mask.astype(np.float32)
     return found
 

@@ -1,5 +1,6 @@
-"""Decoder heads by name, one per task of a model: `hrnet` for maps, `linear` for vectors, and those of plug-ins."""
+"""Decoder heads by name, one per task of a model: `hrnet` and `dpt` for maps, `linear`, and those of plug-ins."""
 
+from ditask_jax.heads.dpt import DptHead, DptOptions
 from ditask_jax.heads.head_registry import (
     DEFAULT_HEADS,
     HEADS,
@@ -14,19 +15,23 @@ from ditask_jax.heads.head_registry import (
     register_head,
 )
 from ditask_jax.heads.hrnet import HrnetHead
-from ditask_jax.heads.linear_head import LinearHead
+from ditask_jax.heads.linear_head import LinearHead, LinearMapHead
 from ditask_jax.heads.neck import Neck, Pointwise
 
 register_head("hrnet", HrnetHead)
 register_head("linear", LinearHead)
+register_head("dpt", DptHead)
 
 __all__ = [
     "DEFAULT_HEADS",
     "HEADS",
+    "DptHead",
+    "DptOptions",
     "Head",
     "HeadOptions",
     "HrnetHead",
     "LinearHead",
+    "LinearMapHead",
     "Neck",
     "NeckOptions",
     "Pointwise",

@@ -51,11 +51,14 @@ class Head(nnx.Module):
       has_neck: whether 1x1 convolutions of the task first narrow the maps to `options.widths` channels, which are the
         head's `channels` then; only for heads that make maps.
       options: the dataclass of its options.
+      other_kind: the class that takes its place, under the same name and with the same options, for tasks whose output
+        is of the other kind; None: it serves its own kind alone.
     """
 
     is_map: ClassVar[bool] = True
     has_neck: ClassVar[bool] = False
     options: ClassVar[type[HeadOptions]] = HeadOptions
+    other_kind: ClassVar["type[Head] | None"] = None
 
     def __init__(self, channels: Sequence[int], outputs: int, scope: Scope, options: HeadOptions):
         raise TypeError(f"{type(self).__name__} does not define __init__")
@@ -115,6 +118,13 @@ def _check_declared(name: str, head: type[Head]) -> None:
         raise ConfigError(
             f"{where}: {shown}: has_neck is for heads that make maps and whose options are a subclass of NeckOptions"
         )
+    other = head.other_kind
+    if other is not None:
+        _check_declared(name, other)
+        if other.is_map == head.is_map or other.options is not options:
+            raise ConfigError(
+                f"{where}: {shown}: other_kind: {defined_in(other)} has other options, or makes the same kind of output"
+            )
     for field in dataclasses.fields(options):
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{where}: {defined_in(options)}: '{field.name}' has no default; give it one")
@@ -124,14 +134,24 @@ def _check_declared(name: str, head: type[Head]) -> None:
             )
 
 
-def head_class(name: str, field: str = "head.name") -> type[Head]:
+def head_class(name: str, field: str = "head.name", is_map: bool | None = None) -> type[Head]:
     """The head of a name; an unknown name raises ConfigError with the nearest one.
 
-    >>> head_class("linear").is_map
-    False
+    Args:
+      name: a registered head.
+      field: the field that names it, for errors.
+      is_map: what it is to make, where the name stands for both kinds; None: the kind it is registered as.
+
+    >>> head_class("linear").is_map, head_class("linear", is_map=True).is_map, head_class("hrnet", is_map=False).is_map
+    (False, True, True)
     """
     check_known(f"config: {field}", name, HEADS)
-    return HEADS[name]
+    cls = HEADS[name]
+    return cls.other_kind if is_map not in (None, cls.is_map) and cls.other_kind is not None else cls
+
+
+def _serves(name: str, is_map: bool, field: str = "head.name") -> bool:
+    return head_class(name, field, is_map).is_map == is_map
 
 
 def heads_of(
@@ -153,8 +173,8 @@ def heads_of(
 
     >>> from types import SimpleNamespace
     >>> both = [SimpleNamespace(name="depth"), SimpleNamespace(name="classification", is_map=False)]
-    >>> heads_of(both, "hrnet")
-    {'depth': 'hrnet', 'classification': 'linear'}
+    >>> heads_of(both, "hrnet"), heads_of(both, "linear")
+    ({'depth': 'hrnet', 'classification': 'linear'}, {'depth': 'linear', 'classification': 'linear'})
     >>> heads_of(both, "hrnet", {"classification": "hrnet"})
     Traceback (most recent call last):
     ...
@@ -167,18 +187,18 @@ per image; use linear
     kinds = {task.name: getattr(task, "is_map", True) for task in tasks}
     for task, head in per_task.items():
         check_known("config: head.per_task: task", task, kinds)
-        if head_class(head, "head.per_task").is_map != kinds[task]:
+        if not _serves(head, kinds[task], "head.per_task"):
             raise _unfit("head.per_task", head, task, kinds[task])
     rest = [task for task in kinds if task not in per_task]
-    served = head_class(name).is_map if name else None
-    if name and rest and served not in kinds.values():
+    served = {kind for kind in kinds.values() if name and _serves(name, kind)}
+    if name and rest and not served:
         raise _unfit("head.name", name, rest[0], kinds[rest[0]])
-    chosen = {task: name if kinds[task] == served else DEFAULT_HEADS[kinds[task]] for task in rest}
+    chosen = {task: name if kinds[task] in served else DEFAULT_HEADS[kinds[task]] for task in rest}
     return {task: per_task.get(task) or chosen[task] for task in kinds}
 
 
 def _unfit(field: str, head: str, task: str, needs_map: bool) -> ConfigError:
-    fitting = " or ".join(name for name, cls in HEADS.items() if cls.is_map == needs_map)
+    fitting = " or ".join(name for name in HEADS if _serves(name, needs_map))
     gives, needs = _KINDS[not needs_map], _KINDS[needs_map]
     return ConfigError(f"config: {field}: '{head}' gives {gives}, but '{task}' needs {needs}; use {fitting}")
 

@@ -24,7 +24,8 @@ def rotary_tables(grid: tuple[int, int], leading: int, width: int, base: float) 
       width: D, channels of a head, divisible by 4.
       base: of the periods, `base**(4 i / D)`.
 
-    References: Heo et al., "Rotary Position Embedding for Vision Transformer", ECCV 2024; Simeoni et al., "DINOv3", 2025.
+    References: Heo et al., "Rotary Position Embedding for Vision Transformer", ECCV 2024; Simeoni et al., "DINOv3",
+    2025.
 
     >>> cosines, sines = rotary_tables((1, 2), 1, 4, 100.0)
     >>> cosines.round(3).tolist(), abs(sines).max() < 1e-6

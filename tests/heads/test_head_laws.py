@@ -33,6 +33,10 @@ TASKS = {
 }
 
 
+# Every head by each kind of output that it makes.
+KINDS = [(n, kind) for n in HEADS for kind in (True, False) if head_class(n, is_map=kind).is_map == kind]
+
+
 @pytest.fixture(autouse=True, scope="module")
 def small_swin():
     with two_stages():
@@ -42,9 +46,10 @@ def small_swin():
 # --- a head by itself
 
 
-def built(name: str, sides):
+def built(name: str, sides, is_map: bool | None = None):
     """A head of a name, and features of two images that it takes."""
-    cls, options = head_class(name), build_options(name, {"widths": (4,) * len(sides)})
+    narrow = {"widths": (4,) * len(sides), "features": 5, "reassembled": (4,) * len(sides)}
+    cls, options = head_class(name, is_map=is_map), build_options(name, narrow)
     channels = tuple(3 + 2 * stage for stage in range(len(sides)))
     sides, channels = (sides, channels) if cls.is_map else (sides[-1:], channels[-1:])
     rng = np.random.default_rng(0)
@@ -54,9 +59,9 @@ def built(name: str, sides):
     return cls(channels, OUTPUTS, Scope(path="heads/it"), options), maps
 
 
-def check_head(name: str, sides) -> None:
+def check_head(name: str, sides, is_map: bool | None = None) -> None:
     """Shape and type of logits, whatever comes; examples by themselves; every parameter is used."""
-    head, maps = built(name, sides)
+    head, maps = built(name, sides, is_map)
     parts = split_state(head)
 
     @functools.partial(jax.jit, static_argnums=2)
@@ -84,10 +89,55 @@ def _as(maps, dtype):
     return [jax.ShapeDtypeStruct(x.shape, dtype) for x in maps]
 
 
-@pytest.mark.parametrize("sides", SIDES.values(), ids=SIDES)
-@pytest.mark.parametrize("name", HEADS)
-def test_a_head(name, sides):
-    check_head(name, sides)
+def _cases():
+    for name, is_map in KINDS:
+        for title, sides in SIDES.items():
+            # Dozens of convolutions to compile; one tap has all its kinds but those that resize.
+            marks = [pytest.mark.slow] if name == "dpt" and title != "one" else []
+            yield pytest.param(name, is_map, sides, marks=marks, id=f"{name}-{'map' if is_map else 'vector'}-{title}")
+
+
+@pytest.mark.parametrize(("name", "is_map", "sides"), _cases())
+def test_a_head(name, is_map, sides):
+    check_head(name, sides, is_map)
+
+
+def test_counts_of_the_heads_of_a_plain_vit():
+    """Four taps of DINOv2-S: what every layer of a decoder holds, added up by hand."""
+    of = lambda head, **options: create_model(
+        "vit_small_patch14_dinov2", task_list(["semseg"]), 112, head=head, abstract=True, head_options=options
+    )
+    count = lambda model: make_plan(model, BitFit()).groups["heads"]
+    assert count(of("linear")) == 2 * 4 * 384 + (4 * 384 + 1) * OUTPUTS
+    assert not of("linear").necks
+    f, widths = 64, (96, 192, 384, 768)
+    resize = 96 * 16 * 96 + 96, 192 * 4 * 192 + 192, 0, 9 * 768 * 768 + 768
+    reassembled = sum(384 * w + w + r + 9 * w * f + f for w, r in zip(widths, resize, strict=True))
+    fused = 7 * 2 * (9 * f * f + f) + 4 * (f * f + f)
+    assert count(of("dpt", features=f)) == reassembled + fused + 9 * f * f + f + (f + 1) * OUTPUTS
+    with pytest.raises(
+        ConfigError, match=r"head\.reassembled: got 2 numbers of channels, expected one per stage \(4\)"
+    ):
+        of("dpt", reassembled=(4, 4))
+
+
+def test_sizes_of_dpt():
+    """Levels of 4, 2, 1 and 1/2 times the size of the taps, and logits of eight times it."""
+    head, maps = built("dpt", [(4, 6)] * 4)
+    levels = jax.eval_shape(
+        lambda x: [r(m, Context(train=False)) for r, m in zip(head.reassemble, x, strict=True)], maps
+    )
+    assert [level.shape[1:3] for level in levels] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+    assert jax.eval_shape(lambda x: head(x, Context(train=False)), maps).shape == (2, 32, 48, OUTPUTS)
+
+
+def test_the_linear_head_of_maps_is_one_product_of_normalised_features():
+    head, maps = built("linear", [(3, 5)] * 2, is_map=True)
+    joined = np.concatenate(maps, axis=-1).astype(np.float64)
+    got = head(maps, Context(train=True))
+    spread = np.sqrt(joined.var((0, 1, 2)) + 1e-5)
+    expected = (joined - joined.mean((0, 1, 2))) / spread @ np.asarray(head.classify.kernel[...], np.float64)
+    np.testing.assert_allclose(got, expected + np.asarray(head.classify.bias[...]), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -64,7 +64,9 @@ def peak(monkeypatch):
 
 def test_every_task_gets_a_head_that_serves_it():
     assert heads_of([MAP], "hrnet") == {"depth": "hrnet"}
-    assert heads_of([MAP, VECTOR], "hrnet") == heads_of([MAP, VECTOR], "linear") == {"depth": "hrnet", "far": "linear"}
+    assert heads_of([MAP, VECTOR], "hrnet") == {"depth": "hrnet", "far": "linear"}
+    # One name for both kinds.
+    assert heads_of([MAP, VECTOR], "linear") == {"depth": "linear", "far": "linear"}
     assert heads_of([VECTOR, MAP], {"far": "linear"}) == {"far": "linear", "depth": "hrnet"}
     assert list(heads_of([VECTOR, MAP], {})) == ["far", "depth"]
     # The default name serves nobody, but nobody is left that needs it.
@@ -75,14 +77,18 @@ def test_every_task_gets_a_head_that_serves_it():
     ("tasks", "arguments", "message"),
     [
         ([VECTOR], ("hrnet",), r"head\.name: 'hrnet' gives a map, but 'far' needs one vector per image; use linear"),
-        ([MAP], ("linear",), r"head\.name: 'linear' gives one vector per image, but 'depth' needs a map; use hrnet"),
+        (
+            [MAP],
+            ("peak",),
+            r"head\.name: 'peak' gives one vector per image, but 'depth' needs a map; use hrnet or linear",
+        ),
         ([MAP], ("hrnt",), r"head\.name: unknown name 'hrnt'\. Did you mean 'hrnet'"),
         ([MAP, VECTOR], ("hrnet", {"far": "hrnet"}), r"head\.per_task: 'hrnet' gives a map, but 'far' needs"),
         ([MAP, VECTOR], ({"depht": "hrnet"},), r"head\.per_task: task: unknown name 'depht'\. Did you mean 'depth'"),
         ([MAP, VECTOR], ({"depth": "hrnt"},), r"head\.per_task: unknown name 'hrnt'\. Did you mean 'hrnet'"),
     ],
 )
-def test_heads_that_do_not_fit_are_refused(tasks, arguments, message):
+def test_heads_that_do_not_fit_are_refused(peak, tasks, arguments, message):
     with pytest.raises(ConfigError, match=f"^config: {message}"):
         heads_of(tasks, *arguments)
 
@@ -106,11 +112,13 @@ def test_what_a_head_must_declare():
         ("own", of(options=named), "no option is called 'per_task'"),
         ("own", of(has_neck=True, options=NeckOptions), "has_neck is for heads that make maps"),
         ("own", of(has_neck=True, is_map=True), "whose options are a subclass of NeckOptions"),
+        ("own", of(other_kind=dict), "expected a subclass of ditask_jax.heads.Head"),
+        ("own", of(other_kind=Peak), "other_kind: .* has other options, or makes the same kind of output"),
         ("linear", Peak, "'linear' is registered already"),
     ):
         with pytest.raises(ConfigError, match=f"config: head.name: '{name}': .*{message}|{message}"):
             register_head(name, head)
-    assert set(HEADS) == {"hrnet", "linear"}
+    assert set(HEADS) == {"hrnet", "linear", "dpt"}
 
 
 def test_a_class_made_anew_takes_its_own_place(peak):

@@ -55,6 +55,31 @@ def _hf_vit(size):
     return transformers.ViTForImageClassification(transformers.ViTConfig(num_labels=11, layer_norm_eps=1e-6))
 
 
+def _hf_dinov2(registers):
+    """DINOv2 for images of 224 pixels, so that those of 140 shrink its position embeddings."""
+    sizes = {"image_size": 224, "patch_size": 14, "hidden_size": 384, "num_attention_heads": 6}
+    if registers:
+        return transformers.Dinov2WithRegistersModel(
+            transformers.Dinov2WithRegistersConfig(num_register_tokens=registers, **sizes)
+        )
+    return transformers.Dinov2ForImageClassification(transformers.Dinov2Config(num_labels=11, **sizes))
+
+
+def _hf_dinov3(gated, **sizes):
+    # As the released configurations have it: the class's own default would open the gate by GELU.
+    activation = "silu" if gated else "gelu"
+    config = transformers.DINOv3ViTConfig(num_register_tokens=4, use_gated_mlp=gated, hidden_act=activation, **sizes)
+    return transformers.DINOv3ViTModel(config)
+
+
+def _of_blocks(blocks, depth=12):
+    return [blocks[depth * (tap + 1) // 4 - 1] for tap in range(4)]
+
+
+def _timm(name, size):
+    return timm.create_model(name, img_size=size, num_classes=11)
+
+
 CASES = [
     Case(
         "swin-tiny-timm",
@@ -107,6 +132,90 @@ CASES = [
         "timm",
         sizes=(224, 160),
         fixed=True,
+    ),
+    Case(
+        "dinov2-small-transformers",
+        "vit_small_patch14_dinov2",
+        lambda size: _hf_dinov2(registers=0),
+        lambda model: _of_blocks(model.dinov2.encoder.layer),
+        "huggingface",
+        sizes=(224, 140),
+    ),
+    Case(
+        "dinov2-small-registers-transformers",
+        "vit_small_patch14_reg4_dinov2",
+        lambda size: _hf_dinov2(registers=4),
+        lambda model: _of_blocks(model.encoder.layer),
+        "huggingface",
+        sizes=(224, 140),
+    ),
+    Case(
+        "dinov2-small-timm",
+        "vit_small_patch14_dinov2",
+        lambda size: _timm("vit_small_patch14_dinov2", size),
+        lambda model: _of_blocks(model.blocks),
+        "timm",
+        sizes=(224, 140),
+        fixed=True,
+    ),
+    Case(
+        "dinov2-small-registers-timm",
+        "vit_small_patch14_reg4_dinov2",
+        lambda size: _timm("vit_small_patch14_reg4_dinov2", size),
+        lambda model: _of_blocks(model.blocks),
+        "timm",
+        sizes=(224, 140),
+        fixed=True,
+    ),
+    Case(
+        "dinov3-small-transformers",
+        "vit_small_patch16_dinov3",
+        lambda size: _hf_dinov3(gated=False),
+        lambda model: _of_blocks(model.model.layer),
+        "huggingface",
+        sizes=(224, 160),
+    ),
+    Case(
+        "dinov3-small-plus-transformers",
+        "vit_small_plus_patch16_dinov3",
+        lambda size: _hf_dinov3(gated=True),
+        lambda model: _of_blocks(model.model.layer),
+        "huggingface",
+        sizes=(224, 160),
+    ),
+    Case(
+        "dinov3-large-transformers",
+        "vit_large_patch16_dinov3",
+        lambda size: _hf_dinov3(
+            gated=False, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
+        ),
+        lambda model: _of_blocks(model.model.layer, 24),
+        "huggingface",
+        sizes=(128, 96),
+    ),
+    Case(
+        "dinov3-small-timm",
+        "vit_small_patch16_dinov3",
+        lambda size: _timm("vit_small_patch16_dinov3", size),
+        lambda model: _of_blocks(model.blocks),
+        "timm",
+        sizes=(224, 160),
+    ),
+    Case(
+        "dinov3-small-plus-bias-timm",
+        "vit_small_plus_patch16_dinov3",
+        lambda size: _timm("vit_small_plus_patch16_dinov3_qkvb", size),
+        lambda model: _of_blocks(model.blocks),
+        "timm_qkvb",
+        sizes=(224, 160),
+    ),
+    Case(
+        "dinov3-base-bias-timm",
+        "vit_base_patch16_dinov3",
+        lambda size: _timm("vit_base_patch16_dinov3_qkvb", size),
+        lambda model: _of_blocks(model.blocks),
+        "timm_qkvb",
+        sizes=(224, 160),
     ),
 ]
 
