@@ -33,6 +33,7 @@ __all__ = [
     "backbone_entry",
     "build_backbone",
     "create_backbone",
+    "known_backbone",
     "known_roles",
     "list_models",
     "register_backbone",
@@ -58,6 +59,15 @@ def list_models(pattern: str | None = None) -> list[str]:
     ['pvt_v2_b0', 'pvt_v2_b1']
     """
     return [name for name in REGISTRY if pattern is None or fnmatch.fnmatchcase(name, pattern)]
+
+
+def known_backbone(name: str) -> bool:
+    """Whether `backbone_entry` knows a name.
+
+    >>> known_backbone("swin_tiny_patch4_window16"), known_backbone("swin_tiny")
+    (True, False)
+    """
+    return name in REGISTRY or swin_of_window(name) is not None
 
 
 def backbone_entry(name: str) -> BackboneEntry:

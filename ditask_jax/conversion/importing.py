@@ -9,7 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from ditask_jax.backbones import backbone_entry, create_backbone, list_models
+from ditask_jax.backbones import backbone_entry, create_backbone, known_backbone, list_models
 from ditask_jax.conversion.layout_registry import recognise
 from ditask_jax.conversion.layouts import Layout, Size
 from ditask_jax.conversion.names import Found
@@ -84,7 +84,7 @@ def convert_weights(
         is in one message.
       ConfigError: there is no such architecture.
     """
-    if architecture is not None:
+    if architecture is not None and not known_backbone(architecture):
         check_known("convert: --architecture", architecture, list_models())
     source = read_source(path, state)
     layout = recognise(source.arrays, source.where)
@@ -120,7 +120,8 @@ def _inferred(layout: Layout, found: Found, source: Source) -> dict[str, Any]:
 def _architecture(layout: Layout, fields: Mapping[str, Any], asked: str | None, source: Source) -> str:
     """The backbone whose sizes are those of the file."""
     differences: dict[str, list[str]] = {}
-    for name in list_models():
+    others = [name for name in (*layout.family.more(fields), asked) if name is not None and known_backbone(name)]
+    for name in dict.fromkeys((*list_models(), *others)):
         config = backbone_entry(name).config
         if type(config) is layout.family.config_class and layout.fits(config):
             differences[name] = [

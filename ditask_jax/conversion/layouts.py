@@ -26,6 +26,7 @@ class Family:
       infer: the fields of the configuration that shapes tell, from arrays under our paths.
       native_size: the image size that the arrays were made for, as far as they tell, from inferred fields and arrays.
       resized: pattern of the paths whose shape follows from image size or window; loading resizes those.
+      more: names of backbones of these fields that `list_models()` does not have.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Family:
     infer: Callable[[Shapes], dict[str, Any]]
     native_size: Callable[[dict[str, Any], Shapes], Size]
     resized: str
+    more: Callable[[Mapping[str, Any]], list[str]] = lambda fields: []
 
 
 def _as_they_are(arrays: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Names of Swin weights: official, timm and Hugging Face."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,12 @@ def native_size(fields: dict[str, Any], arrays: Shapes) -> Size:
     return side, side
 
 
-SWIN = Family("Swin", SwinConfig, infer, native_size, resized=rf".*/{_TABLE}")
+def other_windows(fields: Mapping[str, Any]) -> list[str]:
+    """Names of the released sizes with the window of a file."""
+    return [f"swin_{size}_patch4_window{fields['window']}" for size in ("tiny", "small", "base", "large")]
+
+
+SWIN = Family("Swin", SwinConfig, infer, native_size, resized=rf".*/{_TABLE}", more=other_windows)
 INDEX = (r".*\.relative_position_index", "an index table, computed from the window")
 MASK = (r".*\.attn_mask", "an attention mask, computed from the image size")
 
