@@ -19,10 +19,12 @@ def main(argv: list[str]) -> int:
     )
     parser.add_path("--workdir", required=True, metavar="DIR", help="folder of the run")
     parser.add_path("--out", required=True, metavar="FILE", help="the file to write")
-    parser.add_option("--layout", metavar="NAME", help="timm, official, huggingface or ditask")
+    parser.add_option("--layout", metavar="NAME", help="timm, timm_qkvb (DINOv3), official, huggingface or ditask")
     note = "write a program in place of weights: stablehlo (the default), or onnx, which needs the package jax2onnx"
     parser.add_option("--program", nargs="?", const="stablehlo", metavar="KIND", help=note)
     parser.add_path("--weights", metavar="FILE", help="the weight file the run started from, where it has moved")
+    note = "multiply LayerScale (DINOv2, DINOv3) into the layers behind it, for code that has none"
+    parser.add_option("--fold-layer-scale", action="store_true", help=note)
     args = parser.parse(argv)
 
     from ditask_jax.conversion.weight_sources import PROGRAMS, check_program, output_path, printable
@@ -30,6 +32,8 @@ def main(argv: list[str]) -> int:
 
     if (args.layout is None) == (args.program is None):
         raise ConfigError("export: give either --layout NAME or --program")
+    if args.program is not None and args.fold_layer_scale:
+        raise ConfigError("export: --fold-layer-scale is for --layout; a program computes the same without it")
     if args.program is not None:
         check_program(args.program)
     out = output_path(args.out, "export", PROGRAMS.get(args.program, ".safetensors"))
@@ -48,7 +52,7 @@ def main(argv: list[str]) -> int:
     if args.program is not None:
         print(f"program: {printable(str(export_program(out, model, run.state, args.program)))}")
     else:
-        print(export_weights(out, model, args.layout, run.state, args.weights))
+        print(export_weights(out, model, args.layout, run.state, args.weights, args.fold_layer_scale))
     with optional(f"model card of {printable(str(out))}"):
         print(f"model card: {printable(str(write_model_card(args.workdir, out, run.step)))}")
     return cli.OK

@@ -1,12 +1,15 @@
 """Stacking layers that compute together, and merging adapters into plain kernels."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 
+from ditask_jax.backbones.blocks import Block
 from ditask_jax.errors import ConfigError, WeightsError, defined_in
 from ditask_jax.model import MultiTaskModel
 from ditask_jax.nn.context import Context
@@ -129,6 +132,49 @@ def _fold(merged: MultiTaskModel) -> MultiTaskModel:
             linear.shared_kernel = FrozenParam(shared_kernel)
         merged.adapted = None
     return merged
+
+
+def scaled_blocks(model: MultiTaskModel) -> list[Block]:
+    """The blocks of a model's backbone that have LayerScale."""
+    modules = (module for _, module in nnx.iter_modules(model.backbone))
+    return [module for module in modules if isinstance(module, Block) and hasattr(module, "layer_scale1")]
+
+
+def fold_layer_scale(model: MultiTaskModel) -> MultiTaskModel:
+    """A copy of a model whose blocks have no LayerScale: the factors are in the layers that end the residual branches.
+
+    Args:
+      model: merged, or without adapters.
+
+    Raises:
+      ConfigError: a layer that ends a branch has an adapter that no kernel can stand for; it would not scale with it.
+    """
+    parts = split_state(model)
+    folded = parts.merge(parts.trainable, parts.frozen, parts.stats)
+    ends = folded.backbone.roles.ends
+    for block in scaled_blocks(folded):
+        for branch, name in ((block.attn, "layer_scale1"), (block.mlp, "layer_scale2")):
+            gamma = getattr(block, name).gamma[...]
+            for linear in (layer for layer in linears(branch) if layer.info.role in ends):
+                _scale_outputs(linear, gamma)
+            delattr(block, name)
+    if hasattr(folded.backbone.config, "layer_scale"):
+        folded.backbone.config = dataclasses.replace(folded.backbone.config, layer_scale=None)
+    return folded
+
+
+def _scale_outputs(linear: Linear, factors: jax.Array) -> None:
+    """Multiplies the outputs of a dense layer, in place."""
+    if linear.adapter is not None:
+        raise ConfigError(
+            f"merging: the adapter of '{linear.info.path}' stays as it is, so that LayerScale cannot be folded into "
+            "the layer; leave LayerScale where it is"
+        )
+    for name in ("kernel", "shared_kernel", "bias"):
+        if hasattr(linear, name):
+            variable = getattr(linear, name)
+            value = variable[...]
+            variable[...] = value * factors.reshape((1,) * (value.ndim - 1) + (-1,)).astype(value.dtype)
 
 
 def checked_kernel(linear: Linear, adapter: LayerAdapter, prepared: Any) -> jax.Array:

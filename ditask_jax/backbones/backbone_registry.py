@@ -184,6 +184,7 @@ _TESTS = {
     "vit_test": BackboneEntry(VitConfig(16, 5, 2), HALF, HALF, image_size=64),
     # Factors of LayerScale far from 0, so that laws see what stands behind them.
     "dinov2_test": BackboneEntry(Dinov2Config(16, 4, 2, patch=16, registers=2), image_size=64),
+    "dinov2_test_plain": BackboneEntry(Dinov2Config(16, 4, 2, patch=16), image_size=64),
     "dinov3_test": BackboneEntry(Dinov3Config(16, 4, 2, layer_scale=0.5, gated=True, mlp_ratio=2), image_size=64),
 }
 

@@ -12,11 +12,10 @@ from ditask_jax.nn.attention import Gridded
 from ditask_jax.nn.context import Context, Scope
 from ditask_jax.nn.custom_vjp import custom_vjp
 from ditask_jax.nn.linear import SHARED, USUAL_ROLES, LayerInfo, Linear, Roles, pick_streams
-from ditask_jax.nn.norm import LayerNorm
+from ditask_jax.nn.norm import LayerNorm, LayerScale
 from ditask_jax.nn.products import gated_silu, gelu
 from ditask_jax.nn.remat import rematerialised
 from ditask_jax.nn.stochastic import drop_path
-from ditask_jax.numerics import widened
 
 Streams = tuple[str, ...]
 # What a backbone hands to the heads, per stage: features `[S, B, h, w, C]` and the names of their streams.
@@ -122,22 +121,6 @@ class GatedMlp(Mlp):
 
     def activate(self, x: jax.Array, context: Context) -> jax.Array:
         return gated_silu(x)
-
-
-class LayerScale(nnx.Module):
-    """A factor per channel of a residual branch: `[..., C]` to the same.
-
-    Args:
-      value: of all factors at the start.
-
-    References: Touvron et al., "Going deeper with Image Transformers", ICCV 2021.
-    """
-
-    def __init__(self, channels: int, value: float, scope: Scope):
-        self.gamma = nnx.Param(scope.full((channels,), value), decay=False)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return (widened(x) * self.gamma[...].reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
 
 
 class Block(nnx.Module):

@@ -310,7 +310,7 @@ _TIMM_RULES = [
     *norm("fc_norm", "fc_norm"),
     _QKV[0],
 ]
-_TIMM_MARKS = (r"reg_token$", r"blocks\.0\.gamma_1$", r"blocks\.0\.attn\.qkv\.weight$")
+_TIMM_MARKS = (r"reg_token$", r"blocks\.0\.gamma_1$", r"blocks\.0\.gamma_2$", r"blocks\.0\.attn\.qkv\.weight$")
 _TIMM_STRANGERS = (r"pos_embed$", r"blocks\.0\.attn\.norm\.", r"blocks\.0\.mlp\.norm\.", r"rope\.freqs$")
 
 

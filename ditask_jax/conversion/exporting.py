@@ -12,9 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from ditask_jax.adapters.merging import merge
+from ditask_jax.adapters.merging import fold_layer_scale as fold_scale
+from ditask_jax.adapters.merging import merge, scaled_blocks
 from ditask_jax.backbones import backbone_entry
-from ditask_jax.conversion.layout_registry import ONE_STREAM, layout_of
+from ditask_jax.backbones.dino import Dinov2Config
+from ditask_jax.backbones.vit import VitConfig
+from ditask_jax.conversion.layout_registry import ONE_STREAM, layout_for, layout_of
+from ditask_jax.conversion.layouts import Layout
 from ditask_jax.conversion.multitask_layouts import stream_tensors
 from ditask_jax.conversion.weight_sources import check_program, printable
 from ditask_jax.errors import WeightsError, check_known
@@ -57,7 +61,12 @@ class Export:
 
 
 def export_weights(
-    path: Path | str, model: MultiTaskModel, layout: str = STREAMS, state: Any = None, source: Path | str | None = None
+    path: Path | str,
+    model: MultiTaskModel,
+    layout: str = STREAMS,
+    state: Any = None,
+    source: Path | str | None = None,
+    fold_layer_scale: bool = False,
 ) -> Export:
     """Writes a model's merged weights as a safetensors file for PyTorch.
 
@@ -69,6 +78,8 @@ def export_weights(
         where streams differ, necks, heads and their statistics.
       state: values in place of the model's own, as `Trainer.fit` returns them.
       source: the weight file the backbone was loaded from, where it has moved since.
+      fold_layer_scale: multiply LayerScale into the layers that end residual branches, for code that has none; a DINOv2
+        without registers is then a plain ViT, and "huggingface" its names.
 
     Raises:
       WeightsError: the layout cannot hold the model; a source that is missing, not the one it was, or the target.
@@ -84,17 +95,36 @@ def export_weights(
                 f"export: '{path}' is the weight file that the model started from; write to another file"
             )
     _check_kernels(model)
+    if fold_layer_scale and not scaled_blocks(model):
+        raise WeightsError(f"export: '{model.recipe.backbone}' has no LayerScale to fold; leave --fold-layer-scale out")
+    merged = lambda: fold_scale(merge(model, state)) if fold_layer_scale else merge(model, state)
     if layout == STREAMS:
-        tensors, metadata = stream_tensors(merge(model, state))
+        tensors, metadata = stream_tensors(merged())
         kept, notes = 0, []
     else:
-        layout_of(layout, model.recipe.backbone)
+        names = _names(layout, model, fold_layer_scale)
         _check_one_stream(model, layout)
         found = _source(model, source)
-        tensors, kept, notes = _one_stream(merge(model, state), layout, found)
+        tensors, kept, notes = _one_stream(merged(), names, found)
         metadata = {"format": "pt", "architecture": model.recipe.backbone, "layout": layout}
     atomic_write_bytes(path, encode_tensors(tensors, metadata))
     return Export(path, layout, len(tensors), kept, tuple(notes))
+
+
+def _names(name: str, model: MultiTaskModel, folded: bool) -> Layout:
+    """The layout of a name; of a model whose LayerScale is folded, that of the plain ViT which it then is."""
+    architecture, config = model.recipe.backbone, backbone_entry(model.recipe.backbone).config
+    if not folded:
+        return layout_of(name, architecture)
+    if isinstance(config, Dinov2Config) and not config.registers:
+        shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(VitConfig)}
+        return layout_for(name, VitConfig(**shared | {"layer_scale": None}), architecture)
+    if name == "huggingface":
+        raise WeightsError(
+            f"export: layout '{name}': no code of that name has '{architecture}' without LayerScale; leave "
+            "--fold-layer-scale out"
+        )
+    return layout_of(name, architecture)
 
 
 def _check_kernels(model: MultiTaskModel) -> None:
@@ -136,10 +166,9 @@ def _source(model: MultiTaskModel, path: Path | str | None) -> tuple[dict[str, n
     return arrays, metadata
 
 
-def _one_stream(merged: MultiTaskModel, name: str, source) -> tuple[dict[str, np.ndarray], int, list[str]]:
+def _one_stream(merged: MultiTaskModel, layout: Layout, source) -> tuple[dict[str, np.ndarray], int, list[str]]:
     """Tensors of a one-stream layout, how many are the source's own, and notes."""
-    architecture = merged.recipe.backbone
-    layout = layout_of(name, architecture)
+    architecture, name = merged.recipe.backbone, layout.name
     arrays, metadata = source or ({}, {})
     values, kept = {}, set()
     for path, value in backbone_arrays(merged).items():

@@ -88,7 +88,10 @@ def convert_weights(
         check_known("convert: --architecture", architecture, list_models())
     source = read_source(path, state)
     layout = recognise(source.arrays, source.where)
-    found, left_out, prefixed = layout.read(source.arrays)
+    try:
+        found, left_out, prefixed = layout.read(source.arrays)
+    except WeightsError as error:
+        raise WeightsError(f"{source.where} ({layout.title}): {error}") from None
     fields = _inferred(layout, found, source)
     name = _architecture(layout, fields, architecture, source)
     size = _size(layout, fields, found, image_size, source)

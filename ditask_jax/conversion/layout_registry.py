@@ -49,9 +49,10 @@ def recognise(arrays: Mapping[str, np.ndarray], where: str) -> Layout:
             return layout
     titles = dict.fromkeys(layout.title for layout in LAYOUTS)
     if near:
+        nearest = min(near, key=lambda layout: (len(layout.strange(names)), -len(layout.marks)))
         raise WeightsError(
-            f"{where} is a variant that is not known here: its names are those of {near[0].title}, but it also has "
-            f"{' '.join(sorted(near[0].strange(names))[:4])}. Known: {', '.join(titles)}"
+            f"{where} is a variant that is not known here: its names are those of {nearest.title}, but it also has "
+            f"{' '.join(sorted(nearest.strange(names))[:4])}. Known: {', '.join(titles)}"
         )
     raise WeightsError(
         f"{where} is of no layout that is known here: its {len(names)} tensors begin with "

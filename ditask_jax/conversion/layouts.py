@@ -10,6 +10,7 @@ import numpy as np
 
 from ditask_jax.conversion.names import Found, Table
 from ditask_jax.errors import WeightsError
+from ditask_jax.weight_files import some
 
 Size = tuple[int, int]
 # Arrays or anything else with a shape, by our paths.
@@ -90,7 +91,11 @@ class Layout:
         return [n for n in names if any(re.match(pattern, n.removeprefix(self.prefix)) for pattern in self.strangers)]
 
     def read(self, arrays: Mapping[str, np.ndarray]) -> tuple[Found, dict[str, str], bool]:
-        """Arrays under our paths, (name, reason) of ignored ones, and whether names carried the prefix."""
+        """Arrays under our paths, (name, reason) of ignored ones, and whether names carried the prefix.
+
+        Raises:
+          WeightsError: our model cannot hold what the arrays say.
+        """
         ignored, taken, prefixed, twice = {}, {}, False, []
         for name, array in arrays.items():
             short = name.removeprefix(self.prefix) if self.prefix else name
@@ -111,10 +116,9 @@ class Layout:
         try:
             ours = self.to_ours(dict(found.arrays))
         except WeightsError as error:
-            found.problems.append(str(error))
-        else:
-            found = dataclasses.replace(found, arrays=ours)
-        return found, ignored, prefixed
+            others = [*some("of unknown name", sorted(found.unknown)), *found.problems]
+            raise WeightsError("; ".join([str(error), *others])) from None
+        return dataclasses.replace(found, arrays=ours), ignored, prefixed
 
     def write(self, arrays: Mapping[str, np.ndarray], prefixed: bool) -> tuple[dict[str, np.ndarray], list[str]]:
         """Our arrays under the layout's names, and the paths that have none.

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from ditask_jax.backbones import backbone_entry
 from ditask_jax.backbones.swin import SwinConfig
 from ditask_jax.conversion import dino_names, pvt_names, vit_names
 from ditask_jax.conversion.layouts import Layout, Shapes, count
@@ -130,7 +129,7 @@ def stream_tensors(merged: MultiTaskModel) -> tuple[dict[str, np.ndarray], dict[
     Raises:
       WeightsError: two arrays would have the same name.
     """
-    config = backbone_entry(merged.recipe.backbone).config
+    config = merged.backbone.config
     table = next((l.table for l in _LAYOUTS if type(config) is l.family.config_class), _OURS)
     fanned = {f"{l.info.path}/kernel": l.merged_streams for l in linears(merged.backbone) if l.kernel.ndim == 3}
     tensors: dict[str, np.ndarray] = {}

@@ -4,7 +4,7 @@ from ditask_jax.nn.attention import Gridded, GridRows, attend, fit_rows
 from ditask_jax.nn.context import Context, Scope
 from ditask_jax.nn.conv import Conv, DepthwiseConv, PatchEmbed
 from ditask_jax.nn.linear import LayerAdapter, LayerInfo, Linear, linears, prepare_adapters
-from ditask_jax.nn.norm import BatchNorm, LayerNorm
+from ditask_jax.nn.norm import BatchNorm, LayerNorm, LayerScale
 from ditask_jax.nn.resize import resize_bilinear
 from ditask_jax.nn.rotary import rotary_tables, rotate
 from ditask_jax.nn.state import FrozenParam, ModelState, Statistic, flatten, split_state, unflatten
@@ -21,6 +21,7 @@ __all__ = [
     "LayerAdapter",
     "LayerInfo",
     "LayerNorm",
+    "LayerScale",
     "Linear",
     "ModelState",
     "PatchEmbed",

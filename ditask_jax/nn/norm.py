@@ -1,4 +1,4 @@
-"""LayerNorm and BatchNorm with float32 statistics, whatever dtype flows through."""
+"""LayerNorm and BatchNorm with float32 statistics, whatever dtype flows through, and LayerScale."""
 
 import jax
 import jax.numpy as jnp
@@ -112,3 +112,19 @@ class BatchNorm(nnx.Module):
         scale = self.scale[...] * jax.lax.rsqrt(variance + self.epsilon)
         out = centred * _per_channel(scale, x.ndim) + _per_channel(self.bias[...], x.ndim)
         return out.astype(x.dtype)
+
+
+class LayerScale(nnx.Module):
+    """A factor per channel of a residual branch: `[..., C]` to the same.
+
+    Args:
+      value: of all factors at the start.
+
+    References: Touvron et al., "Going deeper with Image Transformers", ICCV 2021.
+    """
+
+    def __init__(self, channels: int, value: float, scope: Scope):
+        self.gamma = nnx.Param(scope.full((channels,), value), decay=False)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return (widened(x) * _per_channel(self.gamma[...], x.ndim)).astype(x.dtype)

@@ -17,7 +17,7 @@ from ditask_jax.nn import flatten, split_state, unflatten
 from ditask_jax.training.experiment import load_backbone
 from ditask_jax.weight_files import read_tensors
 from tests.adapters.cases import task_list
-from tests.conversion.cases import DTYPES, ONE_STREAM_LAYOUTS, SIZE, TEST_MODELS, foreign, write
+from tests.conversion.cases import DTYPES, ONE_STREAM_LAYOUTS, SIZE, TEST_MODELS, foreign, model_of, write
 
 
 def make(backbone: str = "swin_test", weights=None, method=None, tasks=("semseg", "depth")):
@@ -42,7 +42,7 @@ def converted(folder, layout, dtype=np.float32):
 )
 def test_what_came_in_comes_back(layout, dtype, tmp_path):
     weights = converted(tmp_path, layout, DTYPES[dtype])
-    model = make(TEST_MODELS[layout.family.name], weights, Frozen())
+    model = make(model_of(layout), weights, Frozen())
     report = export_weights(tmp_path / "back.safetensors", model, layout.name)
     source, _ = read_tensors(tmp_path / "source.safetensors", "it")
     back, metadata = read_tensors(tmp_path / "back.safetensors", "it")

@@ -10,14 +10,14 @@ from ditask_jax import cli, convert
 from ditask_jax.adapters import Full, wrap
 from ditask_jax.backbones.backbone_registry import REGISTRY, BackboneEntry
 from ditask_jax.backbones.swin import SwinConfig
-from ditask_jax.conversion import layout_registry, swin_names, vit_names, weight_sources
+from ditask_jax.conversion import dino_names, layout_registry, swin_names, vit_names, weight_sources
 from ditask_jax.conversion.importing import convert_weights
 from ditask_jax.errors import ConfigError, WeightsError
 from ditask_jax.model import create_model
 from ditask_jax.nn import flatten, split_state
 from ditask_jax.training.experiment import load_backbone, load_trained
 from ditask_jax.weight_files import encode_tensors, read_weights
-from tests.conversion.cases import DTYPES, ONE_STREAM_LAYOUTS, SIZE, TEST_MODELS, foreign, our_arrays, write
+from tests.conversion.cases import DTYPES, ONE_STREAM_LAYOUTS, SIZE, foreign, model_of, our_arrays, write
 from tests.parity.golden import Golden, find, size
 from tests.parity.methods import method_of, translated
 
@@ -29,7 +29,7 @@ TINY = foreign(swin_names.SWIN_TIMM)
 def test_every_layout_is_recognised_and_kept(layout, dtype, tmp_path):
     source = write(tmp_path / "source.safetensors", foreign(layout, dtype=DTYPES[dtype]))
     conversion = convert_weights(source)
-    assert (conversion.layout, conversion.architecture) == (layout, TEST_MODELS[layout.family.name])
+    assert (conversion.layout, conversion.architecture) == (layout, model_of(layout))
     conversion.write(tmp_path / "out.safetensors")
     arrays, metadata = read_weights(tmp_path / "out.safetensors")
     expected = our_arrays(layout, dtype=DTYPES[dtype])
@@ -40,9 +40,13 @@ def test_every_layout_is_recognised_and_kept(layout, dtype, tmp_path):
     assert metadata["source"] == "source.safetensors"
     assert len(metadata["source_sha256"]) == 64
     assert len(json.loads(metadata["mean"])) == 3
-    used = len(arrays) + sum(json.loads(metadata["ignored"]).values())
-    joined = sum(len(rule.parts) - 1 for p in arrays if (rule := layout.table.theirs_of(p)[1]).parts)
-    assert used + joined == len(foreign(layout))
+    if not layout.family.name.startswith("DINO"):  # whose layouts part and join more than names: see test_dino.py
+        used = len(arrays) + sum(json.loads(metadata["ignored"]).values())
+        assert used + _joined(layout, arrays) == len(foreign(layout))
+
+
+def _joined(layout, arrays):
+    return sum(len(rule.parts) - 1 for p in arrays if (rule := layout.table.theirs_of(p)[1]).parts)
 
 
 PREFIXES = ["module.", "_orig_mod.", "model.", "backbone.", "encoder.", "net.", "student.", "trunk."]
@@ -284,7 +288,10 @@ def test_unknown_layouts_are_refused(tmp_path):
     ("layout", "name"),
     [
         (vit_names.VIT_TIMM, "dist_token"),
-        (vit_names.VIT_TIMM, "blocks.0.ls1.gamma"),
+        (vit_names.VIT_TIMM, "norm_pre.weight"),
+        (vit_names.VIT_TIMM, "reg_token"),
+        (dino_names.DINOV2_OFFICIAL, "blocks.0.mlp.w12.weight"),
+        (dino_names.DINOV3_TIMM, "pos_embed"),
         (swin_names.SWIN_TIMM, "layers.0.blocks.0.attn.logit_scale"),
     ],
 )
