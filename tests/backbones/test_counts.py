@@ -68,6 +68,19 @@ RELEASED = {
     "vit_base_patch8": 86.58,
     "swin_tiny_patch4_window7": 28.29,
 }
+# Without a classifier, of the released files: as their makers publish them.
+RELEASED_BODIES = {
+    "vit_small_patch14_dinov2": 22.06,
+    "vit_base_patch14_dinov2": 86.58,
+    "vit_large_patch14_dinov2": 304.37,
+    "vit_small_patch14_reg4_dinov2": 22.06,
+    "vit_base_patch14_reg4_dinov2": 86.58,
+    "vit_large_patch14_reg4_dinov2": 304.37,
+    "vit_small_patch16_dinov3": 21.60,
+    "vit_small_plus_patch16_dinov3": 28.69,
+    "vit_base_patch16_dinov3": 85.66,
+    "vit_large_patch16_dinov3": 303.13,
+}
 
 
 @pytest.mark.parametrize("name", RELEASED)
@@ -80,9 +93,19 @@ def test_sizes_are_those_of_released_weights(name):
     assert (count + norm + 1000 * (width + 1)) / 1e6 == pytest.approx(RELEASED[name], abs=0.006)
 
 
+@pytest.mark.parametrize("name", RELEASED_BODIES)
+def test_sizes_are_those_of_released_bodies(name):
+    """With the final norm; DINOv3's without the bias of keys, which is always zero."""
+    entry = backbone_entry(name)
+    body = create_backbone(name, entry.image_size, scope=Scope(abstract=True))
+    count = sum(math.prod(value.shape) for value in flatten(nnx.to_pure_dict(nnx.state(body))).values())
+    assert (count + 2 * entry.config.embed_dim) / 1e6 == pytest.approx(RELEASED_BODIES[name], abs=0.006)
+
+
 @pytest.mark.parametrize("name", list_models())
 def test_every_line_of_the_registry_is_whole(name):
     entry = backbone_entry(name)
     assert len(entry.mean) == len(entry.std) == 3
     assert all(0 < value < 1 for value in entry.mean + entry.std)
     assert bool(entry.licence) == bool(entry.weight_files or entry.embedded_weights)
+    assert not entry.gated or (entry.licence_page and entry.licence)

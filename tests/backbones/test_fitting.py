@@ -48,6 +48,35 @@ def test_rows_are_interpolated(source, target, method, kernel, leading):
     np.testing.assert_allclose(fitted[leading:], interpolated(rows[leading:], source, target, kernel), atol=1e-5)
 
 
+def widened(rows, source, target):
+    """Anti-aliased half-pixel interpolation, cut off at borders: Keys' kernel with a = -0.5, as PyTorch then has it."""
+
+    def kernel(x):
+        a, x = -0.5, abs(x)
+        if x <= 1:
+            return (a + 2) * x**3 - (a + 3) * x**2 + 1
+        return a * (x**3 - 5 * x**2 + 8 * x - 4) if x < 2 else 0.0
+
+    grid = rows.reshape(*source, -1)
+    for axis in (0, 1):
+        scale = source[axis] / target[axis]
+        weights = np.array(
+            [
+                [kernel((i + 0.5 - (index + 0.5) * scale) / max(scale, 1)) for i in range(source[axis])]
+                for index in range(target[axis])
+            ]
+        )
+        grid = np.moveaxis(np.tensordot(weights / weights.sum(1, keepdims=True), grid, (1, axis)), 0, axis)
+    return grid.reshape(-1, rows.shape[-1])
+
+
+@pytest.mark.parametrize(("source", "target"), [((7, 7), (4, 3)), ((4, 4), (7, 9)), ((6, 6), (9, 4))])
+def test_rows_are_interpolated_with_anti_aliasing(source, target):
+    rows = RNG.standard_normal((1 + source[0] * source[1], 3))
+    fitted = fit_rows(rows, GridRows(target, 1, "bicubic_antialias"))
+    np.testing.assert_allclose(fitted[1:], widened(rows[1:], source, target), atol=1e-5)
+
+
 def test_rows_that_fit_are_not_touched():
     rows = RNG.standard_normal((17, 3)).astype(np.float16)
     assert fit_rows(rows, GridRows((4, 4), 1)) is rows
@@ -71,7 +100,15 @@ def arrays_of(backbone):
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("vit_test", (128, 32)), ("pvt_test", (256, 64)), ("pvt_v2_test", (256, 64)), ("swin_test_deep", (128, 128))],
+    [
+        ("vit_test", (128, 32)),
+        ("pvt_test", (256, 64)),
+        ("pvt_v2_test", (256, 64)),
+        ("swin_test_deep", (128, 128)),
+        ("swin_test_deep", (104, 40)),
+        ("dinov2_test", (128, 32)),
+        ("dinov3_test", (128, 32)),
+    ],
 )
 @pytest.mark.parametrize("readout", ["map", "last"])
 def test_weights_load_at_any_image_size(name, size, readout):
@@ -81,7 +118,7 @@ def test_weights_load_at_any_image_size(name, size, readout):
     fitted = fit_backbone(other, file, (64, 64))
     assign(other, fitted)
     changed = {path.rsplit("/", 1)[-1] for path in file if fitted[path] is not file[path]}
-    kind = {"swin_test_deep": {"relative_position_bias_table"}, "pvt_v2_test": set()}
+    kind = {"swin_test_deep": {"relative_position_bias_table"}, "pvt_v2_test": set(), "dinov3_test": set()}
     assert changed == kind.get(name, {"position_embedding"})
     # Weights of a rectangle whose cells would make a square too are known by the size they were made for.
     mine = arrays_of(other)

@@ -1,5 +1,7 @@
 """Which image sizes fit, and what the error says of those that do not."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -31,6 +33,28 @@ def test_impossible_sizes_name_valid_ones(size):
     for text in str(caught.value).split("Nearest valid sizes: ")[1].split():
         near = tuple(int(side) for side in text.split("x"))
         assert not isinstance(stage_geometries(near, 4, 7, 4), str)
+
+
+def test_any_other_image_that_patches_tile_is_padded():
+    """Grids that windows leave a rest of, odd ones before merging, and windows clipped on one side alone."""
+    stages = check_size((244, 112), 4, 7, 4)
+    assert [(s.grid, s.sides, s.shifts) for s in stages] == [
+        ((61, 28), (7, 7), (3, 3)),
+        ((31, 14), (7, 7), (3, 3)),
+        ((16, 7), (7, 7), (3, 0)),
+        ((8, 4), (7, 4), (3, 0)),
+    ]
+    backbone = create_backbone("swin_test_deep", (76, 40))
+    taps = jax.eval_shape(lambda x: [tap for tap, _ in backbone(x, Context(train=False))], jnp.zeros((1, 76, 40, 3)))
+    assert [tap.shape[2:4] for tap in taps] == [(10, 5), (5, 3), (3, 2), (3, 2)]
+
+
+def test_other_windows_by_name():
+    entry, released = backbone_entry("swin_base_patch4_window8"), backbone_entry("swin_base_patch4_window7")
+    assert dataclasses.replace(entry.config, window=7) == released.config
+    assert create_backbone("swin_tiny_patch4_window8", 256, scope=Scope(abstract=True)).config.window == 8
+    with pytest.raises(ConfigError, match="Did you mean 'swin_tiny_patch4_window7'"):
+        backbone_entry("swin_tinny_patch4_window8")
 
 
 def test_rectangles_fit_too():

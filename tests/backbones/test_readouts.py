@@ -29,7 +29,7 @@ def test_shapes_of_taps(name):
     found = {r: shapes(create_backbone(name, 64, readout=r)) for r in backbone_config(name).readouts}
     assert [shape[-1] for shape in found["map"]] == list(channels)
     assert found["last"] == found["map"][-1:]
-    assert ("token" in found) == (name in ("vit_test", "pvt_test"))
+    assert ("token" in found) == (name in ("vit_test", "pvt_test", "dinov2_test", "dinov3_test"))
     assert found.get("token") in (None, [(1, 2, 1, 1, channels[-1])])
     if "token" in found:
         assert found["map+token"] == found["map"] + found["token"]
@@ -87,6 +87,20 @@ IMAGES = np.random.default_rng(0).standard_normal((1, 64, 64, 3), np.float32)
 def test_impossible_taps(name, taps, message):
     with pytest.raises(ConfigError, match=f"config: backbone.taps: .*{message}"):
         create_backbone(name, 64, taps=taps)
+
+
+@pytest.mark.parametrize("name", ["dinov2_test", "dinov3_test"])
+def test_maps_hold_patches_and_the_token_is_the_first(name):
+    """Of all tokens of the last block: neither class token nor registers are in the maps, and no register is read."""
+    backbone = create_backbone(name, (32, 64), readout="map+token")
+    x, streams = backbone.embed(IMAGES[:, :32], CONTEXT), ("shared",)
+    for block in backbone.blocks:
+        x, streams = block(x, streams, CONTEXT)
+    leading = {"dinov2_test": 3, "dinov3_test": 5}[name]
+    assert x.shape == (1, 1, leading + 2 * 4, 16)
+    taps = [tap for tap, _ in backbone(IMAGES[:, :32], CONTEXT)]
+    np.testing.assert_allclose(taps[-2], x[:, :, leading:].reshape(1, 1, 2, 4, 16), atol=1e-6)
+    np.testing.assert_allclose(taps[-1], x[:, :, :1, None], atol=1e-6)
 
 
 def test_widths_follow_the_taps():

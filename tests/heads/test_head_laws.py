@@ -97,7 +97,7 @@ def _cases():
             yield pytest.param(name, is_map, sides, marks=marks, id=f"{name}-{'map' if is_map else 'vector'}-{title}")
 
 
-@pytest.mark.parametrize(("name", "is_map", "sides"), _cases())
+@pytest.mark.parametrize(("name", "is_map", "sides"), list(_cases()))
 def test_a_head(name, is_map, sides):
     check_head(name, sides, is_map)
 
