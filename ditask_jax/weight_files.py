@@ -41,6 +41,8 @@ DTYPES: dict[str, np.dtype] = {
 _NAMES = {kind: name for name, kind in DTYPES.items()}
 _HEADER_SIZE = 8
 SAFETENSORS, PYTORCH = "a safetensors file", "a PyTorch file"
+# The table of contents of weights in several safetensors files, which lie beside it.
+INDEX, INDEX_SUFFIX = "the index of weights in several files", ".safetensors.index.json"
 # How files begin that are given for weights by mistake, and what they are.
 _BINARY = {
     b"\x89HDF\r\n": "an HDF5 file, as Keras writes them",
@@ -52,7 +54,7 @@ _BINARY = {
 _TEXTS = {
     b"version https://git-lfs": "the pointer that Git LFS leaves in place of a file: run git lfs pull",
     b"<": "a web page or XML and not what was to be fetched: fetch it again",
-    b"{": "JSON text, perhaps the index of weights in several files",
+    b"{": "JSON text, perhaps the index of weights in several files (a name that ends in .safetensors.index.json)",
     b"[": "JSON text",
 }
 _ZIP = b"PK\x03\x04"
@@ -60,6 +62,8 @@ _ZIP = b"PK\x03\x04"
 
 def file_kind(path: Path) -> str | None:
     """What a file is, from its first bytes: `SAFETENSORS`, `PYTORCH`, another kind in words, or None: it does not say.
+
+    JSON whose name ends as the names of indices do is `INDEX`.
 
     >>> import tempfile
     >>> with tempfile.NamedTemporaryFile() as file:
@@ -80,6 +84,8 @@ def file_kind(path: Path) -> str | None:
     # Pickles of protocols 2 to 5, which PyTorch's older format begins with.
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and head[2:3] not in (b"", b"\0"):
         return PYTORCH
+    if head.lstrip().startswith(b"{") and path.name.endswith(INDEX_SUFFIX):
+        return INDEX
     if head[257:262] == b"ustar":
         return "a tar archive: unpack it first"
     # A safetensors file that is cut off begins with the size of its header, which has zero bytes; a text has none.
@@ -132,6 +138,49 @@ def read_tensors(path: Path, where: str) -> tuple[dict[str, np.ndarray], dict[st
     for array in arrays.values():
         array.flags.writeable = False
     return arrays, metadata
+
+
+def index_files(path: Path, where: str) -> dict[str, list[str]]:
+    """The files beside an index of weights, by name, each with the tensors that the index promises of it.
+
+    Raises:
+      WeightsError: it is damaged, or names a file that is not there or does not lie beside it.
+    """
+    try:
+        listed = dict(json.loads(path.read_text(encoding="utf-8"))["weight_map"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        listed = {}
+    if not listed or not all(isinstance(file, str) for file in listed.values()):
+        raise WeightsError(f"{where} has no usable weight_map, which says what is in which file; fetch it again")
+    files: dict[str, list[str]] = {}
+    for tensor, file in listed.items():
+        files.setdefault(file, []).append(tensor)
+    for file in files:
+        if not _PART.fullmatch(file) or not file.endswith(".safetensors"):
+            raise WeightsError(
+                f"{where} names {file[:80]!r}, expected the name of a .safetensors file in its own folder"
+            )
+        if not (path.parent / file).is_file():
+            raise WeightsError(f"{where} names '{file}', which is not beside it; fetch it too")
+    return files
+
+
+def read_sharded(path: Path, where: str) -> dict[str, np.ndarray]:
+    """Arrays of an index of weights: those of its files, each promised by the index.
+
+    Raises:
+      WeightsError: the index or a file is damaged, or they do not belong together.
+    """
+    arrays, missing, unexpected = {}, [], []
+    for file, promised in sorted(index_files(path, where).items()):
+        found, _ = read_tensors(path.parent / file, f"{where}: '{file}'")
+        missing += sorted(set(promised) - set(found))
+        unexpected += sorted(set(found) - set(promised))
+        arrays |= {name: found[name] for name in promised if name in found}
+    problems = some("missing from their files", missing) + some("without a place in the index", unexpected)
+    if problems:
+        raise WeightsError(f"{where} and its files do not belong together: {'; '.join(problems)}; fetch them again")
+    return arrays
 
 
 def encode_tensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
@@ -227,8 +276,9 @@ def read_weights(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, str
         raise WeightsError(f"weights: no file '{path}'. {near}; give backbone.weights an existing .safetensors file")
     where = f"weights: '{path}'"
     kind = file_kind(path)
-    if kind == PYTORCH:
-        raise WeightsError(f"{where} is {kind} that is not converted yet; {_conversion(path)}")
+    if kind in (PYTORCH, INDEX):
+        are = "are" if kind == INDEX else "is"
+        raise WeightsError(f"{where} is {kind} that {are} not converted yet; {_conversion(path)}")
     if kind not in (None, SAFETENSORS):
         raise WeightsError(f"{where} is {kind}; expected a file that python -m ditask_jax.convert wrote")
     arrays, metadata = read_tensors(path, where)
@@ -250,7 +300,7 @@ def read_weights(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, str
 
 def _conversion(path: Path) -> str:
     """What to do about a file of another code base: the very command."""
-    stem = path.name
+    stem = path.name.removesuffix(INDEX_SUFFIX)
     while stem.lower().endswith((".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors")):
         stem = stem[: stem.rindex(".")]
     out = path.with_name(f"{stem or 'weights'}.safetensors")

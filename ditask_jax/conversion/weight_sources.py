@@ -15,7 +15,16 @@ from ditask_jax.conversion.layout_registry import LAYOUTS
 from ditask_jax.conversion.pickles import is_tensor, load_pickle, plain_text, to_numpy
 from ditask_jax.errors import ConfigError, DitaskError, WeightsError, check_known, did_you_mean
 from ditask_jax.files import user_path
-from ditask_jax.weight_files import PYTORCH, SAFETENSORS, file_kind, read_tensors
+from ditask_jax.weight_files import (
+    INDEX,
+    INDEX_SUFFIX,
+    PYTORCH,
+    SAFETENSORS,
+    file_kind,
+    index_files,
+    read_sharded,
+    read_tensors,
+)
 
 # Reading the options that the commands of conversion share.
 
@@ -111,6 +120,8 @@ _DEEPEST = 6  # containers inside containers
 _MOST_SHARING = 8
 # What PyTorch's wrappers put into names, anywhere; no layout has a part of such a name.
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+# What the names of parts of weights in several files end in.
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 _TRAINING = "not weights but the state of a training run"
 _OTHER = "another set of weights"
 
@@ -139,10 +150,11 @@ class Source:
 
 
 def read_source(path: Path | str, state: str | None = None) -> Source:
-    """Reads a `.safetensors` file, or a PyTorch file without running code of it.
+    """Reads a `.safetensors` file, several with an index, or a PyTorch file without running code of it.
 
     Args:
-      path: the file; what is in it says what it is, its ending only where that does not.
+      path: the file; what is in it says what it is, its ending only where that does not. Of weights in several files
+        their index, or the folder that it lies in.
       state: which of several sets of weights: the name of a container such as "model_ema" (containers inside
         containers are joined by "."), or what the names of its tensors begin with; None: the usual one.
 
@@ -151,6 +163,9 @@ def read_source(path: Path | str, state: str | None = None) -> Source:
     """
     path = user_path(path, "source")
     where = f"source: '{path}'"
+    if path.is_dir() and len(indices := sorted(path.glob(f"*{INDEX_SUFFIX}"))) == 1:
+        (path,) = indices
+        where = f"source: '{path}'"
     if path.is_dir():
         inside = sorted(p.name for p in path.iterdir() if p.suffix == ".safetensors" or p.suffix in PICKLED)
         raise WeightsError(f"{where} is a folder; give a file of it{': ' + ' '.join(inside[:8]) if inside else ''}")
@@ -158,11 +173,16 @@ def read_source(path: Path | str, state: str | None = None) -> Source:
         near = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
         raise WeightsError(f"{where}: no such file. {did_you_mean(path.name, near[:20])}")
     kind = file_kind(path)
-    if kind not in (None, PYTORCH, SAFETENSORS):
+    if kind not in (None, PYTORCH, SAFETENSORS, INDEX):
         raise WeightsError(f"{where} is {kind}; expected a .safetensors file or one of PyTorch")
     config, ignored, asked, containers = None, [], state, ()
-    if kind == SAFETENSORS or (kind is None and path.suffix == ".safetensors"):
+    if kind == INDEX:
+        arrays = read_sharded(path, where)
+    elif kind == SAFETENSORS or (kind is None and path.suffix == ".safetensors"):
         arrays, metadata = read_tensors(path, where)
+        index = _SHARD.sub("", path.name)
+        if index != path.name and (path.parent / f"{index}{INDEX_SUFFIX}").is_file():
+            raise WeightsError(f"{where} is one of several files; give their index, '{index}{INDEX_SUFFIX}'")
         if metadata.get("format", "").startswith("ditask_jax/"):
             raise WeightsError(f"{where} is a weight file of this package already; use it as it is")
     elif kind == PYTORCH or path.suffix in PICKLED:
@@ -174,11 +194,24 @@ def read_source(path: Path | str, state: str | None = None) -> Source:
         raise WeightsError(f"{where} is of an unknown kind. {did_you_mean(path.suffix, ('.safetensors', *PICKLED))}")
     if not arrays:
         raise WeightsError(f"{where} holds no tensors")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     names, others = plain_names([str(name) for name in arrays], where, asked, [printable(name) for name in containers])
     named = {printable(name): arrays[old] for name, old in sorted(names.items())}
-    return Source(path, digest, named, (*ignored, *((printable(name), why) for name, why in others.items())), config)
+    return Source(
+        path,
+        _digest(path, where, kind),
+        named,
+        (*ignored, *((printable(name), why) for name, why in others.items())),
+        config,
+    )
+
+
+def _digest(path: Path, where: str, kind: str | None) -> str:
+    """SHA-256 of a file; of an index, of the hashes of its files too, in order of name."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    for name in sorted(index_files(path, where)) if kind == INDEX else ():
+        digest.update(_digest(path.with_name(name), where, SAFETENSORS).encode())
+    return digest.hexdigest()
 
 
 def find_states(content: Mapping, prefix: str = "", depth: int = 0) -> dict[str, Mapping]:
