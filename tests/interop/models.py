@@ -31,7 +31,7 @@ class Case:
     build: Callable
     stages: Callable
     layout: str
-    sizes: tuple[int, int] = (224, 448)
+    sizes: tuple[int | tuple[int, int], int | tuple[int, int]] = (224, 448)
     run: Callable = lambda model, x: model(x)
     readout: str = "map"
     fixed: bool = False
@@ -87,6 +87,16 @@ CASES = [
         lambda size: timm.create_model("swin_tiny_patch4_window7_224", img_size=size, num_classes=11),
         lambda model: [layer.blocks for layer in model.layers],
         "timm",
+    ),
+    Case(
+        "swin-tiny-padded-timm",
+        "swin_tiny_patch4_window8",
+        lambda size: timm.create_model("swin_tiny_patch4_window7_224", img_size=size, window_size=8, num_classes=11),
+        lambda model: [layer.blocks for layer in model.layers],
+        "timm",
+        # Windows leave a rest of every grid, and grids are odd.
+        sizes=(200, (232, 296)),
+        fixed=True,
     ),
     Case(
         "swin-base-transformers",

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from ditask_jax.adapters import Frozen, wrap
 from ditask_jax.backbones import create_backbone
+from ditask_jax.backbones.geometry import as_size
 from ditask_jax.conversion.exporting import export_weights
 from ditask_jax.conversion.importing import convert_weights
 from ditask_jax.model import create_model
@@ -40,14 +41,14 @@ def test_every_stage_agrees(prepared, which, tmp_path):
     case, model, _, ours = prepared
     size = case.sizes[which]
     # timm's Swin is made for one size; that of transformers keeps a stage's shift at 0 once it was.
-    if which and "swin" in case.name:
+    if which and "swin" in case.name and not case.fixed:
         state = model.state_dict()
         model = case.build(size).eval()
         model.load_state_dict(state, strict=True)
     if which and case.fixed:
         model, ours = randomise(case.build(size), seed=1), tmp_path / "ours.safetensors"
         convert_weights(save(model, tmp_path)).write(ours)
-    images = np.random.default_rng(which).standard_normal((1, size, size, 3)).astype(np.float32)
+    images = np.random.default_rng(which).standard_normal((1, *as_size(size), 3)).astype(np.float32)
     expected = stage_outputs(case, model, images)
     got = _taps(case, ours, size, images, "map")
     if case.readout == "token":  # where the token is read, it is all that is compared of the last stage
