@@ -7,8 +7,8 @@ def main(argv: list[str]) -> int:
     """Converts one file and prints what was taken and what was left out."""
     parser = cli.Parser(
         "ditask_jax.convert",
-        "Turns weights of Swin, PVT, PVT v2 or ViT (official, timm, Hugging Face, DiTASK or MTLoRA training "
-        "checkpoints) into a weight file, numbers untouched.",
+        "Turns weights of Swin, PVT, PVT v2, ViT, DINOv2 or DINOv3 (official, timm, Hugging Face, DiTASK or MTLoRA "
+        "training checkpoints) into a weight file, numbers untouched.",
         [
             "swin_tiny_patch4_window7_224.pth swin_tiny.safetensors",
             "model.safetensors vit_base.safetensors --architecture=vit_base_patch16",
@@ -16,7 +16,7 @@ def main(argv: list[str]) -> int:
         ],
         config=None,
     )
-    parser.add_path("source", metavar="SOURCE", help="a .safetensors file, or a PyTorch file (.pth .pt .bin)")
+    parser.add_path("source", metavar="SOURCE", help="a .safetensors file or index, or a PyTorch file (.pth .pt .bin)")
     parser.add_path("out", metavar="OUT", help="the file to write, ending in .safetensors")
     parser.add_option("--architecture", metavar="NAME", help="the backbone; default: inferred from the shapes")
     note = "side, or HEIGHT,WIDTH, of the images the weights were trained on; needed for oblong position embeddings"

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
-from ditask_jax.backbones import backbone_entry
+from ditask_jax.backbones import BackboneEntry, backbone_entry
 from ditask_jax.config import to_json
 from ditask_jax.files import atomic_write_text, user_path
 from ditask_jax.heads import heads_of
@@ -53,16 +53,26 @@ def weights_lines(backbone: str, weights: str | None) -> list[str]:
         found.append(f"- converted from `{source}` (SHA-256 `{described.get('source_sha256', 'not recorded')}`)")
     released = _released(source or path.name, entry.weight_files)
     if released:
-        trained = next((data for mark, data in _TRAINED_ON.items() if mark in released), "ImageNet-1k")
+        trained = next(
+            (data for mark, data in _TRAINED_ON.items() if mark in released), entry.trained_on or "ImageNet-1k"
+        )
         found.append(f"- by its name the released file `{released}`, trained on {trained}")
+        images = "" if entry.trained_on else " (ImageNet: non-commercial research)"
         found.append(
-            f"- licence of the released weights: {entry.licence}; that of the images behind them (ImageNet: "
-            "non-commercial research) is another matter"
+            f"- licence of the released weights: {_licence(entry)}; that of the images behind them{images} is another "
+            "matter"
         )
     else:
-        known = f"; released weights of this architecture are under {entry.licence}" if entry.licence else ""
+        known = f"; released weights of this architecture are under {_licence(entry)}" if entry.licence else ""
         found.append(f"- licence: not known, the file is none of the released ones by its name{known}")
     return found
+
+
+def _licence(entry: BackboneEntry) -> str:
+    """The name of the licence of released weights, and where to read and to accept it where that must be said."""
+    page = f", {entry.licence_page}" if entry.licence_page else ""
+    gate = f", to be accepted on {entry.gated} before one gets them" if entry.gated else ""
+    return f"{entry.licence}{page}{gate}"
 
 
 def _released(name: str, files: tuple[str, ...]) -> str:

@@ -72,6 +72,17 @@ def test_released_weights_are_known_by_their_names(tmp_path):
     assert "trained on ImageNet-1k" in plain
 
 
+def test_weights_under_a_licence_of_their_own_name_its_pages():
+    """From the registry: DINOv3 has to be accepted, and DINOv2 was trained on pictures that are not ImageNet's."""
+    lines = "\n".join(weights_lines("vit_small_patch16_dinov3", "/gone/dinov3_vits16_pretrain_lvd1689m.pth"))
+    for words in ("trained on LVD-1689M", "DINOv3 License, https://ai.meta.com/", "to be accepted on https://hugging"):
+        assert words in lines
+    lines = "\n".join(weights_lines("vit_base_patch14_dinov2", "/gone/vit_base_patch14_dinov2.lvd142m.safetensors"))
+    assert "trained on LVD-142M" in lines
+    assert "Apache-2.0; that of the images behind them is" in lines
+    assert "ImageNet" not in lines
+
+
 def test_unknown_weights_get_no_licence():
     lines = "\n".join(weights_lines("swin_tiny_patch4_window7", "/gone/of_a_friend.safetensors"))
     assert "licence: not known" in lines
