@@ -243,7 +243,8 @@ class BackboneSection:
 
     name: str = option(
         "swin_tiny_patch4_window7",
-        "swin_tiny_patch4_window7, pvt_small, pvt_v2_b2, vit_base_patch16 and their sisters (`list_models()`).",
+        "swin_tiny_patch4_window7, pvt_small, pvt_v2_b2, vit_base_patch16, vit_small_patch14_dinov2, "
+        "vit_small_patch16_dinov3 and their sisters (`list_models()`).",
     )
     weights: str | None = option(
         None,
@@ -266,7 +267,8 @@ class HeadSection:
 
     name: str = option(
         "hrnet",
-        "Decoder: hrnet for maps, linear for a class of the image; tasks of the other kind have its default.",
+        "Decoder: hrnet or dpt for maps, linear for maps or a class of the image; tasks that it does not serve have the "
+        "default of their kind.",
     )
     per_task: Mapping[str, str] | None = option(
         None,

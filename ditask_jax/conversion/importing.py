@@ -126,7 +126,7 @@ def _architecture(layout: Layout, fields: Mapping[str, Any], asked: str | None, 
     others = [name for name in (*layout.family.more(fields), asked) if name is not None and known_backbone(name)]
     for name in dict.fromkeys((*list_models(), *others)):
         config = backbone_entry(name).config
-        if type(config) is layout.family.config_class and layout.fits(config):
+        if type(config) is layout.family.config_class:
             differences[name] = [
                 f"{field} {value} (there {getattr(config, field)})"
                 for field, value in fields.items()

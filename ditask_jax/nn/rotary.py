@@ -28,7 +28,7 @@ def rotary_tables(grid: tuple[int, int], leading: int, width: int, base: float) 
     2025.
 
     >>> cosines, sines = rotary_tables((1, 2), 1, 4, 100.0)
-    >>> cosines.round(3).tolist(), abs(sines).max() < 1e-6
+    >>> cosines.round(3).tolist(), bool(abs(sines).max() < 1e-6)
     ([[1.0, 1.0], [1.0, -1.0], [1.0, -1.0]], True)
     """
     periods = base ** (np.arange(width // 4) * 4 / width)
