@@ -267,8 +267,8 @@ class HeadSection:
 
     name: str = option(
         "hrnet",
-        "Decoder: hrnet or dpt for maps, linear for maps or a class of the image; tasks that it does not serve have the "
-        "default of their kind.",
+        "Decoder: hrnet or dpt for maps, linear for maps or a class of the image; tasks that it does not serve have "
+        "the default of their kind.",
     )
     per_task: Mapping[str, str] | None = option(
         None,
