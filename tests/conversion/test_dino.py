@@ -16,7 +16,7 @@ from ditask_jax.conversion.exporting import export_weights
 from ditask_jax.conversion.importing import convert_weights
 from ditask_jax.errors import ConfigError, WeightsError
 from ditask_jax.model import create_model
-from ditask_jax.nn import Context, flatten, split_state
+from ditask_jax.nn import Context, flatten, linears, split_state
 from ditask_jax.training.experiment import load_backbone
 from ditask_jax.weight_files import read_tensors
 from tests.adapters.cases import IMAGES, SIZE, task_list
@@ -183,3 +183,20 @@ def test_configurations_of_one_family_have_their_own_layout():
     registers = dataclasses.replace(plain, registers=4)
     assert [layout.fits(config) for layout in DINOV2[2:] for config in (plain, registers)] == [True, False, False, True]
     assert (plain.antialias, registers.antialias) == (False, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["svf", "mtlora"])
+def test_layer_scale_is_folded_into_the_kernels_of_all_streams(name):
+    """Also into a second kernel, by which tasks look at the shared stream."""
+    model = create_model("dinov3_test", task_list("semseg", "depth"), SIZE, widths=(4, 4, 4, 4))
+    wrap(model, method_class(name)())
+    parts = split_state(model)
+    rng = np.random.default_rng(0)
+    moved = jax.tree.map(lambda x: x + 0.1 * rng.standard_normal(x.shape).astype(np.float32), parts.trainable)
+    merged = merge(model, (moved, parts.stats))
+    assert any(layer.merged_streams for layer in linears(merged.backbone))
+    folded = fold_layer_scale(merged)
+    for whole, short in zip(features(merged), features(folded), strict=True):
+        assert whole.shape[0] == 2
+        assert np.abs(whole - short).max() < 1e-5 * np.abs(whole).max()
