@@ -18,6 +18,7 @@ from ditask_jax.options import (
     POSITIVE,
     RATE,
     Rule,
+    by_group,
     integer,
     is_integer,
     is_number,
@@ -39,12 +40,6 @@ def _is_size(value: Any) -> bool:
 def _are_names(value: Any) -> bool:
     pairs = value.items() if hasattr(value, "items") else ()
     return len(pairs) > 0 and all(isinstance(name, str) for pair in pairs for name in pair)
-
-
-def _are_rates(value: Any) -> bool:
-    groups = dict(value.items()) if hasattr(value, "items") else {}
-    known = set(groups) <= {"adapters", "pretrained", "decoders"}
-    return bool(groups) and known and all(is_number(factor) and factor > 0 for factor in groups.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +71,12 @@ class GeneralSection:
     )
     checkpoint_every_steps: int | None = option(
         500, "Steps between checkpoints; none: only at the end and when preempted.", integer(1)
+    )
+    recipe: str = option(
+        "measured",
+        "What fields mean that are left at none: optimizer.rates and method.unfrozen. measured: what was best for the "
+        "method (docs/rates.md); published: one learning rate, and every group of method.unfrozen trains.",
+        one_of("measured", "published"),
     )
     eval_resolution: str = option(
         "network",
@@ -216,6 +217,12 @@ class DataSection:
         None,
         "folder: images in folders below images/: true: read them; false: skip them; none: stop where there are any.",
     )
+    held_aside: float | None = option(
+        None,
+        "Share of the training split that is scored in place of the evaluation split and not trained on, to choose "
+        "hyper-parameters: drawn by an example's number, the same for every seed and machine.",
+        number("in (0, 1)", lambda x: 0 < x < 1),
+    )
     vtab_task: str | None = option(None, "vtab: which of its 19 tasks, for example cifar100.")
     vtab_tuning: bool = option(
         False,
@@ -298,11 +305,22 @@ class OptimizerSection:
     min_learning_rate: float = option(5e-6, "Last learning rate of the cosine schedule, per 512 images.", NOT_NEGATIVE)
     rates: Mapping[str, float] | None = option(
         None,
-        "Factors on the learning rate by group of parameters: adapters (what a method adds), pretrained (weights of "
-        "the backbone that train), decoders (the rest); for example {'adapters': 30}; none: 1 for all, as published.",
-        Rule("factors above 0 by group ({'adapters': 30})", _are_rates),
+        "Factors on the learning rate by group: adapters (what a method adds), pretrained (weights of the backbone that "
+        "train), decoders (the rest); or by part of a group, {'adapters:*/theta_depth': 30}: the longest pattern that "
+        "fits a parameter's path wins. 1 for groups that are not named. none: as recipe says.",
+        by_group("factors above 0 ({'adapters': 30})", lambda factor: is_number(factor) and factor > 0),
     )
-    weight_decay: float = option(0.05, "Decoupled weight decay.", NOT_NEGATIVE)
+    decays: Mapping[str, float] | None = option(
+        None,
+        "Weight decay by group, as in rates; none, and for groups that are not named: weight_decay.",
+        by_group("numbers from 0 up ({'adapters': 0})", lambda decay: is_number(decay) and decay >= 0),
+    )
+    warmups: Mapping[str, int] | None = option(
+        None,
+        "Linear warm-up in steps by group, as in rates; none, and for groups that are not named: that of all.",
+        by_group("whole numbers from 0 up ({'adapters': 100})", lambda steps: is_integer(steps) and steps >= 0),
+    )
+    weight_decay: float = option(0.05, "Decoupled weight decay; a step takes off the rate times this.", NOT_NEGATIVE)
     decay_thetas: bool = option(
         True, "Whether weight decay pulls singular values to their pretrained values (ditask, svf), as upstream."
     )

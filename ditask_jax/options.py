@@ -140,6 +140,38 @@ def names(words: str, what: str, known: tuple[str, ...] = ()) -> Rule:
     return Rule(words, lambda value: _items(value, lambda item: isinstance(item, str)), then=once)
 
 
+GROUPS = ("adapters", "pretrained", "decoders")
+"""Groups of parameters: what a method adds, weights of the backbone that train, and the rest: necks and heads."""
+
+
+def by_group(words: str, good: Callable[[Any], bool]) -> Rule:
+    """A value by group of parameters, or by `GROUP:PATTERN`, a part of one.
+
+    >>> by_group("numbers", is_number).check("config: optimizer.rates", {"adapter": 3})
+    Traceback (most recent call last):
+    ...
+    ditask_jax.errors.ConfigError: config: optimizer.rates: unknown name 'adapter'. Did you mean 'adapters'? Known: \
+adapters pretrained decoders
+    """
+
+    def holds(value: Any) -> bool:
+        entries = value.items() if hasattr(value, "items") else ()
+        return len(entries) > 0 and all(isinstance(name, str) and good(entry) for name, entry in entries)
+
+    return Rule(f"{words}, by {', '.join(GROUPS)} or GROUP:PATTERN", holds, then=_Groups(""))
+
+
+class _Groups(Rule):
+    """Every key is a group, or a group, a colon and a pattern."""
+
+    def check(self, where: str, value: Any, or_none: bool = False) -> None:
+        for name in value:
+            group, colon, pattern = name.partition(":")
+            check_known(where, group, GROUPS)
+            if colon and not pattern:
+                raise wrong(where, name, "a pattern behind the colon, for example 'adapters:*/fc1/*'")
+
+
 class _Known(Rule):
     """Every one of several names is known."""
 

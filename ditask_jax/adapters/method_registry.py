@@ -85,6 +85,34 @@ TASK_LAYERS_HELP = (
 TASK_BLOCKS_HELP = "How many of a stage's last blocks the task streams run through."
 
 
+# What a method trains with where a configuration leaves it open (`recipe` "measured").
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuned:
+    """What was best for a method in one setting.
+
+    Attributes:
+      rates: factor on the learning rate by group ("adapters", "pretrained", "decoders"); 1 for a group that is missing.
+      source: what was measured and found; or by analogy with which method.
+      unfrozen: groups of backbone weights that train beside the adapters, of methods that have this option; None: all of
+        them, as published.
+    """
+
+    rates: Mapping[str, float]
+    source: str
+    unfrozen: tuple[str, ...] | None = None
+
+
+PHOTOGRAPHS, SCENES = "photographs", "scenes"
+SETTINGS = {
+    PHOTOGRAPHS: "DINOv2 ViT-S/14 on Clothing Co-Parsing, 112 pixels, 150 steps of 8, decoders' rate 3e-3",
+    SCENES: "Swin from the embedded weights on generated scenes, 96 pixels, 450 steps of 16, or 48 pixels and 200 steps",
+}
+"""Where factors were measured. Features that fit already want small changes learnt fast and pretrained weights left
+alone; the embedded weights, made in minutes, want to change."""
+
+
 # The registry: a class with a `name` is in it by being defined.
 
 
@@ -104,6 +132,12 @@ class Method:
     name: ClassVar[str] = ""
     # Options by what configurations of version 0.1 called them, where that was something else.
     former_names: ClassVar[Mapping[str, str]] = {}
+    # By setting. A method states here what was measured for it; without that it has, by analogy, what its base class
+    # has, and in the end this: what suits low-rank matrices.
+    tuned: ClassVar[Mapping[str, Tuned]] = {
+        PHOTOGRAPHS: Tuned({"adapters": 0.3, "pretrained": 0.03}, "by analogy with 'lora'", unfrozen=()),
+        SCENES: Tuned({}, "by analogy with 'lora'"),
+    }
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -127,6 +161,24 @@ class Method:
         if not dataclasses.is_dataclass(self):
             return ""
         return ", ".join(f"{f.name} {words(getattr(self, f.name))}" for f in dataclasses.fields(self))
+
+    @classmethod
+    def tuned_for(cls, setting: str) -> Tuned:
+        """What to train with in a setting; its `source` says so where that is another method's.
+
+        >>> method_class("ditask").tuned_for("photographs").rates["adapters"]
+        30.0
+        """
+        owner = next(base for base in cls.__mro__ if setting in vars(base).get("tuned", ()))
+        found = owner.tuned[setting]
+        same = owner is cls or not getattr(owner, "name", "")
+        return found if same else dataclasses.replace(found, source=f"by analogy with '{owner.name}'")
+
+    @classmethod
+    def analogy(cls) -> Mapping[str, Tuned]:
+        """For `tuned` of another method: what this one has, marked as by analogy with it."""
+        words = f"by analogy with '{cls.name}'"
+        return {setting: dataclasses.replace(cls.tuned_for(setting), source=words) for setting in SETTINGS}
 
     @property
     def identity_at_start(self) -> bool:

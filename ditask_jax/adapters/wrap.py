@@ -41,16 +41,23 @@ def is_unfrozen(path: str, groups: Sequence[str]) -> bool:
     return parameter_group(path) in groups
 
 
-def unfrozen_option() -> tuple[str, ...]:
+def unfrozen_option() -> tuple[str, ...] | None:
     """The field `unfrozen` of a method's options."""
-    words = "Groups of backbone weights that train too; all of them as published."
-    return option(PUBLISHED, words, names("groups of weights such as norms,reduction, or nothing", "group", PUBLISHED))
+    words = "Groups of backbone weights that train too; none: as `recipe` says (published, and in Python: all of them)."
+    return option(None, words, names("groups of weights such as norms,reduction, or nothing", "group", PUBLISHED))
 
 
 class UnfrozenMethod(Method):
-    """A method that trains groups of backbone weights, its field `unfrozen`, beside its adapters."""
+    """A method that trains groups of backbone weights, its field `unfrozen`, beside its adapters.
 
-    unfrozen: tuple[str, ...]
+    A method itself always says which: None becomes the published set when it is made.
+    """
+
+    unfrozen: tuple[str, ...] | None
+
+    def __post_init__(self):
+        if self.unfrozen is None:
+            object.__setattr__(self, "unfrozen", PUBLISHED)
 
     def trains(self, path: str) -> bool:
         return is_unfrozen(path, self.unfrozen)

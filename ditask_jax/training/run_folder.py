@@ -42,6 +42,7 @@ FREE_FIELDS = (
 LATER_FIELDS = {
     "checkpoint.allow_changed": None,
     "checkpoint.best_mode": "max",
+    "data.held_aside": None,
     "data.mask_ignore": None,
     "data.stall_seconds": 60.0,
     "data.subfolders": None,
@@ -54,7 +55,10 @@ LATER_FIELDS = {
     "mesh.statistics": "global",
     "on_nonfinite": "stop",
     "optimizer.accumulate": 1,
+    "optimizer.decays": None,
     "optimizer.rates": None,
+    "optimizer.warmups": None,
+    "recipe": "published",
     "remat": "none",
 }
 

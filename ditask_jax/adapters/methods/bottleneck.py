@@ -47,7 +47,7 @@ class Adapter(UnfrozenMethod):
     name = "adapter"
 
     bottleneck: PerStage = option(64, "Width of the bottlenecks.", by_stage(1))
-    unfrozen: tuple[str, ...] = unfrozen_option()
+    unfrozen: tuple[str, ...] | None = unfrozen_option()
 
     def plan_layer(self, site: Site) -> LayerPlan | None:
         if site.info.role not in site.roles.ends:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ditask_jax.adapters.method_registry import LAYERS, PerStage, check_layers, pick
+from ditask_jax.adapters.method_registry import LAYERS, PHOTOGRAPHS, SCENES, PerStage, Tuned, check_layers, pick
 from ditask_jax.adapters.plan import ROLES, LayerPlan, Site
 from ditask_jax.adapters.wrap import UnfrozenMethod, unfrozen_option
 from ditask_jax.nn.context import Context, Scope
@@ -182,13 +182,21 @@ class LoRA(SharedLowRank):
     """`y = x W + scale x A B` in every layer, no stream of a task's own."""
 
     name = "lora"
+    tuned = {
+        PHOTOGRAPHS: Tuned(
+            {"adapters": 0.3, "pretrained": 0.03},
+            "rank 8, matrices alone: mIoU 24.4 at a third, 20.1 at 1; frozen 21.1",
+            unfrozen=(),
+        ),
+        SCENES: Tuned({}, "the published set, rank 4, scale 4: one rate of 0.16 better than 0.032"),
+    }
 
     rank: PerStage = option(4, "Rank r of the matrices.", by_stage(1))
     scale: PerStage = option(1.0, "Factor of the low-rank change, as in MTLoRA's code: not alpha / r.", by_stage(None))
     layers: tuple[str, ...] = option(ROLES, "Roles of layers that get matrices, in every block.", LAYERS)
     scale_trains: bool = option(False, "Whether the scale is a trainable parameter.")
     dropout: float = option(0.05, "Dropout rate on the input of the low-rank matrices.", RATE)
-    unfrozen: tuple[str, ...] = unfrozen_option()
+    unfrozen: tuple[str, ...] | None = unfrozen_option()
 
     def plan_layer(self, site: Site) -> LayerPlan | None:
         return self.plan_beside(site, self.scale_trains)
@@ -245,7 +253,7 @@ class DoRA(SharedLowRank):
     scale: PerStage = option(1.0, "Factor of that change.", by_stage(None))
     layers: tuple[str, ...] = option(ROLES, "Roles of layers that it applies to, in every block.", LAYERS)
     dropout: float = option(0.05, "Dropout rate on the input of the low-rank matrices.", RATE)
-    unfrozen: tuple[str, ...] = unfrozen_option()
+    unfrozen: tuple[str, ...] | None = unfrozen_option()
 
     def plan_layer(self, site: Site) -> LayerPlan | None:
         return self.plan_beside(site, scale_trains=False, magnitude_shared=site.shape[1:])

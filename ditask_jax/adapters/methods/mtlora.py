@@ -13,11 +13,13 @@ from flax import nnx
 
 from ditask_jax.adapters.method_registry import (
     LAYERS,
+    SCENES,
     TASK_BLOCKS_HELP,
     TASK_LAYERS,
     TASK_LAYERS_HELP,
     PerStage,
     PerTask,
+    Tuned,
     check_layers,
     pick,
 )
@@ -63,6 +65,7 @@ class MTLoRA(UnfrozenMethod):
     """
 
     name = "mtlora"
+    tuned = {SCENES: Tuned({}, "the published set, scale 4: one rate of 0.16 better than 0.032 at 48 pixels")}
     former_names: ClassVar[Mapping[str, str]] = {"train_scales": "scale_trains"}
 
     shared_rank: PerStage = option(4, "Rank of the shared matrices.", by_stage(1))
@@ -80,7 +83,7 @@ class MTLoRA(UnfrozenMethod):
     task_layers: tuple[str, ...] = option(TASK_LAYERS, TASK_LAYERS_HELP, LAYERS)
     task_blocks: int = option(1, TASK_BLOCKS_HELP, integer(1))
     dropout: float = option(0.05, "Dropout rate on the shared input of the low-rank matrices.", RATE)
-    unfrozen: tuple[str, ...] = unfrozen_option()
+    unfrozen: tuple[str, ...] | None = unfrozen_option()
 
     @property
     def identity_at_start(self) -> bool:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from ditask_jax.adapters.method_registry import Method
+from ditask_jax.adapters.method_registry import PHOTOGRAPHS, SCENES, Method, Tuned
 
 # The two methods without adapters: everything trains, or nothing of the backbone does.
 
@@ -12,6 +12,12 @@ class Full(Method):
     """Full fine-tuning: every parameter of the backbone trains."""
 
     name = "full"
+    tuned = {
+        PHOTOGRAPHS: Tuned(
+            {"pretrained": 0.03}, "by analogy with 'bitfit' at a tenth of its rate; at 1e-4 for everything mIoU 11.0"
+        ),
+        SCENES: Tuned({}, "one rate of 0.16 better than 0.032 at 48 pixels"),
+    }
 
     def trains(self, path: str) -> bool:
         return True
@@ -22,6 +28,10 @@ class Frozen(Method):
     """Decoder-only tuning: the backbone stays as it was loaded."""
 
     name = "frozen"
+    tuned = {
+        PHOTOGRAPHS: Tuned({}, "mIoU 21.1 at 3e-3, 19.4 at 1e-3, 21.2 at 1e-2"),
+        SCENES: Tuned({}, "one rate of 0.16 better than 0.032 at 48 pixels"),
+    }
 
     def trains(self, path: str) -> bool:
         return False
@@ -42,6 +52,10 @@ class BitFit(Method):
     """
 
     name = "bitfit"
+    tuned = {
+        PHOTOGRAPHS: Tuned({"pretrained": 0.3}, "biases at 1e-3: mIoU 20.1, frozen at that rate 19.4"),
+        SCENES: Tuned({}, "delta_m -20.7 at 1, frozen -25.3"),
+    }
 
     def trains(self, path: str) -> bool:
         return path.split("/")[-1] == "bias"
@@ -61,6 +75,10 @@ class NormTuning(Method):
     """
 
     name = "norm"
+    tuned = {
+        PHOTOGRAPHS: Tuned({}, "norms at 1: mIoU 22.0, frozen 21.1"),
+        SCENES: Tuned({}, "delta_m -22.3 at 1, frozen -25.3"),
+    }
 
     def trains(self, path: str) -> bool:
         return any(part.startswith("norm") for part in path.split("/"))
