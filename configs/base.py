@@ -1,4 +1,4 @@
-"""The defaults: the published PASCAL-Context recipe, with DiTASK.
+"""The defaults: PASCAL-Context as published, with DiTASK, but with rates that were measured (`recipe`).
 
 python -m ditask_jax.describe --options                             every field, with its default and meaning
 python -m ditask_jax.describe --options --config=configs/base.py    those of this file's method and head

@@ -24,6 +24,7 @@ from ditask_jax.config import base_config
 def get_config():
     """Returns the configuration; methods are chosen by `method.name`."""
     config = base_config()
+    config.recipe = "published"
     config.tasks = "semseg+depth"
     config.data.name = "cityscapes"
     config.image_size = (448, 896)

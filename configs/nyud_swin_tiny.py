@@ -38,6 +38,7 @@ def get_config(variant: str = "semseg_depth_normals"):
     """Returns the configuration of one choice of tasks; methods are chosen by `method.name`."""
     check_known("config: nyud_swin_tiny variant", variant, VARIANTS)
     config = base_config()
+    config.recipe = "published"
     config.tasks = VARIANTS[variant]
     config.data.name = "nyud"
     # Zoom by one of three factors, no rotation.

@@ -80,6 +80,7 @@ def get_config(variant: str = "ditask"):
     """Returns the configuration of one fine-tuning method."""
     check_known("config: pascal_swin_tiny variant", variant, VARIANTS)
     config = base_config()
+    config.recipe = "published"
     config.total_epochs = 300.0
     config.eval_every_epochs = 5.0
     config.update_from_flattened_dict(VARIANTS[variant])

@@ -43,6 +43,7 @@ def get_config(variant: str = "ditask"):
     if variant == "no_transform":
         config.method.shared_layers = ()
         config.method.task_layers = ()
+        config.method.unfrozen = ("patch_embed", "norms", "relative_position_bias_table", "reduction")
 
     # Per 512 images, as everywhere: the effective peak is this times batch_size / 512.
     # Where every backbone weight moves, far less: 2e-3 is what the start was made with from scratch.

@@ -59,6 +59,7 @@ def get_config(variant: str = "ditask"):
     """Returns the configuration of one row."""
     check_known("config: table6 variant", variant, VARIANTS)
     config = scenes.get_config()
+    config.recipe = "published"
     config.tasks = "semseg+sal+normals+depth"
     config.image_size = 48
     config.total_steps = 200

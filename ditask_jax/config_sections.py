@@ -1,8 +1,9 @@
 """Every field of a configuration: its section, type, default, rule and meaning, each in one place.
 
-The defaults are the published PASCAL-Context recipe. The options of a method and of a head are declared by themselves
-(`ditask_jax.adapters.methods`, `ditask_jax.heads`): `method.name` and `head.name` decide which fields their sections
-have. `python -m ditask_jax.describe --options` prints all of it.
+The defaults are PASCAL-Context as published, but for learning rates and what trains beside adapters (`recipe`). The
+options of a method and of a head are declared by themselves (`ditask_jax.adapters.methods`, `ditask_jax.heads`):
+`method.name` and `head.name` decide which fields their sections have. `python -m ditask_jax.describe --options` prints
+all of it.
 """
 
 import dataclasses
@@ -219,8 +220,8 @@ class DataSection:
     )
     held_aside: float | None = option(
         None,
-        "Share of the training split that is scored in place of the evaluation split and not trained on, to choose "
-        "hyper-parameters: drawn by an example's number, the same for every seed and machine.",
+        "Share of the training split that is scored in place of the evaluation split and not trained on, to choose by: "
+        "the same examples for every seed and machine.",
         number("in (0, 1)", lambda x: 0 < x < 1),
     )
     vtab_task: str | None = option(None, "vtab: which of its 19 tasks, for example cifar100.")
@@ -305,9 +306,9 @@ class OptimizerSection:
     min_learning_rate: float = option(5e-6, "Last learning rate of the cosine schedule, per 512 images.", NOT_NEGATIVE)
     rates: Mapping[str, float] | None = option(
         None,
-        "Factors on the learning rate by group: adapters (what a method adds), pretrained (weights of the backbone that "
-        "train), decoders (the rest); or by part of a group, {'adapters:*/theta_depth': 30}: the longest pattern that "
-        "fits a parameter's path wins. 1 for groups that are not named. none: as recipe says.",
+        "Factors on the learning rate by group: adapters (what a method adds), pretrained (what trains of the backbone), "
+        "decoders (the rest); or by part of a group, {'adapters:*/theta_depth': 30}: the longest pattern that fits a "
+        "parameter's path wins. 1 for groups that are not named. none: as recipe says.",
         by_group("factors above 0 ({'adapters': 30})", lambda factor: is_number(factor) and factor > 0),
     )
     decays: Mapping[str, float] | None = option(

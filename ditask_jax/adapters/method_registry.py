@@ -93,10 +93,10 @@ class Tuned:
     """What was best for a method in one setting.
 
     Attributes:
-      rates: factor on the learning rate by group ("adapters", "pretrained", "decoders"); 1 for a group that is missing.
+      rates: factor on the learning rate by group ("adapters", "pretrained", "decoders"); 1 where a group is missing.
       source: what was measured and found; or by analogy with which method.
-      unfrozen: groups of backbone weights that train beside the adapters, of methods that have this option; None: all of
-        them, as published.
+      unfrozen: groups of backbone weights that train beside the adapters, of methods with this option; None: all of them,
+        as published.
     """
 
     rates: Mapping[str, float]
@@ -107,7 +107,7 @@ class Tuned:
 PHOTOGRAPHS, SCENES = "photographs", "scenes"
 SETTINGS = {
     PHOTOGRAPHS: "DINOv2 ViT-S/14 on Clothing Co-Parsing, 112 pixels, 150 steps of 8, decoders' rate 3e-3",
-    SCENES: "Swin from the embedded weights on generated scenes, 96 pixels, 450 steps of 16, or 48 pixels and 200 steps",
+    SCENES: "Swin, embedded weights, on generated scenes: 96 pixels and 450 steps of 16, or 48 pixels and 200 steps",
 }
 """Where factors were measured. Features that fit already want small changes learnt fast and pretrained weights left
 alone; the embedded weights, made in minutes, want to change."""

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -16,10 +17,10 @@ from ditask_jax.adapters.method_registry import Method
 from ditask_jax.adapters.plan import GROUPS, LayerPlan, Plan, parameter_group, sites
 from ditask_jax.adapters.storage import Adapted, backbone_weights, method_options
 from ditask_jax.errors import ConfigError, defined_in, did_you_mean
-from ditask_jax.factors import factorize_each
+from ditask_jax.factors import Factors, factorize_each
 from ditask_jax.model import MultiTaskModel
 from ditask_jax.nn.linear import LayerAdapter, linears
-from ditask_jax.nn.state import FrozenParam, flatten
+from ditask_jax.nn.state import FrozenParam, declarations, flatten
 from ditask_jax.options import names, option
 from ditask_jax.weight_files import checksum
 
@@ -104,6 +105,36 @@ def make_plan(model: MultiTaskModel, method: Method, examples: int = 1) -> Plan:
     total = sum(math.prod(shape) for shape in shapes.values()) + sum(plan.trainable for plan in plans)
     extra = method.upstream_extra(places)
     return Plan(method.name, tuple(plans), {k: v for k, v in groups.items() if v}, extra, total)
+
+
+def declared_by(model: MultiTaskModel, method: Method, plan: Plan) -> tuple[dict, dict[str, tuple[int, ...]]]:
+    """What the makers of all that would train declare to the optimiser, and shapes by path, from shapes alone.
+
+    Args:
+      model: an abstract model without adapters; it stays as it is.
+      method: what would be attached.
+      plan: of both.
+
+    Raises:
+      Exception: whatever an `attach` raises that cannot do without numbers.
+    """
+    graph, state = nnx.split(model)
+    found = []
+
+    def attach(state):
+        full = nnx.merge(graph, state)
+        layers = {layer.info.path: layer for layer in linears(full.backbone)}
+        _freeze(full, method)
+        for each in plan.layers:
+            (inputs, outputs), parts = each.shape, each.info.parts
+            rank = min(inputs, outputs // parts)
+            shapes = (parts, inputs, rank), (parts, rank), (parts, rank, outputs // parts)
+            factors = Factors(*(jnp.zeros(shape) for shape in shapes)) if method.needs_factors() else None
+            layers[each.info.path].adapter = method.attach(layers[each.info.path], each, factors, 0)
+        found.extend((declarations(full), _parameters(full)))
+
+    jax.eval_shape(attach, state)
+    return tuple(found)
 
 
 def _check_plan(method: Method, plan: object) -> None:

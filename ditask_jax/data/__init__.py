@@ -13,6 +13,7 @@ _PUBLIC = {
     "ScenesSource": "ditask_jax.scenes",
     "SkippingSource": "ditask_jax.data.wrappers",
     "Source": "ditask_jax.data.wrappers",
+    "aside": "ditask_jax.data.wrappers",
     "eval_batches": "ditask_jax.data.pipeline",
     "num_eval_batches": "ditask_jax.data.pipeline",
     "open_source": "ditask_jax.data.sources",

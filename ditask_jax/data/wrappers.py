@@ -3,6 +3,7 @@ others, without files that cannot be read.
 """
 
 import dataclasses
+import hashlib
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
@@ -134,6 +135,73 @@ def with_derived_labels(source: Source, tasks: Iterable[str]) -> Source:
     """The source itself where it holds every label, else one that makes the others."""
     names = tuple(tasks)
     return DerivedSource(source, names) if any(name in LABELS for name in names) else source
+
+
+# A part of a training split that is kept aside, so that choosing by scores touches no evaluation split.
+
+
+class PartSource:
+    """Some examples of a source, in their order; everything else is the wrapped source's.
+
+    Args:
+      source: the whole.
+      numbers: of the examples, rising.
+    """
+
+    def __init__(self, source: Source, numbers: np.ndarray):
+        self.source = source
+        self.numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> Mapping:
+        return self.source[int(self.numbers[int(index)])]
+
+    def __getattr__(self, name: str) -> Any:
+        # Unpickling asks before there is a source.
+        if name.startswith("__") or "source" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.source, name)
+
+
+def aside_count(count: int, fraction: float) -> int:
+    """How many of so many examples are kept aside.
+
+    >>> aside_count(100, 0.2), aside_count(3, 0.01)
+    (20, 1)
+    """
+    return max(round(count * fraction), 1)
+
+
+def aside(source: Source, fraction: float, scored: bool, most: int | None = None) -> PartSource:
+    """The part of a training split that is kept aside, or the rest.
+
+    Which examples these are is a function of their numbers and the fraction alone: those with the least hashes. A
+    larger fraction holds all examples of a smaller one.
+
+    Args:
+      source: the whole training split.
+      fraction: of its examples that are kept aside; at least one is.
+      scored: the part that is kept aside; False: the rest.
+      most: of the part, use only that many; None: all.
+
+    Raises:
+      DataError: nothing is left to train on.
+
+    >>> from ditask_jax.scenes import ScenesSource
+    >>> source = ScenesSource("train", 32, num_examples=10)
+    >>> aside(source, 0.3, scored=True).numbers.tolist(), aside(source, 0.3, scored=False).numbers.tolist()
+    ([0, 6, 7], [1, 2, 3, 4, 5, 8, 9])
+    """
+    kept = aside_count(len(source), fraction)
+    if kept >= len(source):
+        raise DataError(
+            f"data: held_aside {fraction:g} of {len(source)} examples leaves none to train on; lower data.held_aside"
+        )
+    digest = lambda number: hashlib.blake2b(b"aside %d" % number, digest_size=8).digest()
+    order = sorted(range(len(source)), key=digest)
+    return PartSource(source, np.sort(order[:kept] if scored else order[kept:])[:most])
 
 
 # Going on where a file is bad: another example takes its place, the same one every time, and it is counted.

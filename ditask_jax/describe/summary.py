@@ -1,5 +1,6 @@
 """What a configuration means: the plan, parameters by group, schedule, and the cost as the compiler counts it."""
 
+import dataclasses
 import json
 import textwrap
 from typing import Any
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 from ditask_jax.adapters.merging import merge
 from ditask_jax.adapters.method_registry import PerStage, method_class, pick
 from ditask_jax.adapters.plan import Plan
-from ditask_jax.adapters.wrap import wrap
+from ditask_jax.adapters.wrap import declared_by, wrap
 from ditask_jax.backbones.geometry import as_size
 from ditask_jax.config import config_diff, to_json
 from ditask_jax.config_fields import CHOSEN, choices, chosen_options
@@ -30,9 +31,10 @@ from ditask_jax.training.experiment import (
     known_examples,
     training_length,
 )
+from ditask_jax.training.group_rates import groups_of, recipe_words, settled
 from ditask_jax.training.optimizer import make_optimizer
 from ditask_jax.training.profiling import program_memory, program_work
-from ditask_jax.training.schedules import describe_schedule
+from ditask_jax.training.schedules import REFERENCE_BATCH, describe_schedule
 from ditask_jax.training.sharding import check_batch_size, make_mesh
 from ditask_jax.training.step import make_predict, make_train_step, passage_of
 
@@ -56,6 +58,35 @@ def _schedule(config: ConfigDict) -> dict | None:
         "devices": devices,
         "images_per_device": share,
     }
+
+
+def optimizer_groups(config: ConfigDict, plan: Plan) -> list[dict[str, Any]]:
+    """The groups of what trains: size, effective peak rate and weight decay; of a method that needs numbers, none.
+
+    `decayed` are the numbers that weight decay applies to; a step takes off the rate times `weight_decay`.
+    """
+    try:
+        declared, shapes = declared_by(build_model(config, abstract=True), build_method(config), plan)
+    except (jax.errors.JAXTypeError, TypeError):  # a method of a user's own that computes with weights in NumPy
+        return []
+    optimizer = settled(config).optimizer
+    peak = optimizer.learning_rate * config.batch_size / REFERENCE_BATCH
+    rows = [dataclasses.asdict(group) for group in groups_of(declared, shapes, optimizer)]
+    return [row | {"peak_learning_rate": peak * row["rate"]} for row in rows]
+
+
+def _group_lines(config: ConfigDict, plan: Plan) -> list[str]:
+    lines = ["learning rates by group of parameters", *(f"  {line}" for line in recipe_words(config))]
+    rows = optimizer_groups(config, plan)
+    width = max([len(row["name"]) for row in rows], default=0)
+    for row in rows:
+        decay = f"{row['weight_decay']:g} on {row['decayed']:,}" if row["decayed"] else "none"
+        warmup = "" if row["warmup_steps"] is None else f", warm-up of {row['warmup_steps']} steps"
+        lines.append(
+            f"  {row['name']:<{width}}  {row['size']:,} numbers, peak rate {row['peak_learning_rate']:.3g} (factor "
+            f"{row['rate']:g}), weight decay {decay}{warmup}"
+        )
+    return lines if rows else [*lines, "  groups: this method attaches with numbers alone; the log of a run has them"]
 
 
 def by_role(plan: Plan) -> dict[str, dict[str, int]]:
@@ -107,16 +138,18 @@ def describe(config: ConfigDict, cost: bool = False) -> dict[str, Any]:
         "tasks": task_facts(config),
         "roles": by_role(plan),
         "gradient_storage": storage,
+        "recipe": recipe_words(config),
+        "optimizer_groups": optimizer_groups(config, plan),
         "schedule": _schedule(config),
         **({"cost": compiled_costs(config)} if cost else {}),
-        "config": json.loads(to_json(config)),
+        "config": json.loads(to_json(settled(config))),
     }
 
 
 def describe_text(config: ConfigDict, cost: bool = False) -> str:
     """The same for a person."""
     plan = describe_plan(config)
-    lines = ["configuration", to_json(config), *_task_rows(config), "", "adapter plan", str(plan), ""]
+    lines = ["configuration", to_json(settled(config)), *_task_rows(config), "", "adapter plan", str(plan), ""]
     if plan.layers:
         lines.append("adapter parameters by role")
         for role, entry in by_role(plan).items():
@@ -126,6 +159,7 @@ def describe_text(config: ConfigDict, cost: bool = False) -> str:
         cells, rank = _cells_and_rank(config)
         lines.append(f"  DiTASK, N_P + p + c1 c2, N_P = {cells}: {storage['ditask']:,}")
         lines += [f"  LoRA, r c2 (c2 + c1) + c1 c2, r = {rank}: {storage['lora']:,}", ""]
+    lines += [*_group_lines(config, plan), ""]
     schedule = _schedule(config)
     if schedule is None:
         lines.append("schedule: known once the files of the data set are there")
@@ -162,6 +196,7 @@ def describe_difference(config: ConfigDict, other: ConfigDict) -> dict[str, Any]
     Returns:
       `config`: one line per field; `counts`, `groups`, `schedule`: name to [here, there], where they differ.
     """
+    config, other = settled(config), settled(other)
     plans = [describe_plan(config), describe_plan(other)]
     schedules = [_schedule(config) or {}, _schedule(other) or {}]
     counts = [{name: getattr(plan, name) for name in _COUNTS} for plan in plans]
@@ -241,11 +276,13 @@ def compiled_costs(config: ConfigDict) -> dict[str, Any]:
       does not tell), of the first two also `images` and both per image, and the memory in bytes of arguments, results
       and temporaries on one device, and of all `together`; `platform`, `devices`; `notes`, what the numbers leave out.
     """
+    config = settled(config)
     model, tasks, dtype = build_model(config), build_tasks(config), DTYPES[config.compute_dtype]
     plan = wrap(model, build_method(config), examples=config.batch_size, seed=config.seed)
     mesh, parts = make_mesh(config.mesh.data, config.mesh.fsdp), split_state(model)
     check_batch_size("config: batch_size", config.batch_size, mesh, config.optimizer.accumulate)
-    optimizer = make_optimizer(config.optimizer, lambda step: 1e-3, parts.declared)
+    schedule = lambda step: 1e-3
+    optimizer = make_optimizer(config.optimizer, schedule, parts.declared, lambda steps: schedule)
     options = config.seed, dtype, config.optimizer.surgery, passage_of(config)
     step = make_train_step(parts, tasks, optimizer, mesh, *options)
     batch = _batch(config, tasks)

@@ -22,10 +22,11 @@ from ditask_jax.adapters.wrap import make_plan, wrap
 from ditask_jax.backbones import backbone_entry, list_models
 from ditask_jax.config_fields import make_section, section_options
 from ditask_jax.config_tasks import said
-from ditask_jax.data import Augmentation, CachedSource, SkippingSource, open_source
+from ditask_jax.data import Augmentation, CachedSource, SkippingSource, aside, open_source
 from ditask_jax.data.benchmarks import TREES
 from ditask_jax.data.declared_labels import DeclaredLabel
 from ditask_jax.data.vtab import vtab_task
+from ditask_jax.data.wrappers import aside_count
 from ditask_jax.errors import ConfigError, WeightsError, defined_in
 from ditask_jax.factors import default_cache_dir
 from ditask_jax.files import user_path
@@ -37,6 +38,7 @@ from ditask_jax.tasks import Task, create_tasks
 from ditask_jax.tasks.base import check_task
 from ditask_jax.tasks.declared import label_facts
 from ditask_jax.tasks.task_registry import DATASETS
+from ditask_jax.training.group_rates import settled
 from ditask_jax.weight_files import read_weights, some
 from ditask_jax.weights import assign, described_images, fit_backbone
 
@@ -73,6 +75,7 @@ def _class_counts(config: ConfigDict) -> dict[str, int]:
 
 def build_method(config: ConfigDict) -> Method:
     """The adaptation method of a configuration."""
+    config = settled(config)
     cls = method_class(config.method.name)
     method = cls.from_config(config.method)
     if not isinstance(method, Method):
@@ -250,13 +253,14 @@ def describe_plan(config: ConfigDict) -> Plan:
 
 
 def build_source(config: ConfigDict, split: str):
-    """The examples of a split.
+    """The examples of a split; with `data.held_aside` both are parts of the training split.
 
     Raises:
       ConfigError, DataError: unknown data set, or files that are missing.
     """
     data = config.data
-    count = data.train_examples if split == "train" else data.eval_examples
+    opened = "train" if data.held_aside else split
+    count = data.train_examples if opened == "train" else data.eval_examples
     skips = data.on_bad_file == "skip"
     chosen = build_tasks(config)
     names = [task.name for task in chosen]
@@ -270,12 +274,14 @@ def build_source(config: ConfigDict, split: str):
     if data.name in TREES:
         options = {name: data[name] for name in ("layout", "depth_unit", "semseg_classes")}
         options["check"] = not skips
-    source = open_source(data.name, split, names, data.root, config.image_size, count, data.seed, **options)
+    source = open_source(data.name, opened, names, data.root, config.image_size, count, data.seed, **options)
     if data.name in TREES:
         _check_depth_unit(chosen, source)
         if split == "train":
             for note in source.notes:
                 print(f"{data.name}: {note}", file=sys.stderr)
+    if data.held_aside:
+        source = aside(source, data.held_aside, split == "val", data.eval_examples if split == "val" else None)
     # Scenes are computed, not read: remembering them costs memory once and saves the drawing in every later epoch.
     source = CachedSource(source) if data.name == "scenes" else source
     return SkippingSource(source) if skips else source
@@ -319,10 +325,13 @@ def training_length(config: ConfigDict, examples: int) -> tuple[int, int]:
 def known_examples(config: ConfigDict) -> int | None:
     """Training examples of a configuration without touching its files, None where only the files know."""
     if config.data.train_examples is not None:
-        return config.data.train_examples
-    if config.data.name == "vtab" and config.data.vtab_tuning:
-        return 800
-    return DATASETS[config.data.name].train_examples
+        count = config.data.train_examples
+    elif config.data.name == "vtab" and config.data.vtab_tuning:
+        count = 800
+    else:
+        count = DATASETS[config.data.name].train_examples
+    fraction = config.data.held_aside
+    return count if count is None or not fraction else count - aside_count(count, fraction)
 
 
 # Training a model that was put together by hand: its facts go into the configuration, so that a run can be resumed.

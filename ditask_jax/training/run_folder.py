@@ -18,6 +18,7 @@ from ditask_jax.config import config_diff, from_json, to_json
 from ditask_jax.errors import CheckpointError
 from ditask_jax.files import LOCK_NAME, atomic_write_text, json_text, parse_json, user_path
 from ditask_jax.training.distributed import is_first, locked_by_first
+from ditask_jax.training.group_rates import settled
 
 # Fields that change neither the numbers of a run (but for rounding) nor their order: they may differ when it goes on.
 FREE_FIELDS = (
@@ -102,7 +103,8 @@ class RunDir:
         if self.config.exists():
             allowed = (config.checkpoint.allow_changed or "").split(",")
             free = {*FREE_FIELDS, *(name.strip() for name in allowed)}
-            differences = [line for line in config_diff(self.load_config(), config) if line.split(":")[0] not in free]
+            found = config_diff(self.load_config(), settled(config))
+            differences = [line for line in found if line.split(":")[0] not in free]
             if differences:
                 names = ",".join(line.split(":")[0] for line in differences)
                 raise CheckpointError(
@@ -161,7 +163,7 @@ class RunDir:
         """Makes the folder this configuration's own; raises as `check` does. Of several processes the first writes."""
         self.check(config)
         if is_first():
-            atomic_write_text(self.config, to_json(config))
+            atomic_write_text(self.config, to_json(settled(config)))
 
     @contextlib.contextmanager
     def claimed(self, config: ConfigDict) -> Iterator[None]:

@@ -36,6 +36,7 @@ from ditask_jax.training.experiment import (
     moved_to_host,
     training_length,
 )
+from ditask_jax.training.group_rates import Movement, schedules_of, settled
 from ditask_jax.training.in_flight import InFlight, Step
 from ditask_jax.training.manifest import fingerprint
 from ditask_jax.training.metrics_log import RunLog, asked_for, check_logging
@@ -45,7 +46,6 @@ from ditask_jax.training.prefetch import Prefetch, Watchdog
 from ditask_jax.training.profiling import Window, peak_memory, traced
 from ditask_jax.training.progress import Progress
 from ditask_jax.training.run_folder import RunDir
-from ditask_jax.training.schedules import make_schedule
 from ditask_jax.training.sharding import (
     check_batch_size,
     frozen_shardings,
@@ -92,7 +92,7 @@ class Trainer:
         given = None if model is None else experiment_from(model, tasks or (), config)
         config = config if given is None else given.config
         validate(config)
-        self.config = config
+        self.config = config = settled(config)
         self.mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
         self.eval_batch_size = config.eval_batch_size or config.batch_size
         check_batch_size("config: batch_size", config.batch_size, self.mesh, config.optimizer.accumulate)
@@ -107,8 +107,11 @@ class Trainer:
         self.tasks = self.experiment.tasks
         self.steps_per_epoch, self.total_steps = training_length(config, len(self.train_source))
         parts, dtype = self.experiment.parts, self.experiment.dtype
-        self.schedule = make_schedule(config.optimizer, self.steps_per_epoch, self.total_steps, config.batch_size)
-        self.optimizer = make_optimizer(config.optimizer, self.schedule, parts.declared)
+        lengths = self.steps_per_epoch, self.total_steps, config.batch_size
+        warmed, declared = schedules_of(config.optimizer, *lengths), parts.declared
+        self.schedule = warmed(None)
+        self.optimizer = make_optimizer(config.optimizer, self.schedule, declared, warmed)
+        self._movement = Movement(declared, config.optimizer, warmed)
         options = config.seed, dtype, config.optimizer.surgery, passage_of(config)
         self._train_step = make_train_step(parts, self.tasks, self.optimizer, self.mesh, *options)
         self._diagnose = make_diagnosis(make_gradients(parts, self.tasks, self.mesh, *options))
@@ -266,10 +269,12 @@ class Trainer:
                 yield self.step, self._values(step, progress, guard, flight)
 
     def _take(self, placed: Mapping, turn: Turn) -> dict:
-        """Advances the state by a step."""
+        """Advances the state by a step; where it is to be logged, with how far it moves each group."""
+        due = (int(turn.number) + 1) % self.config.log_every_steps == 0
+        before = self._movement.copy(self.state[0]) if due else None
         *state, metrics = self._train_step(*self.state, self.frozen, placed, turn)
         self.state = tuple(state)
-        return metrics
+        return metrics | self._movement.ratios(before, self.state[0]) if due else metrics
 
     def _values(self, step: Step, progress: Progress, guard: Guard, flight: InFlight) -> dict:
         """What is logged of a finished step; one that was not finite ends the training or is left out."""
@@ -286,6 +291,8 @@ class Trainer:
         values = {f"train/{name}": float(value) for name, value in metrics.items()}
         # The optimiser's own count stands still where a step is left out.
         values["train/learning_rate"] = float(self.schedule(number - guard.skipped))
+        if (number + 1) % self.config.log_every_steps == 0:
+            values |= self._movement.rates(number - guard.skipped)
         if guard.policy == "skip":
             values["train/skipped"] = guard.skipped
         memory = peak_memory(self.mesh.local_devices)

@@ -4,6 +4,7 @@ References: Mantri et al., "DiTASK: Multi-Task Fine-Tuning with Diffeomorphic Tr
 """
 
 import dataclasses
+from typing import ClassVar
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -81,11 +82,11 @@ class DiTASK(UnfrozenMethod):
     """
 
     name = "ditask"
-    tuned = {
+    tuned: ClassVar[Mapping[str, Tuned]] = {
         PHOTOGRAPHS: Tuned(
             {"adapters": 30.0, "pretrained": 0.03},
-            "thetas alone: mIoU 23.1 and 23.3 (two seeds) at 30, 22.1 at 100; frozen 21.1 and 20.8; with norms and patch "
-            "embedding at the decoders' rate 7.8",
+            "thetas alone: mIoU 23.1 and 23.3 (two seeds) at 30, 22.1 at 100; frozen 21.1 and 20.8; norms and patch "
+            "embedding too, all at one rate: 7.8",
             unfrozen=(),
         ),
         SCENES: Tuned({}, "the published set at 1: delta_m -15.7; thetas alone -24.8, -23.9, -23.5 at 1, 10, 30"),

@@ -1,6 +1,8 @@
 """Methods that add nothing and train a subset of the model's own parameters: all, none, biases, norms."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
 
 from ditask_jax.adapters.method_registry import PHOTOGRAPHS, SCENES, Method, Tuned
 
@@ -12,7 +14,7 @@ class Full(Method):
     """Full fine-tuning: every parameter of the backbone trains."""
 
     name = "full"
-    tuned = {
+    tuned: ClassVar[Mapping[str, Tuned]] = {
         PHOTOGRAPHS: Tuned(
             {"pretrained": 0.03}, "by analogy with 'bitfit' at a tenth of its rate; at 1e-4 for everything mIoU 11.0"
         ),
@@ -28,7 +30,7 @@ class Frozen(Method):
     """Decoder-only tuning: the backbone stays as it was loaded."""
 
     name = "frozen"
-    tuned = {
+    tuned: ClassVar[Mapping[str, Tuned]] = {
         PHOTOGRAPHS: Tuned({}, "mIoU 21.1 at 3e-3, 19.4 at 1e-3, 21.2 at 1e-2"),
         SCENES: Tuned({}, "one rate of 0.16 better than 0.032 at 48 pixels"),
     }
@@ -52,7 +54,7 @@ class BitFit(Method):
     """
 
     name = "bitfit"
-    tuned = {
+    tuned: ClassVar[Mapping[str, Tuned]] = {
         PHOTOGRAPHS: Tuned({"pretrained": 0.3}, "biases at 1e-3: mIoU 20.1, frozen at that rate 19.4"),
         SCENES: Tuned({}, "delta_m -20.7 at 1, frozen -25.3"),
     }
@@ -75,7 +77,7 @@ class NormTuning(Method):
     """
 
     name = "norm"
-    tuned = {
+    tuned: ClassVar[Mapping[str, Tuned]] = {
         PHOTOGRAPHS: Tuned({}, "norms at 1: mIoU 22.0, frozen 21.1"),
         SCENES: Tuned({}, "delta_m -22.3 at 1, frozen -25.3"),
     }

@@ -5,7 +5,8 @@ NeurIPS 2022.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from typing import ClassVar
+from collections.abc import Mapping, Sequence
 
 import jax
 
@@ -45,7 +46,7 @@ class SVF(UnfrozenMethod):
     """A free gain for every singular value: nothing keeps them in order, positive, or together."""
 
     name = "svf"
-    tuned = {
+    tuned: ClassVar[Mapping[str, Tuned]] = {
         PHOTOGRAPHS: Tuned(
             {"adapters": 10.0, "pretrained": 0.03}, "gains alone: mIoU 23.3 at 10, frozen 21.1 and 20.8", unfrozen=()
         ),
