@@ -306,9 +306,9 @@ class OptimizerSection:
     min_learning_rate: float = option(5e-6, "Last learning rate of the cosine schedule, per 512 images.", NOT_NEGATIVE)
     rates: Mapping[str, float] | None = option(
         None,
-        "Factors on the learning rate by group: adapters (what a method adds), pretrained (what trains of the backbone), "
-        "decoders (the rest); or by part of a group, {'adapters:*/theta_depth': 30}: the longest pattern that fits a "
-        "parameter's path wins. 1 for groups that are not named. none: as recipe says.",
+        "Factors on the learning rate by group: adapters (what a method adds), pretrained (what of a backbone trains), "
+        "decoders, or part of one, {'adapters:*/theta_depth': 30}: the longest pattern that fits a parameter's path "
+        "wins. 1 for groups that are not named. none: as recipe says.",
         by_group("factors above 0 ({'adapters': 30})", lambda factor: is_number(factor) and factor > 0),
     )
     decays: Mapping[str, float] | None = option(

@@ -95,8 +95,8 @@ class Tuned:
     Attributes:
       rates: factor on the learning rate by group ("adapters", "pretrained", "decoders"); 1 where a group is missing.
       source: what was measured and found; or by analogy with which method.
-      unfrozen: groups of backbone weights that train beside the adapters, of methods with this option; None: all of them,
-        as published.
+      unfrozen: groups of backbone weights that train beside the adapters, of methods with this option; None: all, as
+        published.
     """
 
     rates: Mapping[str, float]

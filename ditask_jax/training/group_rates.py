@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import optax
+import numpy as np
 from ml_collections import ConfigDict
 
 from ditask_jax.adapters.method_registry import PHOTOGRAPHS, SCENES, SETTINGS, Tuned, method_class
 from ditask_jax.adapters.wrap import PUBLISHED
+from ditask_jax.errors import ConfigError
 from ditask_jax.nn.state import flatten
 from ditask_jax.options import GROUPS, options_of
 from ditask_jax.training.optimizer import Treatment, treatments
@@ -32,7 +32,7 @@ def tuned_of(config: ConfigDict) -> Tuned | None:
 
 
 def settled(config: ConfigDict) -> ConfigDict:
-    """The configuration with what its recipe says of `optimizer.rates` and `method.unfrozen`; the same where they are set.
+    """The configuration with what its recipe says of `optimizer.rates` and `method.unfrozen`, where these are None.
 
     A run's `config.json` holds it, so that a run keeps its rates when the package has measured better ones.
 
@@ -131,9 +131,6 @@ def groups_of(declared: Mapping, shapes: Mapping[str, tuple[int, ...]], optimize
 # Schedules of groups, and how far a step moves them.
 
 
-TINY = 1e-30  # where weights are all zero and stay so
-
-
 def schedules_of(
     optimizer: Mapping[str, Any], steps_per_epoch: int, total_steps: int, batch_size: int
 ) -> Callable[[int | None], Schedule]:
@@ -141,6 +138,11 @@ def schedules_of(
 
     def schedule(warmup_steps: int | None = None) -> Schedule:
         own = {} if warmup_steps is None else {"warmup_steps": warmup_steps}
+        if own and warmup_steps >= total_steps:
+            raise ConfigError(
+                f"config: optimizer.warmups: {warmup_steps} warm-up steps leave nothing of {total_steps} total steps; "
+                "lower them, or train longer"
+            )
         return make_schedule({**dict(optimizer.items()), **own}, steps_per_epoch, total_steps, batch_size)
 
     return schedule
@@ -149,7 +151,7 @@ def schedules_of(
 class Movement:
     """How fast groups learn and how far steps move them: `norm(new - old) / norm(new)` over a group.
 
-    Programs of their own find that out, so that a step's stays as it is.
+    Computed on the host, from copies of what trains: no program grows for it, and none is compiled.
 
     Args:
       declared: see `ModelState.declared`.
@@ -160,20 +162,27 @@ class Movement:
     def __init__(self, declared: Mapping, optimizer: Mapping[str, Any], warmed: Callable[[int | None], Schedule]):
         treated = flatten(treatments(declared, optimizer))
         self._rates = {found.group: (found.rate, warmed(found.warmup_steps)) for found in treated.values()}
-        members = {group: [path for path, found in treated.items() if found.group == group] for group in self._rates}
-        self.copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))  # a step donates what it is given
+        self._groups = {path: found.group for path, found in treated.items()}
 
-        def ratios(before, after):
-            old, new, found = flatten(before), flatten(after), {}
-            for group, paths in members.items():
-                change = optax.tree.norm([new[path] - old[path] for path in paths])
-                # The weights behind the step: thetas, gains and half of low-rank matrices are zero before the first.
-                found[f"update_ratio/{group}"] = change / jnp.maximum(
-                    optax.tree.norm([new[path] for path in paths]), TINY
-                )
-            return found
+    @staticmethod
+    def copy(tree: Any) -> Any:
+        """A copy on the devices: a step takes over the memory of what it is given."""
+        return jax.tree.map(lambda x: jax.device_put(x, x.sharding, may_alias=False), tree)
 
-        self.ratios = jax.jit(ratios)
+    def ratios(self, before: Mapping, after: Mapping) -> dict[str, float]:
+        """How far a step moved each group, by the name that it is logged under.
+
+        Args:
+          before, after: what trains, nested dicts of NumPy arrays.
+        """
+        old, new = flatten(before), flatten(after)
+        moved, lengths = dict.fromkeys(self._rates, 0.0), dict.fromkeys(self._rates, 0.0)
+        for path, group in self._groups.items():
+            moved[group] += float(np.sum(np.square(new[path] - old[path]), dtype=np.float64))
+            # Of what is there behind the step: thetas, gains and half of low-rank matrices are zero before the first.
+            lengths[group] += float(np.sum(np.square(new[path]), dtype=np.float64))
+        ratio = lambda group: math.sqrt(moved[group] / lengths[group]) if lengths[group] else 0.0
+        return {f"train/update_ratio/{group}": ratio(group) for group in moved}
 
     def rates(self, step: int) -> dict[str, float]:
         """The learning rate of every group at an optimiser step, by the name that it is logged under."""

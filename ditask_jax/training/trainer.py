@@ -271,14 +271,15 @@ class Trainer:
     def _take(self, placed: Mapping, turn: Turn) -> dict:
         """Advances the state by a step; where it is to be logged, with how far it moves each group."""
         due = (int(turn.number) + 1) % self.config.log_every_steps == 0
-        before = self._movement.copy(self.state[0]) if due else None
+        before = self._movement.copy(self.state[0]) if due else {}
         *state, metrics = self._train_step(*self.state, self.frozen, placed, turn)
         self.state = tuple(state)
-        return metrics | self._movement.ratios(before, self.state[0]) if due else metrics
+        return metrics | ({"moved": (before, self._movement.copy(self.state[0]))} if due else {})
 
     def _values(self, step: Step, progress: Progress, guard: Guard, flight: InFlight) -> dict:
         """What is logged of a finished step; one that was not finite ends the training or is left out."""
         metrics, number = step.metrics, step.number
+        moved = metrics.pop("moved", None)
         seconds = time.perf_counter() - step.begun
         if metrics.pop("finite"):
             guard.passed()
@@ -291,8 +292,8 @@ class Trainer:
         values = {f"train/{name}": float(value) for name, value in metrics.items()}
         # The optimiser's own count stands still where a step is left out.
         values["train/learning_rate"] = float(self.schedule(number - guard.skipped))
-        if (number + 1) % self.config.log_every_steps == 0:
-            values |= self._movement.rates(number - guard.skipped)
+        if moved is not None:
+            values |= self._movement.rates(number - guard.skipped) | self._movement.ratios(*moved)
         if guard.policy == "skip":
             values["train/skipped"] = guard.skipped
         memory = peak_memory(self.mesh.local_devices)

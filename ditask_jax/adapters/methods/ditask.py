@@ -4,9 +4,9 @@ References: Mantri et al., "DiTASK: Multi-Task Fine-Tuning with Diffeomorphic Tr
 """
 
 import dataclasses
-from typing import ClassVar
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp

@@ -66,7 +66,7 @@ class MTLoRA(UnfrozenMethod):
 
     name = "mtlora"
     tuned: ClassVar[Mapping[str, Tuned]] = {
-        SCENES: Tuned({}, "the published set, scale 4: one rate of 0.16 better than 0.032 at 48 pixels")
+        SCENES: Tuned({}, "the published set, scale 4: one rate of 0.16 better than 0.032")
     }
     former_names: ClassVar[Mapping[str, str]] = {"train_scales": "scale_trains"}
 

@@ -5,8 +5,8 @@ NeurIPS 2022.
 """
 
 import dataclasses
-from typing import ClassVar
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import jax
 
