@@ -178,9 +178,9 @@ class Movement:
         old, new = flatten(before), flatten(after)
         moved, lengths = dict.fromkeys(self._rates, 0.0), dict.fromkeys(self._rates, 0.0)
         for path, group in self._groups.items():
-            moved[group] += float(np.sum(np.square(new[path] - old[path]), dtype=np.float64))
+            moved[group] += float(np.sum(np.square(new[path] - old[path], dtype=np.float64)))
             # Of what is there behind the step: thetas, gains and half of low-rank matrices are zero before the first.
-            lengths[group] += float(np.sum(np.square(new[path]), dtype=np.float64))
+            lengths[group] += float(np.sum(np.square(new[path], dtype=np.float64)))
         ratio = lambda group: math.sqrt(moved[group] / lengths[group]) if lengths[group] else 0.0
         return {f"train/update_ratio/{group}": ratio(group) for group in moved}
 

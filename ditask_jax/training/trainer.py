@@ -107,9 +107,8 @@ class Trainer:
         self.tasks = self.experiment.tasks
         self.steps_per_epoch, self.total_steps = training_length(config, len(self.train_source))
         parts, dtype = self.experiment.parts, self.experiment.dtype
-        lengths = self.steps_per_epoch, self.total_steps, config.batch_size
-        warmed, declared = schedules_of(config.optimizer, *lengths), parts.declared
-        self.schedule = warmed(None)
+        warmed = schedules_of(config.optimizer, self.steps_per_epoch, self.total_steps, config.batch_size)
+        self.schedule, declared = warmed(None), parts.declared
         self.optimizer = make_optimizer(config.optimizer, self.schedule, declared, warmed)
         self._movement = Movement(declared, config.optimizer, warmed)
         options = config.seed, dtype, config.optimizer.surgery, passage_of(config)
