@@ -11,9 +11,9 @@ def main(argv: list[str]) -> int:
     """Finds factors on the learning rate by short trainings, scored on a part of the training split."""
     parser = cli.Parser(
         "ditask_jax.tune",
-        "Finds factors on the learning rates of adapters, pretrained weights and decoders: short trainings, of which the "
-        "better third goes on for three times as long, scored on a part of the training split that is kept aside; the "
-        "evaluation split is never read. Run again, it does what is missing.",
+        "Finds factors on the learning rates of adapters, pretrained weights and decoders: short trainings, of which "
+        "the better third goes on for three times as long, scored on a part of the training split that is kept aside; "
+        "the evaluation split is never read. Run again, it does what is missing.",
         [
             "--config=configs/scenes.py --workdir=runs/tune_scenes --steps=90",
             "--config=configs/scenes.py --config.method.name=lora --workdir=runs/tune_lora --jobs=2",
@@ -83,7 +83,7 @@ def _search(tuning, jobs: int | None, again: str) -> int:
     files = write(tuning, found, tuning.workdir / FOLDER)
     best = found[-1][1][0]
     print("\n".join(f"wrote {file}" for file in files))
-    print(f"best: {shlex.quote(tuning.override(best.factors))}")
+    print(f"best: {tuning.override(best.factors)}")
     return cli.OK
 
 

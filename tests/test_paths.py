@@ -44,7 +44,7 @@ from ditask_jax.weight_files import read_weights, write_weights
 
 CONFIG = str(pathlib.Path(base.__file__).with_name("smoke.py"))
 COMMANDS = (
-    *("train", "evaluate", "predict", "figures", "compare", "describe", "report", "sweep"),
+    *("train", "evaluate", "predict", "figures", "compare", "describe", "report", "sweep", "tune"),
     *("convert", "export", "pretrain", "preflight", "references"),
     *("data doctor", "data build", "data show"),
 )

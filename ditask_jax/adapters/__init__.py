@@ -1,7 +1,7 @@
 """Methods of adapting a backbone: one file each, behind one registry."""
 
 from ditask_jax.adapters.merging import detach, merge
-from ditask_jax.adapters.method_registry import Method, method_class, method_names
+from ditask_jax.adapters.method_registry import Method, Tuned, method_class, method_names
 from ditask_jax.adapters.methods.bottleneck import Adapter
 from ditask_jax.adapters.methods.ditask import DiTASK
 from ditask_jax.adapters.methods.lora import DoRA, LoRA
@@ -26,6 +26,7 @@ __all__ = [
     "NormTuning",
     "Plan",
     "Site",
+    "Tuned",
     "detach",
     "make_plan",
     "merge",

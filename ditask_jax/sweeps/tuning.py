@@ -1,10 +1,9 @@
-"""Factors on the learning rate of groups, found by short trainings on part of the training split: successive halving."""
+"""Factors on learning rates of groups, found by short trainings on part of the training split: successive halving."""
 
 import dataclasses
 import itertools
 import math
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -113,8 +112,8 @@ class Tuning:
         return {**rates, **factors}
 
     def override(self, factors: Factors) -> str:
-        """The argument of a command line that sets factors."""
-        return f"--config.optimizer.rates={value_text(self._rates(factors))}"
+        """The argument of a command line that sets factors, as a shell reads it."""
+        return f'--config.optimizer.rates="{value_text(self._rates(factors))}"'
 
 
 def name_of(factors: Factors) -> str:
@@ -239,7 +238,7 @@ def table(rungs: Sequence[tuple[int, Sequence[Trial]]], tasks: Sequence[Task]) -
         rows = [f"{steps} steps", "", f"| {' | '.join(header)} |", f"|{'---:|' * len(header)}"]
         for trial in trials:
             shown = [f"{trial.scores[task.name]:.4g}" if task.name in trial.scores else "" for task in tasks]
-            behind = f"{trial.behind:.2f}" if math.isfinite(trial.behind) else "failed"
+            behind = f"{round(trial.behind, 2) + 0.0:.2f}" if math.isfinite(trial.behind) else "failed"
             rows.append(f"| {' | '.join([*(f'{trial.factors[group]:g}' for group in groups), *shown, behind])} |")
         blocks.append("\n".join(rows))
     return "\n\n".join(blocks)
@@ -250,7 +249,7 @@ def write(tuning: Tuning, rungs: Sequence[tuple[int, Sequence[Trial]]], folder: 
     tasks, best = build_tasks(tuning.config), rungs[-1][1][0]
     files = [
         atomic_write_text(folder / "tuning.md", f"{tuning.source}\n\n{table(rungs, tasks)}\n"),
-        atomic_write_text(folder / "overrides.txt", shlex.quote(tuning.override(best.factors)) + "\n"),
+        atomic_write_text(folder / "overrides.txt", tuning.override(best.factors) + "\n"),
     ]
     for group, factors in tuning.grid.items():
         if len(factors) > 1:

@@ -50,7 +50,7 @@ def settled(config: ConfigDict) -> ConfigDict:
     found = copy.deepcopy(config)
     with found.unlocked():
         if opens_rates:
-            found.optimizer.rates = {group: tuned.rates.get(group, 1.0) for group in GROUPS}
+            found.optimizer.rates = {group: tuned.rates.get(group, 1.0) for group in sorted(GROUPS)}
         if opens_unfrozen:
             found.method.unfrozen = PUBLISHED if tuned is None or tuned.unfrozen is None else tuned.unfrozen
     return found
