@@ -62,5 +62,5 @@ def test_length_and_counts_of_the_published_settings():
     assert training_length(load_config("configs/pascal_swin_tiny.py", ["batch_size=512"]), 4998) == (9, 2700)
     assert describe_plan(nyud).trainable_decoder == 1_481_588
     # One task, 64 cells for it and 64 shared: 1.60 M in the papers' table.
-    single = describe_plan(load_config("configs/vtab_swin_tiny.py"))
+    single = describe_plan(load_config("configs/vtab_swin_tiny.py", ["recipe=published"]))
     assert single.upstream["trainable_backbone"] == 1_604_082
