@@ -20,7 +20,7 @@ import ditask_jax
 PACKAGE = pathlib.Path(ditask_jax.__file__).resolve().parent
 NAME = PACKAGE.name
 FILES = sorted(PACKAGE.rglob("*.py"))
-MOST_FILES = 190
+MOST_FILES = 225
 MOST_LINES = 450
 
 # Part of the package (a folder or a module at its top) -> parts that it may import, besides itself. All must be listed.
