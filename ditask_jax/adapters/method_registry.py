@@ -11,7 +11,7 @@ from flax import nnx
 from ditask_jax.adapters.plan import LayerPlan, Site
 from ditask_jax.backbones import known_roles
 from ditask_jax.errors import ConfigError, check_known, defined_in, same_definition
-from ditask_jax.nn.linear import Linear
+from ditask_jax.nn.linear import LayerAdapter, Linear
 from ditask_jax.options import names, options_of, plain
 
 # Options that may differ by stage and by task: one value, a tuple with one per stage, or a mapping from task name.
@@ -215,6 +215,13 @@ class Method:
     def attach(self, linear: Linear, plan: LayerPlan, factors, seed: int) -> nnx.Module:
         """The adapter for a planned layer."""
         raise TypeError(f"method '{self.name}' attaches no adapters")
+
+    def connect(self, layers: Mapping[str, Linear], adapters: Mapping[str, LayerAdapter]) -> None:
+        """Called when all adapters are attached, with the dense layers and the adapters by path.
+
+        What adapters have in common, a frozen matrix of all layers say, is given to them here: one variable that
+        several adapters hold is stored once.
+        """
 
     def upstream_extra(self, sites: Sequence[Site]) -> dict[str, int]:
         """Parameters that reference implementations count as trainable though they never get a gradient, by group."""

@@ -192,6 +192,7 @@ def wrap(
             factors = itertools.repeat(None, len(plan.layers))
         for layer_plan, found in zip(plan.layers, factors, strict=True):
             _attach(layers, layer_plan, method, found, seed)
+        method.connect(layers, {p.info.path: layers[p.info.path].adapter for p in plan.layers})
         model.adapted = Adapted(method.name, options, digest.result(), examples)
     return plan
 
