@@ -23,6 +23,7 @@ _PUBLIC = {
     "DiTASK": "ditask_jax.adapters.methods.ditask",
     "DitaskError": "ditask_jax.errors",
     "DoRA": "ditask_jax.adapters.methods.lora",
+    "FAAR": "ditask_jax.adapters.methods.faar",
     "Frozen": "ditask_jax.adapters.methods.subsets",
     "Full": "ditask_jax.adapters.methods.subsets",
     "HRA": "ditask_jax.adapters.methods.hra",

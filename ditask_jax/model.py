@@ -83,6 +83,7 @@ class MultiTaskModel(nnx.Module):
       backbone: features with a stream axis.
       necks, heads: by task name; a neck where the head asks for one.
       task_names: the tasks, in order.
+      read_only: tasks without an output of their own, whose features heads of other tasks look at.
       outputs: (task, outputs) of every task.
       recipe: what it was built from, where `create_model` did it.
       pretrained: the weight file of its backbone; None for random weights.
@@ -92,6 +93,7 @@ class MultiTaskModel(nnx.Module):
     recipe: Recipe | None = None
     pretrained: Pretrained | None = None
     adapted: Any = None
+    read_only: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -147,7 +149,8 @@ class MultiTaskModel(nnx.Module):
         # The class token, where it is read, stands behind the maps.
         maps = taps[: len(self.backbone.config.feature_channels)]
         read = lambda name: maps if self.heads[name].is_map else taps[-1:]
-        return {name: [stream(x, streams, name) for x, streams in read(name)] for name in self.task_names}
+        names = (*self.task_names, *self.read_only)
+        return {name: [stream(x, streams, name) for x, streams in read(name)] for name in names}
 
     def decode(self, features: dict[str, list[jax.Array]], size: tuple[int, int], context: Context):
         """Per task logits: maps `[B, H, W, outputs]` at the image's size, or vectors `[B, outputs]`.
@@ -155,14 +158,25 @@ class MultiTaskModel(nnx.Module):
         Raises:
           ConfigError: a head's logits are not what its class promises.
         """
-        out = {}
+        outputs, out = dict(self.outputs), {}
+        # In the model's order, whatever tasks are left of it: what heads make of others depends on that by rounding.
+        names = [name for name in outputs if name in self.task_names or name in self.read_only]
+        narrow = lambda name: self.necks[name](features[name], context) if name in self.necks else features[name]
+        read = {name: narrow(name) for name in names}
         for name in self.task_names:
-            maps, head = features[name], self.heads[name]
-            maps = self.necks[name](maps, context) if name in self.necks else maps
-            logits = head(maps, context)
-            _check_logits(name, head, logits, maps[0].shape[0], dict(self.outputs)[name])
+            maps, head = read[name], self.heads[name]
+            others = self.seen_by(name)
+            logits = head(maps, context, [read[other] for other in others]) if head.sees_others else head(maps, context)
+            _check_logits(name, head, logits, maps[0].shape[0], outputs[name])
             out[name] = resize_bilinear(logits, size) if head.is_map else logits
         return out
+
+    def seen_by(self, task: str) -> list[str]:
+        """The other tasks whose maps the head of a task looks at, in the model's order."""
+        kind = type(self.heads[task])
+        if not kind.sees_others:
+            return []
+        return [name for name, _ in self.outputs if name != task and type(self.heads.get(name)) is kind]
 
     def __call__(self, images: jax.Array, context: Context) -> dict[str, jax.Array]:
         """Raw logits per task, float32 `[B, H, W, outputs]` or `[B, outputs]`, from images `[B, H, W, 3]` in 0..255."""

@@ -4,6 +4,7 @@ from ditask_jax.adapters.merging import detach, merge
 from ditask_jax.adapters.method_registry import Method, Tuned, method_class, method_names
 from ditask_jax.adapters.methods.bottleneck import Adapter
 from ditask_jax.adapters.methods.ditask import DiTASK
+from ditask_jax.adapters.methods.faar import FAAR
 from ditask_jax.adapters.methods.hra import HRA
 from ditask_jax.adapters.methods.ia3 import IA3
 from ditask_jax.adapters.methods.lora import DoRA, LoRA
@@ -17,6 +18,7 @@ from ditask_jax.adapters.plan import LayerPlan, Plan, Site
 from ditask_jax.adapters.wrap import make_plan, wrap
 
 __all__ = [
+    "FAAR",
     "HRA",
     "IA3",
     "PSOFT",

@@ -40,7 +40,7 @@ class PerStreamMethod(UnfrozenMethod):
     shared_layers: tuple[str, ...] = option(ROLES, "Roles of layers with shared parameters, in every block.", LAYERS)
     task_layers: tuple[str, ...] = option(TASK_LAYERS, TASK_LAYERS_HELP, LAYERS)
     task_blocks: int = option(1, TASK_BLOCKS_HELP, integer(1))
-    unfrozen: tuple[str, ...] = unfrozen_option()
+    unfrozen: tuple[str, ...] | None = unfrozen_option()
 
     def stream_shapes(self, site: Site, stream: str) -> dict[str, tuple[int, ...]]:
         """What trains for one stream of a layer: shapes by kind; a parameter's name is `{kind}_{stream}`."""

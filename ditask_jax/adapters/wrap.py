@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -51,14 +52,19 @@ def unfrozen_option() -> tuple[str, ...] | None:
 class UnfrozenMethod(Method):
     """A method that trains groups of backbone weights, its field `unfrozen`, beside its adapters.
 
-    A method itself always says which: None becomes the published set when it is made.
+    A method itself always says which: None becomes its published set when it is made.
+
+    Attributes:
+      published: groups that train as the method was published.
+      unfrozen: groups that train.
     """
 
+    published: ClassVar[tuple[str, ...]] = PUBLISHED
     unfrozen: tuple[str, ...] | None
 
     def __post_init__(self):
         if self.unfrozen is None:
-            object.__setattr__(self, "unfrozen", PUBLISHED)
+            object.__setattr__(self, "unfrozen", self.published)
 
     def trains(self, path: str) -> bool:
         return is_unfrozen(path, self.unfrozen)

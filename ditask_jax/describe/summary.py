@@ -32,7 +32,8 @@ from ditask_jax.training.experiment import (
     training_length,
 )
 from ditask_jax.training.group_rates import groups_of, recipe_words, settled
-from ditask_jax.training.optimizer import make_optimizer
+from ditask_jax.training.method_hooks import method_hooks
+from ditask_jax.training.optimizer import make_clip, make_optimizer
 from ditask_jax.training.profiling import program_memory, program_work
 from ditask_jax.training.schedules import REFERENCE_BATCH, describe_schedule
 from ditask_jax.training.sharding import check_batch_size, make_mesh
@@ -283,7 +284,8 @@ def compiled_costs(config: ConfigDict) -> dict[str, Any]:
     check_batch_size("config: batch_size", config.batch_size, mesh, config.optimizer.accumulate)
     schedule = lambda step: 1e-3
     optimizer = make_optimizer(config.optimizer, schedule, parts.declared, lambda steps: schedule)
-    options = config.seed, dtype, config.optimizer.surgery, passage_of(config)
+    hooks = method_hooks(parts, training_length(config, known_examples(config) or 1)[0], make_clip(config.optimizer))
+    options = config.seed, dtype, config.optimizer.surgery, passage_of(config), hooks
     step = make_train_step(parts, tasks, optimizer, mesh, *options)
     batch = _batch(config, tasks)
     shaped = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tree)

@@ -1,4 +1,4 @@
-"""Decoder heads by name, one per task of a model: `hrnet` and `dpt` for maps, `linear`, and those of plug-ins."""
+"""Decoder heads by name, one per task: `hrnet`, `dpt` and `tspd` for maps, `linear`, and those of plug-ins."""
 
 from ditask_jax.heads.dpt import DptHead, DptOptions
 from ditask_jax.heads.head_registry import (
@@ -17,10 +17,12 @@ from ditask_jax.heads.head_registry import (
 from ditask_jax.heads.hrnet import HrnetHead
 from ditask_jax.heads.linear_head import LinearHead, LinearMapHead
 from ditask_jax.heads.neck import Neck, Pointwise
+from ditask_jax.heads.tspd import TspdHead
 
 register_head("hrnet", HrnetHead)
 register_head("linear", LinearHead)
 register_head("dpt", DptHead)
+register_head("tspd", TspdHead)
 
 __all__ = [
     "DEFAULT_HEADS",
@@ -35,6 +37,7 @@ __all__ = [
     "Neck",
     "NeckOptions",
     "Pointwise",
+    "TspdHead",
     "build_options",
     "head_class",
     "heads_of",

@@ -50,6 +50,8 @@ class Head(nnx.Module):
         stage's map alone, or from the class token, as a map of one position, where the backbone has one.
       has_neck: whether 1x1 convolutions of the task first narrow the maps to `options.widths` channels, which are the
         head's `channels` then; only for heads that make maps.
+      sees_others: whether the head also looks at what the other tasks with this head get. It is then called with a
+        third argument: a list of their maps, in the order of tasks, empty where there are none.
       options: the dataclass of its options.
       other_kind: the class that takes its place, under the same name and with the same options, for tasks whose output
         is of the other kind; None: it serves its own kind alone.
@@ -57,6 +59,7 @@ class Head(nnx.Module):
 
     is_map: ClassVar[bool] = True
     has_neck: ClassVar[bool] = False
+    sees_others: ClassVar[bool] = False
     options: ClassVar[type[HeadOptions]] = HeadOptions
     other_kind: ClassVar["type[Head] | None"] = None
 
@@ -102,7 +105,7 @@ def _check_declared(name: str, head: type[Head]) -> None:
     if not (isinstance(head, type) and issubclass(head, Head)):
         raise ConfigError(f"{where}: got {head!r}, expected a subclass of ditask_jax.heads.Head")
     shown = defined_in(head)
-    for field in ("is_map", "has_neck"):
+    for field in ("is_map", "has_neck", "sees_others"):
         if not isinstance(getattr(head, field), bool):
             raise ConfigError(f"{where}: {shown}: {field}: got {getattr(head, field)!r}, expected True or False")
     for method in ("__init__", "__call__"):

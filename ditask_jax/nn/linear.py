@@ -1,7 +1,7 @@
 """Dense layers: `Linear`, of every backbone, with one slot for an adapter, and `Dense`, of heads."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import jax
@@ -63,6 +63,8 @@ class LayerInfo:
 class LayerAdapter(nnx.Module):
     """What may stand in a `Linear`'s slot. A subclass per method; it sees all streams of its layer at once.
 
+    Training calls `penalty`, `observe`, `end_epoch` and `measures` of the subclasses that define them, and those alone.
+
     Attributes:
       mergeable: whether plain kernels can stand for it.
       param_group: of its parameters; see `ditask_jax.nn.state.Declared`.
@@ -90,6 +92,27 @@ class LayerAdapter(nnx.Module):
     def merged_shared_kernel(self, linear: "Linear", prepared: Any) -> jax.Array | None:
         """The kernel `[in, out]` of what every stream that leaves adds from the shared input; None for nothing."""
         return None
+
+    def penalty(self, linear: "Linear") -> jax.Array:
+        """A term of the training loss that depends on parameters alone, float32 `[]`."""
+        raise TypeError(f"{type(self).__name__} has no penalty")
+
+    def observe(self, gradients: Mapping[str, jax.Array]) -> None:
+        """Sees the clipped gradients of its parameters in every training step; may write its statistics."""
+        raise TypeError(f"{type(self).__name__} observes nothing")
+
+    def end_epoch(self) -> Callable[[Mapping[str, jax.Array]], dict[str, jax.Array]]:
+        """May write its statistics at the end of an epoch, and says how its parameters change there.
+
+        Returns:
+          What makes of arrays by name, of the shapes of the parameters, others of these shapes. The optimiser's moments
+          go through it as the parameters do.
+        """
+        raise TypeError(f"{type(self).__name__} has no end of an epoch")
+
+    def measures(self) -> dict[str, jax.Array]:
+        """Numbers for the log, float32 `[]`, of which the mean over all layers is logged as `train/NAME`."""
+        return {}
 
     @classmethod
     def prepare(cls, adapters: Sequence[Self]) -> list[Any]:

@@ -36,7 +36,7 @@ def for_tasks(model: MultiTaskModel, names: Sequence[str]) -> MultiTaskModel:
     """A copy of a merged model that computes only the named tasks, with the very same outputs for these.
 
     The shared stream stays, for it leads into the next stage; of the others only those of the named tasks, unless the
-    method lets tasks influence each other.
+    method or a head lets tasks influence each other.
 
     Args:
       model: from `merge`; adapters that no kernel can stand for may still be in it.
@@ -55,20 +55,22 @@ def for_tasks(model: MultiTaskModel, names: Sequence[str]) -> MultiTaskModel:
     parts = split_state(model)
     smaller = parts.merge(parts.trainable, parts.frozen, parts.stats)
     kept = tuple(name for name in model.task_names if name in names)
+    seen = {other for name in kept for other in model.seen_by(name)} - set(kept)
     layers = list(linears(smaller.backbone))
     # An adapter that is left and has the tasks' streams joins them (MTLoRA's addition): every task needs all of them.
     joined = any(layer.adapter is not None and layer.adapter.streams_out((SHARED,)) != (SHARED,) for layer in layers)
     for linear in () if joined else layers:
-        streams = tuple(stream for stream in linear.merged_streams if stream == SHARED or stream in kept)
+        streams = tuple(stream for stream in linear.merged_streams if stream == SHARED or stream in seen.union(kept))
         if streams != linear.merged_streams:
             rows = np.array([linear.merged_streams.index(stream) for stream in streams])
             linear.kernel = FrozenParam(linear.kernel[...][rows])
             linear.merged_streams = streams
-    for name in set(model.task_names) - set(kept):
+    for name in {*model.task_names, *model.read_only} - set(kept) - seen:
         del smaller.heads[name]
         if name in smaller.necks:
             del smaller.necks[name]
     smaller.task_names = kept
+    smaller.read_only = tuple(name for name, _ in model.outputs if name in seen)
     return smaller
 
 

@@ -11,7 +11,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ditask_jax.adapters.method_registry import PHOTOGRAPHS, SCENES, SETTINGS, Tuned, method_class
-from ditask_jax.adapters.wrap import PUBLISHED
 from ditask_jax.errors import ConfigError
 from ditask_jax.nn.state import flatten
 from ditask_jax.options import GROUPS, options_of
@@ -52,7 +51,8 @@ def settled(config: ConfigDict) -> ConfigDict:
         if opens_rates:
             found.optimizer.rates = {group: tuned.rates.get(group, 1.0) for group in sorted(GROUPS)}
         if opens_unfrozen:
-            found.method.unfrozen = PUBLISHED if tuned is None or tuned.unfrozen is None else tuned.unfrozen
+            published = method_class(config.method.name).published
+            found.method.unfrozen = published if tuned is None or tuned.unfrozen is None else tuned.unfrozen
     return found
 
 
@@ -68,7 +68,7 @@ def recipe_words(config: ConfigDict) -> list[str]:
     if config.method.get("unfrozen", None) is not None:
         lines.append("what trains beside adapters: as method.unfrozen sets it, not as measured")
     elif "unfrozen" in config.method:
-        kept = PUBLISHED if tuned.unfrozen is None else tuned.unfrozen
+        kept = method_class(config.method.name).published if tuned.unfrozen is None else tuned.unfrozen
         lines.append(f"trains beside adapters: {', '.join(kept) or 'nothing of the backbone'}")
     return lines
 

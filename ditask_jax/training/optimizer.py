@@ -60,9 +60,8 @@ def make_optimizer(
         "sgd": lambda: optax.trace(decay=beta1),
     }[optimizer["name"]]()
     parts = [direction, _weight_decay(optimizer, treated), _learning_rate(schedule, treated, warmed)]
-    if optimizer["clip_norm"] is not None:
-        parts.insert(0, clip_by_global_norm(optimizer["clip_norm"]))
-    return optax.chain(*parts)
+    clip = make_clip(optimizer)
+    return optax.chain(*parts) if clip is None else optax.chain(clip, *parts)
 
 
 def _weight_decay(optimizer: Mapping[str, Any], treated: Any) -> optax.GradientTransformation:
@@ -178,6 +177,15 @@ def treatments(declared: Any, optimizer: Mapping[str, Any]) -> Any:
                 paths = f"for example '{own[0]}' and '{own[-1]}'" if own else "this model has none"
                 raise ConfigError(f"config: optimizer.{field}: '{key}' fits no parameter of its group; {paths}")
     return unflatten({path: treatment(leaf, optimizer, path) for path, leaf in flat.items()}, declared)
+
+
+def make_clip(optimizer: Mapping[str, Any]) -> optax.GradientTransformation | None:
+    """What clips the gradients, the first thing that an optimiser does; None where nothing does.
+
+    Args:
+      optimizer: `config.optimizer`.
+    """
+    return None if optimizer["clip_norm"] is None else clip_by_global_norm(optimizer["clip_norm"])
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:

@@ -16,6 +16,7 @@ from ditask_jax.nn.context import Context, name_hash
 from ditask_jax.nn.remat import split
 from ditask_jax.nn.state import ModelState, statistics
 from ditask_jax.tasks.base import Task, multi_task_loss
+from ditask_jax.training.method_hooks import Hooks
 from ditask_jax.training.nonfinite import all_finite
 from ditask_jax.training.pcgrad import SURGERIES, pcgrad
 from ditask_jax.training.sharding import frozen_shardings, on_each_device, replicated, sharded
@@ -174,6 +175,7 @@ def make_gradients(
     dtype=jnp.float32,
     surgery: str = "none",
     passage: Passage | None = None,
+    hooks: Hooks | None = None,
 ) -> Callable:
     """`gradients(trainable, stats, frozen, batch, step) -> total, losses, statistics, gradients, extra metrics`.
 
@@ -183,6 +185,12 @@ def make_gradients(
     loss, terms = (make(parts, tasks, dtype, mesh, passage) for make in (make_loss, make_terms))
 
     def gradients(trainable, stats, frozen, batch, number):
+        total, losses, new_stats, found, extra = of_batch(trainable, stats, frozen, batch, number)
+        if hooks is not None:
+            total, found = hooks.penalised(total, found, trainable, frozen, stats)
+        return total, losses, new_stats, found, extra
+
+    def of_batch(trainable, stats, frozen, batch, number):
         key_for = lambda name: jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), name_hash(name)), number)
         rest = (frozen, stats, batch, key_for("train"))
         if surgery == "none":
@@ -204,6 +212,7 @@ def make_train_step(
     dtype=jnp.float32,
     surgery: str = "none",
     passage: Passage | None = None,
+    hooks: Hooks | None = None,
 ) -> Callable:
     """The jitted `step(trainable, opt_state, stats, frozen, batch, turn) -> trainable, opt_state, stats, metrics`.
 
@@ -221,6 +230,7 @@ def make_train_step(
       dtype: of the matrix products.
       surgery: what becomes of conflicting gradients; see `ditask_jax.training.pcgrad`.
       passage: how the batch goes through the model; None: at once.
+      hooks: what the method does beside; see `ditask_jax.training.method_hooks`. None: nothing.
 
     Returns:
       A jitted function; `turn` is a `Turn`, or the number of the step alone. Its metrics are scalars: the boolean
@@ -228,13 +238,19 @@ def make_train_step(
       the share of pairs of tasks that conflict; where the turn has them, the booleans `stop`, whether any process was
       asked to, and `halted`, whether this step or one before was not finite.
     """
-    gradients_of = make_gradients(parts, tasks, mesh, seed, dtype, surgery, passage)
+    gradients_of = make_gradients(parts, tasks, mesh, seed, dtype, surgery, passage, hooks)
 
     def step(trainable, opt_state, stats, frozen, batch, turn):
         turn = turn if isinstance(turn, Turn) else Turn(turn)
         total, losses, new_stats, gradients, extra = gradients_of(trainable, stats, frozen, batch, turn.number)
+        if hooks is not None:
+            new_stats, told = hooks.observed(gradients, trainable, frozen, new_stats)
+            extra = extra | told
         updates, new_opt_state = optimizer.update(gradients, opt_state, trainable)
         new_trainable = optax.apply_updates(trainable, updates)
+        if hooks is not None:
+            behind = new_trainable, new_opt_state, new_stats
+            new_trainable, new_opt_state, new_stats = hooks.behind(turn.number, *behind, frozen)
         norm = optax.tree.norm(gradients)
         finite = all_finite((batch, losses, total, norm, new_trainable, new_stats))
         applies = finite if turn.halted is None else finite & ~turn.halted

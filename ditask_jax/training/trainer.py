@@ -39,9 +39,10 @@ from ditask_jax.training.experiment import (
 from ditask_jax.training.group_rates import Movement, schedules_of, settled
 from ditask_jax.training.in_flight import InFlight, Step
 from ditask_jax.training.manifest import fingerprint
+from ditask_jax.training.method_hooks import method_hooks
 from ditask_jax.training.metrics_log import RunLog, asked_for, check_logging
 from ditask_jax.training.nonfinite import Guard, describe, make_diagnosis
-from ditask_jax.training.optimizer import make_optimizer
+from ditask_jax.training.optimizer import make_clip, make_optimizer
 from ditask_jax.training.prefetch import Prefetch, Watchdog
 from ditask_jax.training.profiling import Window, peak_memory, traced
 from ditask_jax.training.progress import Progress
@@ -111,7 +112,8 @@ class Trainer:
         self.schedule, declared = warmed(None), parts.declared
         self.optimizer = make_optimizer(config.optimizer, self.schedule, declared, warmed)
         self._movement = Movement(declared, config.optimizer, warmed)
-        options = config.seed, dtype, config.optimizer.surgery, passage_of(config)
+        hooks = method_hooks(parts, self.steps_per_epoch, make_clip(config.optimizer))
+        options = config.seed, dtype, config.optimizer.surgery, passage_of(config), hooks
         self._train_step = make_train_step(parts, self.tasks, self.optimizer, self.mesh, *options)
         self._diagnose = make_diagnosis(make_gradients(parts, self.tasks, self.mesh, *options))
         self._eval_step = make_eval_step(parts, self.tasks, self.mesh, dtype)
