@@ -31,7 +31,7 @@ def radii(height: int, width: int) -> np.ndarray:
     [[0.0, 0.71], [0.71, 1.0]]
     """
     radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
-    return (radius / max(radius.max(), 1e-12)).astype(np.float32)
+    return radius / max(radius.max(), 1e-12)
 
 
 class SpectralFilter(nnx.Module):
@@ -41,7 +41,7 @@ class SpectralFilter(nnx.Module):
     """
 
     def __init__(self, channels: int, scope: Scope):
-        number = lambda value: nnx.Param(scope.ones(()) * value, decay=False)
+        number = lambda value: nnx.Param(scope.full((), value), decay=False)
         self.delta = nnx.Param(scope.normal("delta", (RINGS, channels), SPREAD), decay=False)
         self.scale = nnx.Param(scope.ones((channels,)), decay=False)
         self.shift = nnx.Param(scope.zeros((channels,)), decay=False)

@@ -72,7 +72,7 @@ class ShrinkingAdapter(LowRankAdapter):
         if context is not None and context.train:
             bits = random_bits(context.key_for(f"{self.path}/rank", stream), (1,))[0]
             # As a float of 32 bits the greatest of these numbers is rounded to 1.
-            cap = jnp.minimum(1 + jnp.floor(bits.astype(jnp.float32) * (cap / 2**32)), cap)
+            cap = jnp.minimum(1 + jnp.floor(bits.astype(jnp.float32) * (cap / 2.0**32)), cap)
         places = jnp.arange(getattr(self, f"importance_{stream}").shape[0], dtype=jnp.float32)
         return (places < cap).astype(jnp.float32)
 

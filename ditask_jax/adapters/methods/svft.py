@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 
 from ditask_jax.adapters.execution import EXECUTIONS
@@ -40,13 +41,11 @@ def banded(entries: jax.Array, rank: int, width: int) -> jax.Array:
     >>> banded(jnp.arange(1.0, 8.0), 3, 1).tolist()
     [[1.0, 6.0, 0.0], [4.0, 2.0, 7.0], [0.0, 5.0, 3.0]]
     """
-    matrix, start = jnp.zeros((*entries.shape[:-1], rank, rank), entries.dtype), 0
-    for offset in sorted(range(-min(width, rank - 1), min(width, rank - 1) + 1), key=lambda k: (abs(k), k)):
-        length = rank - abs(offset)
-        rows = jnp.arange(length) + max(-offset, 0)
-        matrix = matrix.at[..., rows, rows + offset].set(entries[..., start : start + length])
-        start += length
-    return matrix
+    offsets = sorted(range(-min(width, rank - 1), min(width, rank - 1) + 1), key=lambda k: (abs(k), k))
+    rows = np.concatenate([np.arange(rank - abs(offset)) + max(-offset, 0) for offset in offsets])
+    columns = rows + np.repeat(offsets, [rank - abs(offset) for offset in offsets])
+    empty = jnp.zeros((*entries.shape[:-1], rank, rank), entries.dtype)
+    return empty.at[..., rows, columns].set(entries)
 
 
 class BandedAdapter(SpectralAdapter):

@@ -54,7 +54,7 @@ class VeRA(PerStreamMethod):
     def attach(self, linear: Linear, plan: LayerPlan, factors, seed: int) -> RandomBasisAdapter:
         scope = Scope(seed=seed, path=plan.info.path)
         start = lambda name, shape: (
-            jnp.full(shape, self.inner_start, jnp.float32) if name.startswith("inner_") else scope.zeros(shape)
+            scope.full(shape, self.inner_start) if name.startswith("inner_") else scope.zeros(shape)
         )
         return RandomBasisAdapter(plan, self.dropout, {n: start(n, shape) for n, shape in plan.parameters.items()})
 
