@@ -8,7 +8,8 @@ Variants (docs/methods.md has what each trains, and its counts):
 
 * The published rows: `ditask`, `lora_r4`, `lora_r8`, `mtlora_r16`, `mtlora_r32`, `mtlora_r64`, `full`, `frozen`
   (decoders only); for one task (--config.tasks=depth for another one than semseg) `single` (full) and `ditask_single`.
-* Others on the same terms: `svf`, `dora`, `adapter`, `bitfit`, `norm`.
+* Others on the same terms: `svf`, `dora`, `adapter`, `bitfit`, `norm`; of 2023 to 2026 `lora_xs`, `psoft`, `svft`,
+  `vera`, `hra`, `ia3`, and `faar` with its decoder.
 * DiTASK taken apart: `ditask_64_4` (the released cells), `ditask_index` (the released transform and start),
   `ditask_shared` (task-agnostic transforms only), `ditask_task` (task-specific ones only), `ditask_headroom` (the
   largest singular value moves too), `ditask_no_decay` (no weight decay of transforms), `ditask_thetas` (transforms and
@@ -68,6 +69,13 @@ VARIANTS = {
     "mtlora_r32": MTLORA | {"method.shared_rank": 32},
     "mtlora_r64": MTLORA | {"method.shared_rank": 64},
     "adapter": {"method.name": "adapter"},
+    "lora_xs": {"method.name": "lora_xs"},
+    "psoft": {"method.name": "psoft"},
+    "svft": {"method.name": "svft"},
+    "vera": {"method.name": "vera"},
+    "hra": {"method.name": "hra"},
+    "ia3": {"method.name": "ia3"},
+    "faar": {"method.name": "faar", "head.name": "tspd"},
     "bitfit": {"method.name": "bitfit"},
     "norm": {"method.name": "norm"},
     "full": {"method.name": "full"},

@@ -6,15 +6,24 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from ditask_jax.adapters import wrap
 from ditask_jax.model import create_model
 from ditask_jax.nn import Context, flatten, split_state, unflatten
 from ditask_jax.nn.state import ModelState
 
+# Methods whose laws are left to the slow tests: every one compiles programs of its own. `test_rivals.py` has for each,
+# by default, its formula, its merging and its counts.
+LATER = frozenset({"faar", "hra", "ia3", "lora_xs", "psoft", "svft", "vera"})
 OUTPUTS = {"semseg": 5, "depth": 1, "normals": 3, "sal": 1, "edge": 1, "human_parts": 7}
 SIZE = 64
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
+
+
+def by_method(names):
+    """Names of methods as parameters of a test, those of `LATER` for the slow tests."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in LATER else name for name in names]
 
 
 def task_list(*names: str):

@@ -31,6 +31,8 @@ SMALL = {
     "shared_rank": 3,
     "task_rank": 2,
     "bottleneck": 4,
+    "shared_reflections": 4,
+    "task_reflections": 2,
     "dropout": 0.0,
 }
 

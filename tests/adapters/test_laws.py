@@ -16,10 +16,19 @@ from ditask_jax.errors import ConfigError
 from ditask_jax.model import create_model
 from ditask_jax.nn import Context, Linear, flatten, linears, split_state
 from ditask_jax.nn.state import ModelState
-from tests.adapters.cases import IMAGES, SIZE, Wrapped, compiled_logits, largest_difference, task_list
+from tests.adapters.cases import (
+    IMAGES,
+    LATER,
+    SIZE,
+    Wrapped,
+    by_method,
+    compiled_logits,
+    largest_difference,
+    task_list,
+)
 
 METHODS = method_names()
-every_method = pytest.mark.parametrize("name", METHODS)
+every_method = pytest.mark.parametrize("name", by_method(METHODS))
 # One of each kind, of test size. Swin meets every law below in full, the others those at the end.
 BACKBONES = list_models("*_test")
 OTHERS = [name for name in BACKBONES if name != "swin_test"]
@@ -32,9 +41,9 @@ def grid(*quick: str, spread: bool = False):
 
     A method never sees a backbone, only its dense layers, so that the rest of the grid is left to the slow tests.
     """
-    for number, name in enumerate(METHODS):
+    for number, name in enumerate(sorted(METHODS, key=lambda name: name in LATER)):
         for backbone in OTHERS:
-            here = spread and backbone == SOON[number % len(SOON)]
+            here = spread and backbone == SOON[number % len(SOON)] and name not in LATER
             soon = backbone in SOON and (name in quick or here)
             yield pytest.param(name, backbone, marks=[] if soon else [pytest.mark.slow], id=f"{name}-{backbone}")
 
@@ -60,7 +69,7 @@ def wrapped(request):
     return build(request.param)
 
 
-each_wrapped = pytest.mark.parametrize("wrapped", METHODS, indirect=True)
+each_wrapped = pytest.mark.parametrize("wrapped", by_method(METHODS), indirect=True)
 
 
 def each_whole(*quick: str):

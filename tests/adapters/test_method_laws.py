@@ -12,7 +12,7 @@ import pytest
 
 from ditask_jax.adapters import detach, merge, method_names
 from ditask_jax.nn import Context, flatten, linears, split_state
-from tests.adapters.cases import largest_difference
+from tests.adapters.cases import LATER, by_method, largest_difference
 from tests.adapters.micro import Micro, compiled, features, gradients, method_of, plain_model
 
 # What a method's options change beyond numbers; the plain method comes first.
@@ -21,6 +21,11 @@ VARIANTS = {
     "mtlora": ["mode=matrixv2 task_blocks=2 scale_trains=true", "mode=addition", "task_layers=proj,fc1"],
     "svf": ["task_layers=fc2 task_blocks=2"],
     "lora": ["scale_trains=true unfrozen="],
+    "lora_xs": ["split_qkv=true"],
+    "psoft": ["split_qkv=true task_layers=fc2 task_blocks=2", "shared_rank=1"],
+    "svft": ["execution=factored split_qkv=true bandwidth=2", "bandwidth=0"],
+    "ia3": ["shared_layers=qkv,proj task_layers=proj,fc1"],
+    "faar": ["form=lora", "reductions=false task_layers=fc1 task_blocks=2"],
 }
 CASES = [(name, variant) for name in method_names() for variant in ("", *VARIANTS.get(name, ()))]
 TASKS = {1: ("depth",), 3: ("semseg", "depth", "sal")}
@@ -162,7 +167,7 @@ def starts():
         for name, variant in CASES:
             if count == 3 and not variant:
                 continue
-            later = name == "ditask" and variant and count == 1
+            later = name in LATER or (name == "ditask" and variant and count == 1)
             marks = pytest.mark.slow if later else ()
             yield pytest.param(
                 count, name, variant, marks=marks, id=f"{count}-{name}-{variant.replace(' ', ',') or 'plain'}"
@@ -177,7 +182,7 @@ def test_start_and_what_is_declared(count, name, variant):
     check_start(method, features(micro.model), features(plain_model(*tasks)))
 
 
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name", by_method(method_names()))
 def test_every_law(name):
     check_all(chosen(name, ""), TASKS[3])
 

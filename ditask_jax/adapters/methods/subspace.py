@@ -142,20 +142,24 @@ def cayley(skew: jax.Array, size: int) -> jax.Array:
     return jnp.linalg.solve(one + skew, one - skew)
 
 
-def _size(entries: int) -> int:
-    """The side of a matrix with so many entries above its diagonal."""
-    return int((1 + (1 + 8 * entries) ** 0.5) / 2)
+def _rotations(skew: jax.Array) -> jax.Array:
+    """`cayley` of stacks whose last axis tells the size."""
+    return cayley(skew, int((1 + (1 + 8 * skew.shape[-1]) ** 0.5) / 2))
 
 
 class RotationAdapter(SubspaceAdapter):
     """The core is `diag(input) Q diag(output) - I` with a rotation `Q`."""
 
+    def skew(self, owner: str) -> jax.Array:
+        """What turns the axes of a stream; a single axis cannot turn."""
+        alone = self.of("input", owner).shape[-1] == 1
+        return jnp.zeros((self.left.shape[0], 0), jnp.float32) if alone else self.of("skew", owner)
+
     @classmethod
     def prepare(cls, adapters: Sequence["RotationAdapter"]) -> list[dict[str, jax.Array]]:
         """Cores by owner, for each layer; the rotations of one size are made together."""
         places = [(adapter, owner) for adapter in adapters for owner in adapter.owners]
-        skews = [adapter.of("skew", owner) for adapter, owner in places]
-        rotations = grouped(skews, lambda stack: cayley(stack, _size(stack.shape[-1])))
+        rotations = grouped([adapter.skew(owner) for adapter, owner in places], _rotations)
         found: dict[int, dict[str, jax.Array]] = {id(adapter): {} for adapter in adapters}
         for (adapter, owner), rotation in zip(places, rotations, strict=True):
             stretched = adapter.of("input", owner)[:, :, None] * rotation * adapter.of("output", owner)[:, None, :]
@@ -170,12 +174,13 @@ class PSOFT(SubspaceMethod):
 
     name = "psoft"
 
-    shared_rank: PerStage = option(10, "Rank r of the shared subspace, at most all singular values.", by_stage(2))
-    task_rank: PerTask = option(4, "Rank of every task's subspace.", by_stage(2, by_task=True))
+    shared_rank: PerStage = option(10, "Rank r of the shared subspace, at most all singular values.", by_stage(1))
+    task_rank: PerTask = option(4, "Rank of every task's subspace.", by_stage(1, by_task=True))
 
     def stream_shapes(self, site: Site, stream: str) -> dict[str, tuple[int, ...]]:
         parts, rank = site.info.parts, self.rank(site, stream)
-        return {"skew": (parts, rank * (rank - 1) // 2), "input": (parts, rank), "output": (parts, rank)}
+        turned = {"skew": (parts, rank * (rank - 1) // 2)} if rank > 1 else {}
+        return turned | {"input": (parts, rank), "output": (parts, rank)}
 
     def attach(self, linear: Linear, plan: LayerPlan, factors: Factors, seed: int) -> RotationAdapter:
         scope = Scope(seed=seed, path=plan.info.path)
