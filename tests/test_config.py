@@ -224,7 +224,7 @@ def test_warmup_above_and_minimum_rate_above_the_base():
         ),
         (
             f"{BASE}c.method.rank = 4\n return c\n",
-            "config: method.rank: an option of 'dora' 'lora'; 'ditask' has: domain",
+            "config: method.rank: an option of 'dora' 'faar' 'lora' 'vera'; 'ditask' has: domain",
         ),
         (
             f"{BASE}c.batch_size = 'x'\n return c\n",
@@ -403,7 +403,7 @@ def test_an_option_of_another_method_is_refused_by_its_owner(method):
     [
         (
             ["method.name=lora", "method.shared_rank=2"],
-            "an option of 'mtlora'; 'lora' calls it 'rank' since version 0.2; ",
+            "an option of 'lora_xs' 'mtlora' 'psoft'; 'lora' calls it 'rank' since version 0.2; ",
         ),
         (["method.train_scales=true", "method.name=mtlora"], "unknown field. 'mtlora' calls it 'scale_trains' since"),
         (["method.nam=lora"], "unknown field. Did you mean 'name'? 'ditask' has: domain "),
@@ -431,7 +431,9 @@ def test_names_come_first_whatever_the_order():
     config = load_config(PASCAL, {"head.widths": (1, 2, 3, 4), "head.name": "hrnet", "method.name": "full"})
     assert config.head.widths == (1, 2, 3, 4)
     assert set(config.method) == {"name"}
-    with pytest.raises(ConfigError, match=r"method\.rank: an option of 'dora' 'lora'; 'full' has: no options"):
+    with pytest.raises(
+        ConfigError, match=r"method\.rank: an option of 'dora' 'faar' 'lora' 'vera'; 'full' has: no options"
+    ):
         load_config(PASCAL, ["method.name=lora", "method.rank=2", "method.name=full"])
 
 

@@ -45,7 +45,7 @@ OTHERS = {
     "shared_cells": 3,
     "task_cells": 5,
     "shared_layers": ("fc1",),
-    "task_layers": ("fc2",),
+    "task_layers": ("fc1",),
     "task_blocks": 2,
     "domain": "index",
     "headroom": 1.5,
@@ -118,7 +118,7 @@ def test_published_rows_state_their_ranks_and_scales():
     ranks = {
         variant: (changes.get("method.rank", changes.get("method.shared_rank")), changes.get("method.task_rank"))
         for variant, changes in pascal_swin_tiny.VARIANTS.items()
-        if variant.startswith(("lora", "mtlora"))
+        if variant.startswith(("lora_r", "mtlora"))
     }
     rows = {f"lora_r{r}": (r, None) for r in (4, 8)} | {f"mtlora_r{r}": (r, 4) for r in (16, 32, 64)}
     assert ranks == rows

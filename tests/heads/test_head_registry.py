@@ -106,6 +106,7 @@ def test_what_a_head_must_declare():
         ("own", dict, "expected a subclass of ditask_jax.heads.Head"),
         ("own", Bare, "does not define __init__"),
         ("own", of(is_map=1), "is_map: got 1, expected True or False"),
+        ("own", of(sees_others=None), "sees_others: got None, expected True or False"),
         ("own", of(options=dict), "options: got <class 'dict'>, expected a dataclass"),
         ("own", of(options=plain), "expected a dataclass, a subclass of HeadOptions"),
         ("own", of(options=without), "'size' has no default"),
@@ -118,7 +119,7 @@ def test_what_a_head_must_declare():
     ):
         with pytest.raises(ConfigError, match=f"config: head.name: '{name}': .*{message}|{message}"):
             register_head(name, head)
-    assert set(HEADS) == {"hrnet", "linear", "dpt"}
+    assert set(HEADS) == {"hrnet", "linear", "dpt", "tspd"}
 
 
 def test_a_class_made_anew_takes_its_own_place(peak):

@@ -1,4 +1,6 @@
-"""Hooks of methods in the training step: FAAR's penalty, importances and shrinking ranks, on a layer and in training."""
+"""Hooks of methods in the training step: FAAR's penalty, importances and shrinking ranks, of a layer and trained."""
+
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +53,7 @@ def test_a_method_without_hooks_leaves_the_step_as_it_is():
 def test_the_penalty_is_added_with_its_gradient():
     parts, trainable, hooks = made()
     zeros = jax.tree.map(jnp.zeros_like, trainable)
-    total, found = hooks.penalised(jnp.float32(2), zeros, trainable, parts.frozen, parts.stats)
+    total, found = jax.jit(hooks.penalised)(jnp.float32(2), zeros, trainable, parts.frozen, parts.stats)
     kernel = np.asarray(trainable["layer"]["kernel"], np.float64)
     ratio = np.exp(0.1 * (array(trainable, "magnitude_shared") - np.log(np.linalg.norm(kernel, axis=0))))
     assert float(total) == pytest.approx(2 + 0.01 * np.mean((ratio - 1) ** 2), rel=1e-5)
@@ -63,7 +65,7 @@ def test_the_penalty_is_added_with_its_gradient():
 def test_importances_are_averages_behind_clipping():
     """Two steps: NaN counts as nothing, and what is far beyond the median of the drawn ranks is cut."""
     parts, trainable, hooks = made()
-    stats, expected = parts.stats, np.zeros(RANK)
+    stats, expected, observed = parts.stats, np.zeros(RANK), jax.jit(hooks.observed)
     a, b = array(trainable, "a_shared"), array(trainable, "b_shared")
     for step in range(2):
         rng = np.random.default_rng(step + 1)
@@ -75,11 +77,11 @@ def test_importances_are_averages_behind_clipping():
         one = np.abs((a * flat["layer/adapter/a_shared"]).sum(0)) + np.abs((b * flat["layer/adapter/b_shared"]).sum(1))
         one = one / 2 * CLIP / norm
         expected = 0.98 * expected + 0.02 * np.minimum(one, 100 * np.median(one[:4]))
-        stats, told = hooks.observed(gradients, trainable, parts.frozen, stats)
+        stats, told = observed(gradients, trainable, parts.frozen, stats)
     np.testing.assert_allclose(array(stats, "importance_shared"), expected, rtol=1e-4)
     assert {name: float(value) for name, value in told.items()} == {"rank": RANK}
     broken = unflatten({path: np.full(x.shape, np.nan, "f4") for path, x in flatten(trainable).items()}, trainable)
-    kept, _ = hooks.observed(broken, trainable, parts.frozen, stats)
+    kept, _ = observed(broken, trainable, parts.frozen, stats)
     np.testing.assert_allclose(array(kept, "importance_shared"), 0.98 * expected, rtol=1e-4)
 
 
@@ -154,8 +156,6 @@ def test_ranks_shrink_in_training_and_a_resumed_run_is_the_straight_one(tmp_path
             start, _, stream = path.rpartition("cap_")
             assert not np.any(np.asarray(flat[f"{start}a_{stream}"])[:, int(cap) :])
             assert not np.any(np.asarray(flat[f"{start}b_{stream}"])[int(cap) :])
-        import shutil
-
         shutil.copytree(tmp_path / "straight", tmp_path / "resumed")
         shutil.rmtree(tmp_path / "resumed" / "checkpoints" / "5")
         resumed = Trainer(config)
