@@ -431,9 +431,7 @@ def test_names_come_first_whatever_the_order():
     config = load_config(PASCAL, {"head.widths": (1, 2, 3, 4), "head.name": "hrnet", "method.name": "full"})
     assert config.head.widths == (1, 2, 3, 4)
     assert set(config.method) == {"name"}
-    with pytest.raises(
-        ConfigError, match=r"method\.rank: an option of 'dora' 'faar' 'lora' 'vera'; 'full' has: no options"
-    ):
+    with pytest.raises(ConfigError, match=r"method\.rank: an option of 'dora' .* 'vera'; 'full' has: no options"):
         load_config(PASCAL, ["method.name=lora", "method.rank=2", "method.name=full"])
 
 

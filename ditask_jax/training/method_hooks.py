@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 
 from ditask_jax.nn.linear import LayerAdapter, linears
 from ditask_jax.nn.state import ModelState, flatten, statistics, unflatten
@@ -37,7 +36,7 @@ class Hooks:
     ):
         self._parts, self._paths, self._steps, self._clip = parts, paths, steps_per_epoch, clip
 
-    def _layers(self, hook: str, model: nnx.Module) -> list[tuple[str, Any]]:
+    def _layers(self, hook: str, model: Any) -> list[tuple[str, Any]]:
         wanted = set(self._paths[hook])
         return [(layer.info.path, layer) for layer in linears(model) if layer.info.path in wanted]
 
