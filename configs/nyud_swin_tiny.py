@@ -1,8 +1,11 @@
 """NYUDv2 (semantic segmentation, depth, normals), Swin-Tiny at 448 pixels.
 
 python -m ditask_jax.train --config=configs/nyud_swin_tiny.py --workdir=runs/nyud \
-    --config.data.root=NYUD_MT --config.backbone.weights=swin_tiny_22k.safetensors
+    --config.data.root=NYUD_MT
 python -m ditask_jax.train --config=configs/nyud_swin_tiny.py:semseg_depth --workdir=runs/nyud_semseg_depth ...
+
+Weights: hf://timm/swin_tiny_patch4_window7_224.ms_in22k, 178 MB, MIT, fetched when training begins; see
+`pascal_swin_tiny`.
 
 Variants: `semseg_depth_normals`; `semseg_depth`, the two tasks of DiTASK's own table as far as it is known.
 
@@ -41,6 +44,7 @@ def get_config(variant: str = "semseg_depth_normals"):
     config.recipe = "published"
     config.tasks = VARIANTS[variant]
     config.data.name = "nyud"
+    config.backbone.weights = "hf://timm/swin_tiny_patch4_window7_224.ms_in22k"
     # Zoom by one of three factors, no rotation.
     config.data.rotation = 0.0
     config.data.scale = (1.0, 1.2, 1.5)

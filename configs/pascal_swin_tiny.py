@@ -1,8 +1,12 @@
 """PASCAL-Context, four tasks, Swin-Tiny at 448 pixels: the published recipe.
 
 python -m ditask_jax.train --config=configs/pascal_swin_tiny.py --workdir=runs/pascal \
-    --config.data.root=PASCAL_MT --config.backbone.weights=swin_tiny_22k.safetensors
+    --config.data.root=PASCAL_MT
 python -m ditask_jax.train --config=configs/pascal_swin_tiny.py:full --workdir=runs/pascal_full ...
+
+Weights: hf://timm/swin_tiny_patch4_window7_224.ms_in22k, 178 MB, MIT (ImageNet-22k behind it: non-commercial research).
+They are fetched when training begins; without a network, bring its model.safetensors here and give the path as
+--config.backbone.weights. Of ImageNet-1k: hf://timm/swin_tiny_patch4_window7_224.ms_in1k, 114 MB.
 
 Variants (docs/methods.md has what each trains, and its counts):
 
@@ -29,7 +33,7 @@ Published, on the 5,105 validation images, scored at 448x448 (mIoU, mIoU, mIoU, 
 Unknown:
 
 * Which checkpoint: +3.22 is from the larger ImageNet (22k classes), +1.48 from ImageNet-1k; methods it is usually
-  compared with started from ImageNet-1k. No weights are set here for that reason.
+  compared with started from ImageNet-1k. The weights here are those of the former, as timm holds them.
 * Which schedule: the paper says a step schedule, the released code defaults to cosine. The period and rate of the
   steps (here 30 epochs, 0.1, the library's defaults: 0.001 of the peak after 110 of 300 epochs) are not published, nor
   which warm-up, dropout, weight decay, learning rate and number of cells of the searched grids was chosen.
@@ -47,6 +51,10 @@ from ditask_jax.errors import check_known
 # The published rows of LoRA and MTLoRA: the scale and the rank of tasks that their code sets.
 LORA = {"method.name": "lora", "method.scale": 4.0}
 MTLORA = {"method.name": "mtlora", "method.shared_scale": 4.0, "method.task_scale": 4.0, "method.task_rank": 4}
+
+# Microsoft's Swin-T of ImageNet-22k as timm keeps it. Name, licence and size are those of its page; the commit is not
+# fixed here: every run records its own.
+WEIGHTS = "hf://timm/swin_tiny_patch4_window7_224.ms_in22k"
 
 # What each variant changes in the defaults.
 VARIANTS = {
@@ -89,6 +97,7 @@ def get_config(variant: str = "ditask"):
     check_known("config: pascal_swin_tiny variant", variant, VARIANTS)
     config = base_config()
     config.recipe = "published"
+    config.backbone.weights = WEIGHTS
     config.total_epochs = 300.0
     config.eval_every_epochs = 5.0
     config.update_from_flattened_dict(VARIANTS[variant])

@@ -1,10 +1,12 @@
 """VTAB-1k, one of 19 classification tasks with 1,000 training images, Swin-Tiny at 224 pixels.
 
 python -m ditask_jax.train --config=configs/vtab_swin_tiny.py:cifar100 --workdir=runs/vtab/cifar100 \
-    --config.data.root=vtab-1k --config.backbone.weights=swin_tiny_22k.safetensors
+    --config.data.root=vtab-1k
 python -m ditask_jax.data doctor vtab --root vtab-1k
 
-On the plot's kind of backbone: --config.backbone.name=vit_base_patch16 with weights of that architecture.
+Weights: hf://timm/swin_tiny_patch4_window7_224.ms_in22k, 178 MB, MIT, fetched when training begins; see
+`pascal_swin_tiny`. On the plot's kind of backbone: --config.backbone.name=vit_base_patch16
+--config.backbone.weights=hf://timm/vit_base_patch16_224.augreg_in21k.
 
 The variant is the task: cifar100, caltech101, dtd, oxford_flowers102, oxford_iiit_pet, svhn, sun397 (natural),
 patch_camelyon, eurosat, resisc45, diabetic_retinopathy (specialized), clevr_count, clevr_dist, dmlab, kitti_dist,
@@ -31,6 +33,7 @@ def get_config(task: str = "cifar100"):
     config.tasks = "classification"
     config.data.name = "vtab"
     config.data.vtab_task = task
+    config.backbone.weights = "hf://timm/swin_tiny_patch4_window7_224.ms_in22k"
     config.data.resize = "pillow"
     config.data.hflip = 0.0
     config.data.rotation = 0.0

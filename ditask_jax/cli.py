@@ -18,6 +18,7 @@ from ditask_jax import program_cache, shell
 from ditask_jax.config import load_config
 from ditask_jax.errors import ConfigError, DitaskError, did_you_mean
 from ditask_jax.files import user_path
+from ditask_jax.hub.addresses import local_or_hub
 from ditask_jax.plugins import load_plugins, place_of
 
 OK = 0
@@ -81,7 +82,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, module: str, summary: str, examples: Sequence[str] = (), *, config: str | None = "required"):
         self._config = config
         self._required: list[argparse.Action] = []
-        self._paths: list[argparse.Action] = []
+        self._paths: list[tuple[argparse.Action, Callable]] = []
         prog = called(module)
         lines = [f"  {prog} {example}" for example in examples]
         super().__init__(
@@ -106,9 +107,12 @@ class Parser(argparse.ArgumentParser):
         """
         self._add(*names, **options)
 
-    def add_path(self, *names: str, **options) -> None:
-        """Adds an option whose values are paths: `~` is expanded and URLs are refused (`files.user_path`)."""
-        self._paths.append(self._add(*names, **options))
+    def add_path(self, *names: str, hub: bool = False, **options) -> None:
+        """Adds an option whose values are paths: `~` is expanded and URLs are refused (`files.user_path`).
+
+        With `hub` an address such as `hf://OWNER/REPO` is a value too.
+        """
+        self._paths.append((self._add(*names, **options), local_or_hub if hub else user_path))
 
     def _add(self, *names: str, required: bool = False, former: Sequence[str] = (), **options) -> argparse.Action:
         action = self.add_argument(*names, **options)
@@ -144,9 +148,9 @@ class Parser(argparse.ArgumentParser):
             missing.append("--config")
         if missing:
             raise ConfigError(f"command line: {' '.join(missing)}: missing. {self._see()}")
-        for action in self._paths:
+        for action, read in self._paths:
             name = action.option_strings[0] if action.option_strings else action.metavar
-            setattr(args, action.dest, _as_paths(getattr(args, action.dest), f"command line: {name}"))
+            setattr(args, action.dest, _as_paths(getattr(args, action.dest), f"command line: {name}", read))
         args.overrides = tuple(overrides)
         if self._config in ("required", "optional"):
             args.config_source = args.config
@@ -178,10 +182,10 @@ class Parser(argparse.ArgumentParser):
         return ConfigError(f"command line: {name}: unknown option. {did_you_mean(name, known)}")
 
 
-def _as_paths(value: str | list[str] | None, what: str) -> str | list[str] | None:
+def _as_paths(value: str | list[str] | None, what: str, read: Callable) -> str | list[str] | None:
     if isinstance(value, list):
-        return [str(user_path(item, what)) for item in value]
-    return None if value is None else str(user_path(value, what))
+        return [str(read(item, what)) for item in value]
+    return None if value is None else str(read(value, what))
 
 
 def run(

@@ -9,6 +9,7 @@ from ditask_jax.config_sections import LISTED, SECTIONS
 from ditask_jax.config_tasks import SECTION, TaskFields, check_section, task_field, task_options
 from ditask_jax.errors import ConfigError, check_known, did_you_mean
 from ditask_jax.files import user_path
+from ditask_jax.hub.addresses import is_hub, local_or_hub
 from ditask_jax.options import Option, options_of, plain, value_text, wrong
 
 # Sections whose fields depend on a name: methods and heads declare their options where they are implemented.
@@ -197,9 +198,15 @@ def set_fields(config: ConfigDict, values: Iterable[tuple[str, Any]], say: Calla
         if before[1] and group.name != before[0]:
             dropped = " ".join(f"{group._section}.{key}={value_text(old)}" for key, old in before[1].items())
             say(f"config: {name}: '{group.name}' in place of '{before[0]}' drops its options: {dropped}")
+    backbone = config.get("backbone", None)
+    before = None if backbone is None else (backbone.get("name", None), backbone.get("weights", None))
     for name, value in values:
         if name not in names:
             _set_field(config, name, value)
+    # Weights that a file fetches are of the backbone that it names, and of no other.
+    if before and is_hub(before[1]) and backbone.name != before[0] and "backbone.weights" not in dict(values):
+        backbone.weights = None
+        say(f"config: backbone.name: '{backbone.name}' in place of '{before[0]}' drops backbone.weights={before[1]}")
 
 
 def _set_field(config: ConfigDict, name: str, value: Any) -> None:
@@ -304,7 +311,7 @@ def _check_fields(values: Any, section: str, options: Mapping[str, Option]) -> N
             raise _missing(name)
         declared.check(f"config: {name}", values[key])
         if declared.path and values[key] is not None:
-            user_path(values[key], f"config: {name}")
+            (local_or_hub if declared.hub else user_path)(values[key], f"config: {name}")
 
 
 def _missing(name: str) -> ConfigError:

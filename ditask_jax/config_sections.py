@@ -18,6 +18,7 @@ from ditask_jax.options import (
     NOT_NEGATIVE,
     POSITIVE,
     RATE,
+    SHA256,
     Rule,
     by_group,
     integer,
@@ -256,8 +257,20 @@ class BackboneSection:
     )
     weights: str | None = option(
         None,
-        'Pretrained weights: a .safetensors file, "embedded" for the small ones in the package; none: random.',
+        "Pretrained weights: a file, converted where it is of another code base; hf://OWNER/REPO[@REVISION][/FILE]; "
+        '"embedded" for the small ones in the package; none: random.',
         path=True,
+        hub=True,
+    )
+    weights_resolved: str | None = option(
+        None,
+        "Commit and file that an hf:// address led to: training records it, and goes on with it when the branch has "
+        "moved; none: what is newest.",
+    )
+    weights_sha256: str | None = option(
+        None,
+        "SHA-256 of the weights as given or fetched; others are refused. Training records it of an hf:// address.",
+        SHA256,
     )
     drop_path_rate: float = option(
         0.2, "Stochastic depth rate of the last block; earlier blocks rise linearly from 0.", RATE

@@ -13,10 +13,12 @@ def main(argv: list[str]) -> int:
             "swin_tiny_patch4_window7_224.pth swin_tiny.safetensors",
             "model.safetensors vit_base.safetensors --architecture=vit_base_patch16",
             "swin_ema.pth.tar swin_ema.safetensors --state=state_dict_ema",
+            "hf://timm/swin_tiny_patch4_window7_224.ms_in22k swin_tiny.safetensors",
         ],
         config=None,
     )
-    parser.add_path("source", metavar="SOURCE", help="a .safetensors file or index, or a PyTorch file (.pth .pt .bin)")
+    note = "a .safetensors file or index, a PyTorch file (.pth .pt .bin), or one on a hub: hf://OWNER/REPO[@REVISION][/FILE]"
+    parser.add_path("source", metavar="SOURCE", hub=True, help=note)
     parser.add_path("out", metavar="OUT", help="the file to write, ending in .safetensors")
     parser.add_option("--architecture", metavar="NAME", help="the backbone; default: inferred from the shapes")
     note = "side, or HEIGHT,WIDTH, of the images the weights were trained on; needed for oblong position embeddings"

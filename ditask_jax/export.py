@@ -22,7 +22,8 @@ def main(argv: list[str]) -> int:
     parser.add_option("--layout", metavar="NAME", help="timm, timm_qkvb (DINOv3), official, huggingface or ditask")
     note = "write a program in place of weights: stablehlo (the default), or onnx, which needs the package jax2onnx"
     parser.add_option("--program", nargs="?", const="stablehlo", metavar="KIND", help=note)
-    parser.add_path("--weights", metavar="FILE", help="the weight file the run started from, where it has moved")
+    note = "the weight file the run started from, where it has moved"
+    parser.add_path("--weights", metavar="FILE", hub=True, help=note)
     note = "multiply LayerScale (DINOv2, DINOv3) into the layers behind it, for code that has none"
     parser.add_option("--fold-layer-scale", action="store_true", help=note)
     args = parser.parse(argv)

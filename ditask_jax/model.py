@@ -1,6 +1,7 @@
 """Models: a backbone with a neck and a head per task, or with one classifier."""
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -68,12 +69,19 @@ class Pretrained:
     """The weight file that filled a model's backbone.
 
     Attributes:
-      path: where it was read.
+      path: where it was read; of one from a hub, the address with commit and file.
       checksum: of its content, to recognise it by.
+      sha256: of the file that was given or fetched; None for one of ours on this machine.
     """
 
     path: str
     checksum: str
+    sha256: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The file's name, or the whole address on a hub."""
+        return self.path if self.path.startswith("hf://") else pathlib.PurePath(self.path).name
 
 
 class MultiTaskModel(nnx.Module):

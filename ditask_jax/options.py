@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -208,6 +209,7 @@ POSITIVE = number("above 0", lambda x: x > 0)
 NOT_NEGATIVE = number("at least 0", lambda x: x >= 0)
 RATE = number("in [0, 1)", lambda x: 0 <= x < 1)
 FRACTION = number("in [0, 1]", lambda x: 0 <= x <= 1)
+SHA256 = Rule("64 hexadecimal digits", lambda x: isinstance(x, str) and re.fullmatch("[0-9a-f]{64}", x) is not None)
 # Of fields that state no rule, by type.
 _RULES = {
     bool: Rule("true or false", lambda value: isinstance(value, bool)),
@@ -221,7 +223,7 @@ _RULES = {
 # Options: declared by `option` in a dataclass, read by `options_of`.
 
 
-def option(default: Any, help: str, rule: Rule | None = None, *, path: bool = False) -> Any:
+def option(default: Any, help: str, rule: Rule | None = None, *, path: bool = False, hub: bool = False) -> Any:
     """A field of a dataclass of options.
 
     Args:
@@ -229,6 +231,7 @@ def option(default: Any, help: str, rule: Rule | None = None, *, path: bool = Fa
       help: one line that says what it is, shown in listings and in the documentation.
       rule: what values are good; None: those of the annotated type.
       path: whether a value is a path, which is kept as it was written.
+      hub: whether such a path may be an address on a model hub too.
 
     >>> @dataclasses.dataclass(frozen=True)
     ... class Scaling:
@@ -236,7 +239,7 @@ def option(default: Any, help: str, rule: Rule | None = None, *, path: bool = Fa
     >>> [(o.name, o.default, o.help) for o in options_of(Scaling).values()]
     [('power', 1.0, 'Exponent of the factors.')]
     """
-    return dataclasses.field(default=default, metadata={"help": help, "rule": rule, "path": path})
+    return dataclasses.field(default=default, metadata={"help": help, "rule": rule, "path": path, "hub": hub})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,6 +255,7 @@ class Option:
       item: type of a tuple's items, where known.
       optional: whether None is a value.
       path: whether it holds a path.
+      hub: whether that may be an address on a model hub.
     """
 
     name: str
@@ -262,6 +266,7 @@ class Option:
     item: type | None = None
     optional: bool = False
     path: bool = False
+    hub: bool = False
 
     @property
     def expected(self) -> str:
@@ -322,7 +327,7 @@ def options_of(cls: type) -> Mapping[str, Option]:
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         kind, item, optional = _kind(hints.get(field.name, type(default) if default is not None else object))
-        said = {key: field.metadata[key] for key in ("help", "rule", "path") if key in field.metadata}
+        said = {key: field.metadata[key] for key in ("help", "rule", "path", "hub") if key in field.metadata}
         found[field.name] = Option(field.name, default, kind=kind, item=item, optional=optional, **said)
     return types.MappingProxyType(found)
 

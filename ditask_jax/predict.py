@@ -20,9 +20,12 @@ def main(argv: list[str]) -> int:
         config=None,
     )
     parser.add_path("--workdir", metavar="DIR", help="folder of a training run")
-    parser.add_path("--adapter", metavar="DIR", help="folder of an adapter, in place of --workdir")
-    note = "adapter: weight file of its backbone, or embedded; not needed where it was made on the embedded one"
-    parser.add_path("--weights", metavar="FILE", help=note)
+    note = "folder of an adapter, or hf://OWNER/REPO[@REVISION][/FOLDER], in place of --workdir"
+    parser.add_path("--adapter", metavar="DIR", hub=True, help=note)
+    note = (
+        "adapter: weights of its backbone, a file, hf://... or embedded; not needed where it was made on the latter two"
+    )
+    parser.add_path("--weights", metavar="FILE", hub=True, help=note)
     note = "adapter: data set that names its classes and the unit of depth (default: class 1, class 2 ...; metres)"
     parser.add_option("--dataset", metavar="NAME", help=note)
     parser.add_path("--input", required=True, metavar="PATH", help="an image, or a folder of images")

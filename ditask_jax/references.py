@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
             run = RunDir(Path(args.workdir) / task.name)
             run.check(config)
             if not run.evaluation.is_file():
-                trainer = Trainer(config)
+                trainer = Trainer(run.recorded(config))
                 trainer.fit(run.path)
                 if trainer.stopped:
                     return cli.PREEMPTED

@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     run.check(args.config)
     check_logging(args.config)
     with run.training():
-        trainer = Trainer(args.config)
+        trainer = Trainer(run.recorded(args.config))
         _read_first(trainer.train_source, trainer.eval_source)
         if distributed.is_first():
             print(_summary(trainer), flush=True)

@@ -24,7 +24,7 @@ describe() {
     pages) echo "the long samples of the pages, the notebooks" ;;
     others) echo "all other slow tests" ;;
     interop) echo "against PyTorch, timm, transformers and peft" ;;
-    extras) echo "optuna and Weights & Biases; ONNX, in an environment of its own" ;;
+    extras) echo "optuna, Weights & Biases and huggingface_hub; ONNX, in an environment of its own" ;;
     wheel) echo "the package as it is installed: built, put into an environment of its own, run in an empty folder" ;;
     python*) echo "a training run and, unless .venv has it, the numerical tests on ${1/python/Python }" ;;
     *) return 1 ;;
@@ -87,8 +87,9 @@ on_python() {
 
 # Packages that a user may add; without them their tests skip, and say so.
 extras() {
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check 'optuna>=4' 'wandb>=0.22' &&
-    .venv/bin/python -m pytest tests/sweeps/test_searching.py tests/training/test_sinks.py &&
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check 'optuna>=4' 'wandb>=0.22' \
+    'huggingface_hub>=1' &&
+    .venv/bin/python -m pytest tests/sweeps/test_searching.py tests/training/test_sinks.py tests/hub &&
     make_venv .venv-onnx requirements-dev.txt &&
     .venv-onnx/bin/python -m pip install --quiet --disable-pip-version-check 'jax2onnx==0.13.0' 'onnxruntime>=1.20' &&
     .venv-onnx/bin/python -m pytest -n 0 tests/conversion/test_onnx.py

@@ -32,6 +32,9 @@ if "XLA_FLAGS" not in os.environ:
     known = _FAST if _xla_knows(*_FAST) else [flag for flag in _FAST if _xla_knows(flag)]
     os.environ["XLA_FLAGS"] = " ".join(known)
 
+# No test asks a network; those of the hub ask one of their own.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 # The processes of a run have the cores to share. OpenBLAS's threads would wait for one another: a decomposition takes
 # a hundred times as long on cores that are busy.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

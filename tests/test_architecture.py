@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "options": {"errors"},
     "files": {"errors"},
+    "hub": {"errors", "files"},
     "labels": set(),
     "numerics": set(),
     "plugins": {"errors", "files"},
@@ -46,23 +47,24 @@ MAY_IMPORT: dict[str, set[str]] = {
         "numerics",
         "cpab",
         "factors",
+        "hub",
         "nn",
         "backbones",
         "model",
         "weight_files",
     },
-    "conversion": {"errors", "files", "nn", "backbones", "model", "adapters", "weight_files"},
+    "conversion": {"errors", "files", "hub", "factors", "nn", "backbones", "model", "adapters", "weight_files"},
     "tasks": {"errors", "files", "labels", "numerics", "options"},
     "scenes": {"errors"},
     "data": {"errors", "files", "labels", "scenes", "shell"},
     "registering": {"errors", "data", "tasks"},
     "config_sections": {"errors", "options"},
     "config_tasks": {"errors", "options", "tasks"},
-    "config_fields": {"errors", "files", "options", "config_sections", "config_tasks", "adapters", "heads"},
+    "config_fields": {"errors", "files", "hub", "options", "config_sections", "config_tasks", "adapters", "heads"},
     "config": {"errors", "files", "options", "config_sections", "config_fields"},
     "shell": {"errors"},
     "program_cache": {"errors", "factors"},
-    "cli": {"errors", "files", "config", "plugins", "program_cache", "shell"},
+    "cli": {"errors", "files", "hub", "config", "plugins", "program_cache", "shell"},
     "plots": {"errors", "files", "tasks"},
 }
 # Above all of them, and below the commands.
@@ -75,6 +77,7 @@ MAY_IMPORT["preflight"] = set(MAY_IMPORT) - {"cli"}
 MAY_IMPORT["sweeps"] = {
     "errors",
     "files",
+    "hub",
     "options",
     "plugins",
     "config",
@@ -87,7 +90,7 @@ MAY_IMPORT["sweeps"] = {
 WITH_FLAX = {"nn", "backbones", "heads", "model", "adapters", "weights"}
 # Worker processes of the loader import these; JAX in them would cost seconds and, on a GPU, memory.
 WITHOUT_JAX = {
-    *("errors", "files", "labels", "plugins", "scenes", "data", "factors", "weight_files"),
+    *("errors", "files", "hub", "labels", "plugins", "scenes", "data", "factors", "weight_files"),
     *("options", "config_sections", "config_tasks", "config_fields", "config", "shell", "program_cache", "cli"),
 }
 # A file per entry of a registry; every other folder is to be taken in at a glance.

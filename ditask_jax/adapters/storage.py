@@ -17,6 +17,8 @@ from ditask_jax.adapters.method_registry import Method, method_class
 from ditask_jax.adapters.plan import parameter_group
 from ditask_jax.errors import ConfigError, WeightsError, check_known, defined_in, did_you_mean, format_number
 from ditask_jax.files import atomic_write_json, user_path
+from ditask_jax.hub.addresses import HubAddress, local_or_hub
+from ditask_jax.hub.transfers import fetch_folder, push_files
 from ditask_jax.model import MultiTaskModel
 from ditask_jax.nn.state import ModelState, filled, flatten, split_state, unflatten
 from ditask_jax.weight_files import read_weights, some, write_weights
@@ -105,6 +107,7 @@ FORMAT = "ditask_jax/adapter/2"
 FIRST_FORMAT = "ditask_jax/adapter/1"
 ARRAYS, DESCRIPTION = "adapter.safetensors", "adapter.json"
 STATISTICS = "statistics"
+_CARDS = ("README.md", "MODEL_CARD.md")
 # Several groups under one name.
 _ALIASES = {"adapters": ("adapter shared", "adapter task")}
 # Options that change how a method trains or computes, but no result.
@@ -143,7 +146,11 @@ def adapter_groups(model: MultiTaskModel) -> dict[str, int]:
 
 
 def save_adapter(
-    path: Path | str, model: MultiTaskModel, state: Any = None, groups: str | Iterable[str] = "all"
+    path: Path | str,
+    model: MultiTaskModel,
+    state: Any = None,
+    groups: str | Iterable[str] = "all",
+    push: str | None = None,
 ) -> Path:
     """Writes what trains, and the running statistics, to the folder `path`.
 
@@ -153,12 +160,17 @@ def save_adapter(
       state: the values, as `Trainer.fit` returns them; None: the model's own.
       groups: "all", which restores outputs exactly, or names of `adapter_groups(model)` ("adapters" stands for the
         method's own arrays): the rest then stays what the model has when the file is loaded.
+      push: `hf://OWNER/REPO[@BRANCH][/FOLDER]`, where the two files are put as well, in one commit, with the folder's
+        README.md and MODEL_CARD.md, if any; a repository that does not exist is made, private. The token is that of
+        `huggingface_hub` (`HF_TOKEN`).
 
     Raises:
-      WeightsError: the model is not wrapped or already merged, or a group is unknown.
+      WeightsError: the model is not wrapped or already merged, a group is unknown, or the hub refuses the files, which
+        are then in the folder all the same.
       CheckpointError: the state belongs to another model.
     """
     path = user_path(path)
+    target = None if push is None else HubAddress.parse(push, "adapter: push")
     if path.exists() and not path.is_dir():
         raise WeightsError(f"adapter: '{path}' is a file; give a folder")
     record = _record(model)
@@ -173,13 +185,16 @@ def save_adapter(
         "format": FORMAT,
         "method": {"name": record.method, "options": json.loads(record.options)},
         "model": _model(model),
-        "backbone": {"sha256": record.backbone_hash, "file": model.pretrained and Path(model.pretrained.path).name},
+        "backbone": {"sha256": record.backbone_hash, **_pretrained(model)},
         "groups": {group: _count(kept, group) for group in chosen},
         "arrays": {"count": len(kept), "checksum": checksum},
         "versions": {"ditask_jax": _version()} | {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
     # Written last: an interrupted save leaves a description of other arrays, which loading notices.
     atomic_write_json(path / DESCRIPTION, body | {"sha256": _hash(body)})
+    if target is not None:
+        cards = [name for name in _CARDS if (path / name).is_file()]
+        push_files(path, (ARRAYS, DESCRIPTION, *cards), target, f"Adapter {record.method} of {model.recipe.backbone}")
     return path
 
 
@@ -187,7 +202,7 @@ def load_adapter(path: Path | str, model: MultiTaskModel) -> ModelState:
     """Fills a wrapped model from an adapter's folder, all or nothing.
 
     Args:
-      path: the folder.
+      path: the folder, or its address on a hub, `hf://OWNER/REPO[@REVISION][/FOLDER]`.
       model: wrapped with the same method on the same backbone, for the same tasks.
 
     Returns:
@@ -197,13 +212,14 @@ def load_adapter(path: Path | str, model: MultiTaskModel) -> ModelState:
     Raises:
       WeightsError: files missing or damaged, or made for another method, model or backbone; everything is named.
     """
-    path = user_path(path)
-    body = read_description(path)
+    path = local_or_hub(path)
+    files = _files(path)
+    body = _described(files[DESCRIPTION], path)
     record = _record(model)
     problems = _differences(body, model, record)
-    tensors, metadata = read_weights(_plain_file(path / ARRAYS))
+    tensors, metadata = read_weights(files[ARRAYS])
     first = body.get("format", FIRST_FORMAT) == FIRST_FORMAT
-    arrays = tensors if first else unstacked(tensors, metadata.get("rows", ""), f"adapter: '{path / ARRAYS}'")
+    arrays = tensors if first else unstacked(tensors, metadata.get("rows", ""), f"adapter: '{files[ARRAYS]}'")
     if metadata.get("checksum") != body["arrays"]["checksum"]:
         problems.append(f"{ARRAYS} is not the file that {DESCRIPTION} describes")
     known = {name: value for name, value in _storable(split_state(model)).items() if _group(name) in body["groups"]}
@@ -223,29 +239,48 @@ def load_adapter(path: Path | str, model: MultiTaskModel) -> ModelState:
 
 
 def read_description(path: Path | str) -> dict[str, Any]:
-    """The description of an adapter's folder, checked against its own hash.
+    """The description of an adapter's folder, here or on a hub, checked against its own hash.
 
     Raises:
       WeightsError: missing, damaged, or of another format.
     """
-    path = user_path(path)
+    path = local_or_hub(path)
+    return _described(_files(path, (DESCRIPTION,))[DESCRIPTION], path)
+
+
+def _files(path: Path | HubAddress, names: tuple[str, ...] = (ARRAYS, DESCRIPTION)) -> dict[str, Path]:
+    """Files of an adapter by name; from a hub all of one commit."""
+    if isinstance(path, HubAddress):
+        return fetch_folder(path, names, "adapter")
     if not path.is_dir():
         near = sorted(p.name for p in path.parent.iterdir() if p.is_dir()) if path.parent.is_dir() else []
         raise WeightsError(f"adapter: '{path}' is no folder. {did_you_mean(path.name, near[:20])}")
-    file = _plain_file(path / DESCRIPTION)
+    return {name: _plain_file(path / name) for name in reversed(names)}
+
+
+def _described(file: Path, path: Path | HubAddress) -> dict[str, Any]:
+    shown = f"{path}/{DESCRIPTION}" if isinstance(path, HubAddress) else file
     try:
         body = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"adapter: '{file}' cannot be read ({' '.join(str(error).split())[:160]})") from None
+        raise WeightsError(f"adapter: '{shown}' cannot be read ({' '.join(str(error).split())[:160]})") from None
     if not isinstance(body, dict) or body.pop("sha256", None) != _hash(body):
-        raise WeightsError(f"adapter: '{file}' is damaged: it does not match its own hash; fetch it again")
-    format_number(body.get("format"), FORMAT, f"adapter: '{file}'", WeightsError)
+        raise WeightsError(f"adapter: '{shown}' is damaged: it does not match its own hash; fetch it again")
+    format_number(body.get("format"), FORMAT, f"adapter: '{shown}'", WeightsError)
     for name, kind in _FIELDS.items():
         group, _, field = name.partition(".")
         inner = body.get(group)
         if not isinstance(inner, dict) or (field and not isinstance(inner.get(field), kind)):
-            raise WeightsError(f"adapter: '{file}' has no usable '{name}'; it was not written by this package")
+            raise WeightsError(f"adapter: '{shown}' has no usable '{name}'; it was not written by this package")
     return body
+
+
+def _pretrained(model: MultiTaskModel) -> dict[str, str | None]:
+    """What an adapter says of the file behind its backbone: its name, or address and commit on a hub; its hash."""
+    if model.pretrained is None:
+        return {"file": None}
+    origin = {"file_sha256": model.pretrained.sha256} if model.pretrained.sha256 else {}
+    return {"file": model.pretrained.name} | origin
 
 
 def _record(model: MultiTaskModel):

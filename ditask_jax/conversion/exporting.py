@@ -20,14 +20,16 @@ from ditask_jax.backbones.vit import VitConfig
 from ditask_jax.conversion.layout_registry import ONE_STREAM, layout_for, layout_of
 from ditask_jax.conversion.layouts import Layout
 from ditask_jax.conversion.multitask_layouts import stream_tensors
+from ditask_jax.conversion.obtaining import obtain_weights
 from ditask_jax.conversion.weight_sources import check_program, printable
 from ditask_jax.errors import WeightsError, check_known
 from ditask_jax.files import atomic_write_bytes, user_path
+from ditask_jax.hub.addresses import is_hub, local_or_hub
 from ditask_jax.model import MultiTaskModel
 from ditask_jax.nn.context import Context
 from ditask_jax.nn.linear import linears
 from ditask_jax.nn.state import flatten, split_state
-from ditask_jax.weight_files import encode_tensors, read_weights
+from ditask_jax.weight_files import encode_tensors
 
 # Our weights for other code bases: adapters merged, names and layouts theirs.
 
@@ -90,7 +92,8 @@ def export_weights(
         raise WeightsError("export: the model does not come from create_model, so that its architecture has no name")
     # What cannot be written is found before anything is computed.
     for start in (source, model.pretrained and model.pretrained.path):
-        if start and path.exists() and user_path(start).exists() and path.samefile(user_path(start)):
+        here = None if not start or is_hub(start) else user_path(start)
+        if here and path.exists() and here.exists() and path.samefile(here):
             raise WeightsError(
                 f"export: '{path}' is the weight file that the model started from; write to another file"
             )
@@ -154,13 +157,14 @@ def _source(model: MultiTaskModel, path: Path | str | None) -> tuple[dict[str, n
         if path is not None:
             raise WeightsError(f"export: '{path}': the model did not start from a weight file")
         return None
-    file = user_path(path or model.pretrained.path)
-    if not file.is_file():
+    file = local_or_hub(path or model.pretrained.path, "export: --weights")
+    if isinstance(file, Path) and not file.is_file():
         raise WeightsError(
             f"export: '{file}', which the backbone was loaded from, is not there; it holds the final norm and the "
             "classifier. Put it back, or name it with --weights FILE"
         )
-    arrays, metadata = read_weights(file)
+    found = obtain_weights(file, model.recipe.backbone)
+    arrays, metadata = found.arrays, found.metadata
     if metadata["checksum"] != model.pretrained.checksum:
         raise WeightsError(f"export: '{file}' is not the file that the backbone was loaded from; name that one")
     return arrays, metadata

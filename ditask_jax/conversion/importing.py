@@ -16,6 +16,8 @@ from ditask_jax.conversion.names import Found
 from ditask_jax.conversion.weight_sources import Source, printable, read_source
 from ditask_jax.errors import ConfigError, WeightsError, check_known
 from ditask_jax.files import json_text, user_path
+from ditask_jax.hub.addresses import HubAddress, local_or_hub
+from ditask_jax.hub.transfers import fetch
 from ditask_jax.nn.context import Scope
 from ditask_jax.nn.state import flatten, split_state
 from ditask_jax.weight_files import some, write_weights
@@ -73,7 +75,7 @@ def convert_weights(
     """Reads a foreign file and puts it under our names; nothing is resized or rounded.
 
     Args:
-      path: a `.safetensors` file, or a PyTorch file (which needs PyTorch).
+      path: a `.safetensors` file, or a PyTorch file (which needs PyTorch), or the address of either on a hub.
       architecture: a name of `list_models()`; None: inferred from the shapes.
       image_size: what the weights were trained on, where position embeddings of an oblong grid cannot tell.
       mean, std: of those images in [0, 1]; None: the usual ones of the architecture.
@@ -86,7 +88,9 @@ def convert_weights(
     """
     if architecture is not None and not known_backbone(architecture):
         check_known("convert: --architecture", architecture, list_models())
-    source = read_source(path, state)
+    place = local_or_hub(path, "source")
+    found_on_hub = fetch(place) if isinstance(place, HubAddress) else None
+    source = read_source(found_on_hub.path if found_on_hub else place, state)
     layout = recognise(source.arrays, source.where)
     try:
         found, left_out, prefixed = layout.read(source.arrays)
@@ -101,6 +105,8 @@ def convert_weights(
     metadata = _describe(source, layout, name, found.arrays, prefixed)
     if image_size is not None or layout.family.name in ("PVT", "ViT", "DINOv2"):
         metadata["image_size"] = json_text(size, ascii=True)
+    if found_on_hub:
+        metadata["source"] = str(found_on_hub.address)
     if state is not None:
         metadata["source_state"] = printable(state)
     ignored = dict(source.ignored) | left_out

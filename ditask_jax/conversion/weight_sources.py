@@ -15,6 +15,7 @@ from ditask_jax.conversion.layout_registry import LAYOUTS
 from ditask_jax.conversion.pickles import is_tensor, load_pickle, plain_text, to_numpy
 from ditask_jax.errors import ConfigError, DitaskError, WeightsError, check_known, did_you_mean
 from ditask_jax.files import user_path
+from ditask_jax.hub.addresses import is_hub
 from ditask_jax.weight_files import (
     INDEX,
     INDEX_SUFFIX,
@@ -76,7 +77,7 @@ def output_path(text: str, command: str, suffix: str = SUFFIX, source: str | Non
         raise ConfigError(f"{command}: '{text}': expected a file name that ends in {suffix}")
     if path.is_dir():
         raise ConfigError(f"{command}: '{text}' is a folder; give a file name in it")
-    origin = None if source is None else user_path(source)
+    origin = None if source is None or is_hub(source) else user_path(source)
     if origin is not None and path.exists() and origin.exists() and path.samefile(origin):
         raise ConfigError(f"{command}: '{text}' is the source itself; write to another file")
     return path

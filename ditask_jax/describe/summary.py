@@ -14,12 +14,14 @@ from ditask_jax.adapters.merging import merge
 from ditask_jax.adapters.method_registry import PerStage, method_class, pick
 from ditask_jax.adapters.plan import Plan
 from ditask_jax.adapters.wrap import declared_by, wrap
+from ditask_jax.backbones import backbone_entry
 from ditask_jax.backbones.geometry import as_size
 from ditask_jax.config import config_diff, to_json
 from ditask_jax.config_fields import CHOSEN, choices, chosen_options
 from ditask_jax.config_sections import SECTIONS
 from ditask_jax.config_tasks import SECTION, said, task_options
 from ditask_jax.heads import HEADS
+from ditask_jax.hub.addresses import HubAddress, snapshot_of
 from ditask_jax.nn.state import split_state
 from ditask_jax.options import Option, options_of, plain
 from ditask_jax.training.experiment import (
@@ -30,6 +32,7 @@ from ditask_jax.training.experiment import (
     describe_plan,
     known_examples,
     training_length,
+    weights_path,
 )
 from ditask_jax.training.group_rates import groups_of, recipe_words, settled
 from ditask_jax.training.method_hooks import method_hooks
@@ -161,6 +164,7 @@ def describe_text(config: ConfigDict, cost: bool = False) -> str:
         lines.append(f"  DiTASK, N_P + p + c1 c2, N_P = {cells}: {storage['ditask']:,}")
         lines += [f"  LoRA, r c2 (c2 + c1) + c1 c2, r = {rank}: {storage['lora']:,}", ""]
     lines += [*_group_lines(config, plan), ""]
+    lines += [weights_text(config), ""]
     schedule = _schedule(config)
     if schedule is None:
         lines.append("schedule: known once the files of the data set are there")
@@ -170,6 +174,16 @@ def describe_text(config: ConfigDict, cost: bool = False) -> str:
     if cost:
         lines += ["", *_cost_rows(compiled_costs(config))]
     return "\n".join(lines)
+
+
+def weights_text(config: ConfigDict) -> str:
+    """Where the backbone's weights come from, under which licence, and whether they are here; asks nobody."""
+    place, entry = weights_path(config), backbone_entry(config.backbone.name)
+    if not isinstance(place, HubAddress):
+        return f"weights: {'random' if place is None else config.backbone.weights}"
+    known = f", {entry.licence}" if place.name in entry.weight_files else ""
+    here = "in the cache" if snapshot_of(place) else "not in the cache: training fetches them"
+    return f"weights: {place}{known}, {here}"
 
 
 def _cost_rows(costs: dict[str, Any]) -> list[str]:

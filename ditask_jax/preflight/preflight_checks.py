@@ -17,17 +17,20 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ditask_jax.config_tasks import said
+from ditask_jax.conversion.obtaining import at_hand, obtain_weights
 from ditask_jax.data import dataset_checks
 from ditask_jax.data.benchmarks import TREES
 from ditask_jax.data.wrappers import SkippingSource, stored_labels
 from ditask_jax.errors import CheckpointError, ConfigError, DataError
 from ditask_jax.files import user_path
+from ditask_jax.hub.addresses import is_hub
+from ditask_jax.hub.transfers import check_fetchable
 from ditask_jax.shell import explain, no_device
 from ditask_jax.training.cluster import Cluster
 from ditask_jax.training.distributed import agree, gather, is_first, wait_for_all
 from ditask_jax.training.experiment import build_source, build_tasks, declared_labels, weights_path
+from ditask_jax.training.resolving import check_hash
 from ditask_jax.training.run_folder import RunDir
-from ditask_jax.weight_files import read_weights
 
 REQUIREMENTS: Mapping[str, tuple[str, str]] = {
     "jax": ("0.10.2", "0.13"),
@@ -122,6 +125,7 @@ def check_workdir(setting: Setting) -> str:
         return "none named; give --workdir to check it too"
     run = RunDir(setting.workdir)
     run.check(setting.config)
+    setting.config = run.recorded(setting.config)
     steps = sorted(int(path.name) for path in run.checkpoints.glob("*") if path.name.isdecimal())
     state = f"resumes from step {steps[-1]}" if steps else "a new run"
     # A training that is at work there is told of now, not after minutes.
@@ -165,12 +169,33 @@ def _write_and_share(folder: Path) -> None:
 
 def check_weights(setting: Setting) -> str:
     """The pretrained weights are there and every array is what its hash says."""
-    path = weights_path(setting.config)
-    if path is None:
+    place = weights_path(setting.config)
+    if place is None:
         return "random (backbone.weights is not set)"
-    arrays, facts = read_weights(path)
+    path = at_hand(place)
+    if path is None:
+        check_fetchable(place)
+        text = f"{place} is not in the cache, and nothing is downloaded here"
+        return f"{text}: training does that first; what follows is tried with random weights"
+    found = obtain_weights(path, setting.config.backbone.name)
+    if expected := setting.config.backbone.get("weights_sha256"):
+        check_hash(found, expected, f"weights: '{place}'")
+    arrays, facts = found.arrays, found.metadata
     size = sum(array.nbytes for array in arrays.values()) / 2**20
-    return f"{facts.get('architecture', '?')}, {len(arrays)} arrays, {size:.1f} MiB, every hash as written: {path}"
+    return f"{facts.get('architecture', '?')}, {len(arrays)} arrays, {size:.1f} MiB, every hash as written: {place}"
+
+
+def without_downloads(config: ConfigDict) -> ConfigDict:
+    """The configuration with weights of a hub taken from the cache, or random where any process has them not there."""
+    if not is_hub(config.backbone.weights):
+        return config
+    path = at_hand(weights_path(config))
+    everywhere = bool(gather(np.array(path is not None)).all())
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.backbone.weights = str(path) if everywhere else None
+        config.backbone.weights_sha256 = config.backbone.weights_sha256 if everywhere else None
+    return config.lock()
 
 
 def check_data(setting: Setting) -> str:

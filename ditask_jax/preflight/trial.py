@@ -20,6 +20,7 @@ from ditask_jax.preflight.preflight_checks import (
     check_workdir,
     device_memory,
     made,
+    without_downloads,
 )
 from ditask_jax.training.checkpoints import Checkpointer
 from ditask_jax.training.distributed import gather, is_first, wait_for_all
@@ -37,7 +38,7 @@ _LESS = "lower batch_size, raise optimizer.accumulate, set remat=blocks or compu
 
 def check_model(setting: Setting) -> str:
     """The model is built, filled and wrapped, and every field of the configuration can be used."""
-    trainer = setting.trainer = Trainer(setting.config)
+    trainer = setting.trainer = Trainer(without_downloads(setting.config))
     plan = trainer.experiment.plan
     return (
         f"{setting.config.backbone.name}, {plan.method}: {plan.trainable_total:,} of {plan.total:,} parameters train; "

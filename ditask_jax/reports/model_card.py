@@ -10,6 +10,7 @@ from ditask_jax.backbones import BackboneEntry, backbone_entry
 from ditask_jax.config import to_json
 from ditask_jax.files import atomic_write_text, user_path
 from ditask_jax.heads import heads_of
+from ditask_jax.hub.addresses import HubAddress, is_hub, sha256_of
 from ditask_jax.reports.published import count, duration, published, score_text, signed
 from ditask_jax.reports.runs import Run, read_run
 from ditask_jax.tasks.task_registry import DATASETS
@@ -29,12 +30,15 @@ _TRAINED_ON = {
 }
 
 
-def weights_lines(backbone: str, weights: str | None) -> list[str]:
+def weights_lines(
+    backbone: str, weights: str | None, resolved: str | None = None, sha256: str | None = None
+) -> list[str]:
     """What a model card says of the base weights, as lines of a list.
 
     Args:
       backbone: name in the registry.
       weights: `backbone.weights` of the configuration.
+      resolved, sha256: what an address on a hub led to, `backbone.weights_resolved` and `backbone.weights_sha256`.
     """
     if weights is None:
         return ["- none: training started from random numbers"]
@@ -45,13 +49,22 @@ def weights_lines(backbone: str, weights: str | None) -> list[str]:
             "`python -m ditask_jax.pretrain`",
             f"- licence: {entry.licence}, as the package",
         ]
-    path = user_path(weights)
-    described = description(path)
-    found = [f"- file: `{path.name}`"]
-    source = described.get("source", "")
-    if source:
-        found.append(f"- converted from `{source}` (SHA-256 `{described.get('source_sha256', 'not recorded')}`)")
-    released = _released(source or path.name, entry.weight_files)
+    found, name = [], ""
+    if is_hub(weights):
+        address = HubAddress.parse(resolved or weights)
+        found += [f"- from `{address}` (SHA-256 `{sha256 or 'not recorded'}`)", f"- page: {address.page}"]
+    else:
+        path = user_path(weights)
+        described = description(path)
+        found.append(f"- file: `{path.name}`")
+        name, digest = described.get("source", ""), described.get("source_sha256", "not recorded")
+        if name:
+            found.append(f"- converted from `{name}` (SHA-256 `{digest}`)")
+        elif not described.get("format", "").startswith("ditask_jax/") and path.is_file():
+            found[0] += f" (SHA-256 `{sha256_of(path)}`), converted when it was read"
+        name = name or path.name
+        address = HubAddress.parse(name) if is_hub(name) else None
+    released = _released(address.name if address and address.file == "model.safetensors" else name, entry.weight_files)
     if released:
         trained = next(
             (data for mark, data in _TRAINED_ON.items() if mark in released), entry.trained_on or "ImageNet-1k"
@@ -114,7 +127,10 @@ def model_card(run: Run, exported: str | None = None, step: int | None = None) -
     title = exported or run.path.resolve().name
     sections = {
         "Model": _model(run, exported, step),
-        "Base weights and licence": weights_lines(run.config.backbone.name, run.config.backbone.weights),
+        "Base weights and licence": weights_lines(
+            run.config.backbone.name,
+            *(run.config.backbone.get(f"weights{part}") for part in ("", "_resolved", "_sha256")),
+        ),
         "Data": _data(run),
         "Training": _training(run),
         "Scores": _scores(run, step),

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ditask_jax.hub.addresses import HubAddress, is_hub
 from ditask_jax.reports.drawing import all_tasks
 from ditask_jax.reports.published import (
     Published,
@@ -78,6 +79,8 @@ def overview(runs: Named) -> Table:
 
 def _weights(run: Run, none: str) -> str:
     weights = run.config.backbone.weights
+    if is_hub(weights):
+        return HubAddress.parse(weights).name
     return none if weights is None else str(weights).rpartition("/")[2]
 
 

@@ -14,6 +14,8 @@ from ml_collections import ConfigDict
 from ditask_jax.config import call_file, find_file, flatten, load_config
 from ditask_jax.errors import ConfigError, DitaskError, WeightsError, check_known
 from ditask_jax.files import user_path
+from ditask_jax.hub.addresses import HubAddress
+from ditask_jax.hub.transfers import check_fetchable
 from ditask_jax.options import value_text
 from ditask_jax.sweeps.points import Point, Sweep
 from ditask_jax.training.experiment import build_source, describe_plan, weights_path
@@ -226,7 +228,9 @@ def _named(job: Job) -> Iterator[None]:
 
 def _check_weights(job: Job) -> None:
     path = weights_path(job.config)
-    if path is not None and not path.is_file():
+    if isinstance(path, HubAddress):
+        check_fetchable(path)
+    elif path is not None and not path.is_file():
         raise WeightsError(f"weights: no file '{path}'; check config.backbone.weights")
 
 

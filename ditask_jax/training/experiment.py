@@ -22,6 +22,7 @@ from ditask_jax.adapters.wrap import make_plan, wrap
 from ditask_jax.backbones import backbone_entry, list_models
 from ditask_jax.config_fields import make_section, section_options
 from ditask_jax.config_tasks import said
+from ditask_jax.conversion.obtaining import obtain_weights
 from ditask_jax.data import Augmentation, CachedSource, SkippingSource, aside, open_source
 from ditask_jax.data.benchmarks import TREES
 from ditask_jax.data.declared_labels import DeclaredLabel
@@ -29,8 +30,8 @@ from ditask_jax.data.vtab import vtab_task
 from ditask_jax.data.wrappers import aside_count
 from ditask_jax.errors import ConfigError, WeightsError, defined_in
 from ditask_jax.factors import default_cache_dir
-from ditask_jax.files import user_path
 from ditask_jax.heads import head_class, heads_of, options_from
+from ditask_jax.hub.addresses import HubAddress, is_hub, local_or_hub
 from ditask_jax.model import MultiTaskModel, Pretrained, create_model
 from ditask_jax.nn.linear import linears
 from ditask_jax.nn.state import flatten, map_arrays, split_state
@@ -39,7 +40,8 @@ from ditask_jax.tasks.base import check_task
 from ditask_jax.tasks.declared import label_facts
 from ditask_jax.tasks.task_registry import DATASETS
 from ditask_jax.training.group_rates import settled
-from ditask_jax.weight_files import read_weights, some
+from ditask_jax.training.resolving import agreed, check_hash, recorded
+from ditask_jax.weight_files import some
 from ditask_jax.weights import assign, described_images, fit_backbone
 
 # From a configuration to tasks, sources, a wrapped model and a schedule: what every command starts with.
@@ -105,15 +107,18 @@ def build_model(config: ConfigDict, abstract: bool = False) -> MultiTaskModel:
     )
 
 
-def weights_path(config: ConfigDict) -> Path | None:
+def weights_path(config: ConfigDict) -> Path | HubAddress | None:
     """Where the pretrained weights of a configuration are; None for random ones.
+
+    On a hub that is the commit and file that a run has recorded, where it has.
 
     Raises:
       ConfigError: "embedded" asked of a backbone that has no weights in the package.
     """
     asked = config.backbone.weights
     if asked != "embedded":
-        return None if asked is None else user_path(asked)
+        where = (is_hub(asked) and config.backbone.get("weights_resolved")) or asked
+        return None if asked is None else local_or_hub(where, "config: backbone.weights")
     name = backbone_entry(config.backbone.name).embedded_weights
     if not name:
         raise ConfigError(
@@ -122,18 +127,26 @@ def weights_path(config: ConfigDict) -> Path | None:
     return Path(str(importlib.resources.files("ditask_jax") / "weights_data" / name))
 
 
-def load_backbone(model: MultiTaskModel, path: Path | str) -> None:
+def load_backbone(model: MultiTaskModel, path: Path | str, sha256: str | None = None) -> None:
     """Fills the backbone of an unwrapped model from a weight file; the file's classifier is left out.
 
     Relative-position tables and position embeddings are resized where window or grid differ. The model takes over the
     image statistics that the file names.
 
+    Args:
+      model: an unwrapped model.
+      path: a file of ours; one of another code base, which is converted once into the user's cache; or the address of
+        either on a hub, `hf://OWNER/REPO[@REVISION][/FILE]`.
+      sha256: of the file as it is given or fetched, where no other will do.
+
     Raises:
-      WeightsError: missing or damaged file, or one of another architecture.
+      WeightsError: missing or damaged file, or one of another architecture or with another hash.
     """
-    path = user_path(path)
-    arrays, metadata = read_weights(path)
-    where = f"weights: '{path}'"
+    place = path if isinstance(path, HubAddress) else local_or_hub(path)
+    found = obtain_weights(place, model.recipe and model.recipe.backbone)
+    arrays, metadata, where = found.arrays, found.metadata, f"weights: '{place}'"
+    if sha256 is not None:
+        check_hash(found, sha256, where)
     body = {name: a for name, a in arrays.items() if name.startswith("backbone/") and "/adapter/" not in name}
     architecture = metadata.get("architecture", "?")
     if not body:
@@ -144,8 +157,9 @@ def load_backbone(model: MultiTaskModel, path: Path | str) -> None:
         )
     _check_heads(model, architecture, where)
     image_size, statistics = described_images(metadata, where)
-    assign(model, fit_backbone(model, body, image_size), where, prefix="backbone/")
-    model.pretrained = Pretrained(str(path.absolute()), metadata["checksum"])
+    of = f" (of {architecture})" if model.recipe and model.recipe.backbone != architecture else ""
+    assign(model, fit_backbone(model, body, image_size), where + of, prefix="backbone/")
+    model.pretrained = Pretrained(str(found.source), metadata["checksum"], found.sha256)
     for name, values in statistics.items():
         setattr(model, name, values)
 
@@ -158,9 +172,9 @@ def load_trained(model: MultiTaskModel, path: Path | str) -> None:
     Raises:
       WeightsError: the backbone came from another file, or something is missing or does not fit; all in one message.
     """
-    path = user_path(path)
-    arrays, metadata = read_weights(path)
-    where = f"weights: '{path}'"
+    place = local_or_hub(path)
+    found = obtain_weights(place, model and model.recipe and model.recipe.backbone)
+    arrays, metadata, where = found.arrays, found.metadata, f"weights: '{place}'"
     if model.pretrained is None or model.pretrained.checksum != metadata["checksum"] or model.adapted is None:
         raise WeightsError(f"{where}: call load_backbone with this file and wrap before load_trained")
     parts = split_state(model)
@@ -228,7 +242,8 @@ def build_experiment(config: ConfigDict, host: bool = False) -> Experiment:
         method.check(model.task_names)
         path = weights_path(config)
         if path is not None:
-            load_backbone(model, path)
+            load_backbone(model, agreed(path), config.backbone.get("weights_sha256"))
+            config = recorded(config, model.pretrained)
         plan = wrap(model, method, examples=config.batch_size, seed=config.seed, cache_dir=default_cache_dir())
         return Experiment(config, build_tasks(config), model, plan, split_state(model))
 
@@ -395,6 +410,7 @@ def _describe(model: MultiTaskModel, config: ConfigDict) -> ConfigDict:
         config.image_size = height if height == width else (height, width)
         config.backbone.name = recipe.backbone
         config.backbone.weights = model.pretrained.path if model.pretrained else None
+        config.backbone.weights_resolved = config.backbone.weights_sha256 = None
         config.backbone.drop_path_rate = recipe.drop_path_rate
         config.backbone.taps = recipe.taps
         heads = dict(recipe.heads)

@@ -14,6 +14,7 @@ from ditask_jax.adapters.wrap import wrap
 from ditask_jax.backbones import backbone_entry
 from ditask_jax.errors import CheckpointError, ConfigError, WeightsError
 from ditask_jax.factors import default_cache_dir
+from ditask_jax.hub.addresses import HubAddress, is_hub
 from ditask_jax.model import MultiTaskModel, create_model
 from ditask_jax.options import plain
 from ditask_jax.tasks import Task, create_tasks
@@ -57,7 +58,7 @@ def restore_run(workdir: str | Path, weights: str | Path | None = None) -> Resto
 
     Args:
       workdir: the run's folder.
-      weights: the weight file that the run started from, where that has moved.
+      weights: the weight file that the run started from, or its address on a hub, where that has moved.
 
     Raises:
       CheckpointError: no run, no checkpoint, or frozen weights other than it was trained on.
@@ -66,6 +67,7 @@ def restore_run(workdir: str | Path, weights: str | Path | None = None) -> Resto
     config = run.load_config()
     if weights is not None and config.backbone.weights is not None:
         config.backbone.weights = str(weights)
+        config.backbone.weights_resolved = config.backbone.weights_sha256 = None
     experiment = build_experiment(config)
     # Only the structure of the optimiser's state matters here, and no schedule's length changes that.
     steps_per_epoch, total_steps = training_length(config, known_examples(config) or config.batch_size)
@@ -130,10 +132,12 @@ def _tasks(outputs: Mapping[str, int], dataset: str | None, declared: Mapping[st
     return create_tasks(list(outputs), chosen, counts, options=options)
 
 
-def _weights(body: Mapping[str, Any], asked: str | Path | None, folder: str | Path) -> Path | None:
-    """Where the backbone's weights are; None for random ones."""
+def _weights(body: Mapping[str, Any], asked: str | Path | None, folder: str | Path) -> Path | HubAddress | None:
+    """Where the backbone's weights are; None for random ones. Those from a hub are found there again."""
     name, made_on = body["model"]["backbone"], body["backbone"]["file"]
     if asked is None and made_on is not None:
+        if is_hub(made_on):
+            return HubAddress.parse(made_on)
         if made_on != backbone_entry(name).embedded_weights:
             raise ConfigError(f"adapter: '{folder}' was made on '{made_on}'; say where that is: --weights FILE")
         asked = "embedded"

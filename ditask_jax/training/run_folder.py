@@ -19,11 +19,13 @@ from ditask_jax.errors import CheckpointError
 from ditask_jax.files import LOCK_NAME, atomic_write_text, json_text, parse_json, user_path
 from ditask_jax.training.distributed import is_first, locked_by_first
 from ditask_jax.training.group_rates import settled
+from ditask_jax.training.resolving import as_recorded
 
 # Fields that change neither the numbers of a run (but for rounding) nor their order: they may differ when it goes on.
 FREE_FIELDS = (
     "log_every_steps",
     "checkpoint_every_steps",
+    "backbone.weights_resolved",
     "checkpoint.keep",
     "checkpoint.allow_changed",
     "data.threads",
@@ -41,6 +43,8 @@ FREE_FIELDS = (
 )
 # Fields that came later, with the value that does what was done before: runs from then can be resumed and evaluated.
 LATER_FIELDS = {
+    "backbone.weights_resolved": None,
+    "backbone.weights_sha256": None,
     "checkpoint.allow_changed": None,
     "checkpoint.best_mode": "max",
     "data.held_aside": None,
@@ -100,6 +104,7 @@ class RunDir:
         """
         if self.path.exists() and not self.path.is_dir():
             raise CheckpointError(f"workdir: '{self.path}' is a file; give a folder")
+        config = self.recorded(config)
         if self.config.exists():
             allowed = (config.checkpoint.allow_changed or "").split(",")
             free = {*FREE_FIELDS, *(name.strip() for name in allowed)}
@@ -116,6 +121,10 @@ class RunDir:
             raise CheckpointError(
                 f"workdir: '{self.path}' holds checkpoints but no config.json; restore it, or use another --workdir"
             )
+
+    def recorded(self, config: ConfigDict) -> ConfigDict:
+        """The configuration with what the run in the folder recorded of its weights on a hub, where there is one."""
+        return as_recorded(config, self.load_config()) if self.config.exists() else config
 
     @contextlib.contextmanager
     def training(self, what: str = "training") -> Iterator[None]:
@@ -163,7 +172,7 @@ class RunDir:
         """Makes the folder this configuration's own; raises as `check` does. Of several processes the first writes."""
         self.check(config)
         if is_first():
-            atomic_write_text(self.config, to_json(settled(config)))
+            atomic_write_text(self.config, to_json(settled(self.recorded(config))))
 
     @contextlib.contextmanager
     def claimed(self, config: ConfigDict) -> Iterator[None]:

@@ -102,6 +102,7 @@ class Trainer:
         self.train_source = build_source(config, "train")
         self.eval_source = build_source(config, "val")
         self.experiment = given or build_experiment(config, host=self.mesh.size > 1)
+        config = self.config = self.experiment.config  # weights from a hub are recorded in it
         if self.mesh.size > 1:
             # A device must hold no more than its share: the model waits on the host, and its arrays are placed once.
             self.experiment = moved_to_host(self.experiment)

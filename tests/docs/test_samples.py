@@ -7,11 +7,12 @@ import ditask_jax as dj
 from ditask_jax.config import validate
 from tests.docs.pages import Sample, samples
 
-# Run elsewhere: the sample of the README, files of their own, a reader that needs PyTorch.
+# Run elsewhere: the sample of the README, files of their own, a reader that needs PyTorch, a hub.
 ELSEWHERE = {
     "README.md": "tests/test_readme.py",
     "extending.md": "tests/docs/test_extending.py",
     "weights.md:0": "tests/interop/test_documented_reader.py",
+    "weights.md:2": "tests/hub/test_transfers.py",
 }
 CHOSEN = [s for s in samples() if s.page not in ELSEWHERE and str(s) not in ELSEWHERE]
 

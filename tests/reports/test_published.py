@@ -59,7 +59,13 @@ def test_what_differs_from_the_protocol_is_named(tmp_path):
     overrides = ("total_steps=9", "backbone.weights=swin.safetensors")
     same = read_run(write_run(tmp_path / "same", overrides=overrides, source=source, examples=5105))
     assert known.differences(same) == []
-    overrides = ("total_steps=9", "image_size=224", "tasks=semseg+sal", "eval_resolution=original")
+    overrides = (
+        "total_steps=9",
+        "image_size=224",
+        "tasks=semseg+sal",
+        "eval_resolution=original",
+        "backbone.weights=none",
+    )
     other = read_run(write_run(tmp_path / "other", overrides=overrides, source=source, examples=100, step=4))
     text = "\n".join(known.differences(other))
     for words in ("224 here, 448 there", "100 here, 5105 there", "original here, network there", "tasks: semseg sal",
