@@ -70,7 +70,7 @@ def widened(rows, source, target):
     return grid.reshape(-1, rows.shape[-1])
 
 
-@pytest.mark.parametrize(("source", "target"), [((7, 7), (4, 3)), ((4, 4), (7, 9)), ((6, 6), (9, 4))])
+@pytest.mark.parametrize(("source", "target"), [((6, 6), (9, 4)), pytest.param((7, 7), (4, 3), marks=pytest.mark.slow)])
 def test_rows_are_interpolated_with_anti_aliasing(source, target):
     rows = RNG.standard_normal((1 + source[0] * source[1], 3))
     fitted = fit_rows(rows, GridRows(target, 1, "bicubic_antialias"))
@@ -106,8 +106,8 @@ def arrays_of(backbone):
         ("pvt_v2_test", (256, 64)),
         ("swin_test_deep", (128, 128)),
         ("swin_test_deep", (104, 40)),
-        ("dinov2_test", (128, 32)),
-        ("dinov3_test", (128, 32)),
+        pytest.param("dinov2_test", (128, 32), marks=pytest.mark.slow),
+        pytest.param("dinov3_test", (128, 32), marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize("readout", ["map", "last"])

@@ -95,7 +95,8 @@ def _cases():
     for name, is_map in KINDS:
         for title, sides in SIDES.items():
             # Dozens of convolutions to compile; one tap has all its kinds but those that resize.
-            marks = [pytest.mark.slow] if name == "dpt" and title != "one" else []
+            later = name == "dpt" or (name == "linear" and is_map)
+            marks = [pytest.mark.slow] if later and title != "one" else []
             yield pytest.param(name, is_map, sides, marks=marks, id=f"{name}-{'map' if is_map else 'vector'}-{title}")
 
 
