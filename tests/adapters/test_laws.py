@@ -32,8 +32,7 @@ every_method = pytest.mark.parametrize("name", by_method(METHODS))
 # One of each kind, of test size. Swin meets every law below in full, the others those at the end.
 BACKBONES = list_models("*_test")
 OTHERS = [name for name in BACKBONES if name != "swin_test"]
-# What a DINOv2 has beyond a ViT, a DINOv3 has too, which meets the methods that compile fastest.
-DINO_SOON = ("svf", "full")
+# What a DINOv2 has beyond a ViT, a DINOv3 has too, which meets a method that compiles fast.
 SPREAD = [name for name in OTHERS if not name.startswith("dino")]
 
 
@@ -45,7 +44,8 @@ def grid(*quick: str, spread: bool = False):
     for number, name in enumerate(sorted(METHODS, key=lambda name: name in LATER)):
         for backbone in OTHERS:
             here = spread and backbone == SPREAD[number % len(SPREAD)] and name not in LATER
-            soon = here or (name in quick and backbone in SPREAD) or (backbone == "dinov3_test" and name in DINO_SOON)
+            here |= (name, backbone) == ("svf" if spread else "full", "dinov3_test")
+            soon = here or (name in quick and backbone in SPREAD)
             yield pytest.param(name, backbone, marks=[] if soon else [pytest.mark.slow], id=f"{name}-{backbone}")
 
 
