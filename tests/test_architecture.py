@@ -58,7 +58,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "scenes": {"errors"},
     "data": {"errors", "files", "labels", "scenes", "shell"},
     "registering": {"errors", "data", "tasks"},
-    "config_sections": {"errors", "options"},
+    "config_data": {"errors", "options"},
+    "config_sections": {"errors", "options", "config_data"},
     "config_tasks": {"errors", "options", "tasks"},
     "config_fields": {"errors", "files", "hub", "options", "config_sections", "config_tasks", "adapters", "heads"},
     "config": {"errors", "files", "options", "config_sections", "config_fields"},
@@ -91,7 +92,17 @@ WITH_FLAX = {"nn", "backbones", "heads", "model", "adapters", "weights"}
 # Worker processes of the loader import these; JAX in them would cost seconds and, on a GPU, memory.
 WITHOUT_JAX = {
     *("errors", "files", "hub", "labels", "plugins", "scenes", "data", "factors", "weight_files"),
-    *("options", "config_sections", "config_tasks", "config_fields", "config", "shell", "program_cache", "cli"),
+    *(
+        "options",
+        "config_data",
+        "config_sections",
+        "config_tasks",
+        "config_fields",
+        "config",
+        "shell",
+        "program_cache",
+        "cli",
+    ),
 }
 # A file per entry of a registry; every other folder is to be taken in at a glance.
 OF_A_REGISTRY = {"methods", "backbones", "tasks", "heads"}

@@ -431,23 +431,19 @@ class Trainer:
           file: of the scores; None: `evaluation.json` of the folder.
           say: called with the table and each file as soon as it is there, by the first process.
         """
-        file = file or run.evaluation
-        with run.scoring(waiting=True):
-            return self._write_report(run, evaluation, file, say)
-
-    def _write_report(self, run: RunDir, evaluation: Evaluation, file: Path, say: Callable[[str], Any]) -> str:
-        lines = []
+        file, lines = file or run.evaluation, []
 
         def tell(line: str) -> None:
             lines.append(line)
             if say is not None and is_first():
                 say(line)
 
-        if is_first():
-            atomic_write_json(file, scores_record(evaluation, self.step, self.config, self.experiment.plan))
-        tell(score_table(evaluation, self.tasks))
-        tell(f"scores: {file}")
-        figure = run.figures / "evaluation.png"
-        with optional(f"figure {figure}"):
-            tell(f"figure: {self.draw(figure, run.examples)}")
+        with run.scoring(waiting=True):
+            if is_first():
+                atomic_write_json(file, scores_record(evaluation, self.step, self.config, self.experiment.plan))
+            tell(score_table(evaluation, self.tasks))
+            tell(f"scores: {file}")
+            figure = run.figures / "evaluation.png"
+            with optional(f"figure {figure}"):
+                tell(f"figure: {self.draw(figure, run.examples)}")
         return "\n".join(lines)

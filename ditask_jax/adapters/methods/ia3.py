@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ditask_jax.adapters.method_registry import LAYERS, TASK_LAYERS_HELP
+from ditask_jax.adapters.methods.svf import SVF
 from ditask_jax.adapters.per_stream import PerStreamAdapter, PerStreamMethod
 from ditask_jax.adapters.plan import LayerPlan, Site
 from ditask_jax.nn.context import Context, Scope
@@ -53,6 +54,7 @@ class IA3(PerStreamMethod):
     """Keys, values and the hidden units of the MLP are scaled."""
 
     name = "ia3"
+    tuned = SVF.analogy()
 
     shared_layers: tuple[str, ...] = option(
         ("qkv", "fc2"),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ditask_jax.adapters.method_registry import PerStage, PerTask, pick
+from ditask_jax.adapters.methods.svf import SVF
 from ditask_jax.adapters.per_stream import (
     DROPOUT_HELP,
     SPLIT_QKV_HELP,
@@ -60,6 +61,8 @@ class SubspaceAdapter(LowRankChange):
 @dataclasses.dataclass(frozen=True)
 class SubspaceMethod(PerStreamMethod):
     """The options of both."""
+
+    tuned = SVF.analogy()
 
     shared_rank: PerStage = option(8, "Rank r of the shared subspace, at most all singular values.", by_stage(1))
     task_rank: PerTask = option(2, "Rank of every task's subspace.", by_stage(1, by_task=True))

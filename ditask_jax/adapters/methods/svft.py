@@ -13,6 +13,7 @@ from einops import rearrange
 
 from ditask_jax.adapters.execution import EXECUTIONS
 from ditask_jax.adapters.method_registry import PerStage, pick
+from ditask_jax.adapters.methods.svf import SVF
 from ditask_jax.adapters.per_stream import SPLIT_QKV_HELP, PerStreamMethod
 from ditask_jax.adapters.plan import LayerPlan, Site
 from ditask_jax.adapters.spectral import SpectralAdapter, spectral_plan
@@ -96,6 +97,7 @@ class SVFT(PerStreamMethod):
     """Singular vectors stay, and what stands between them gets trained entries near its diagonal."""
 
     name = "svft"
+    tuned = SVF.analogy()
 
     bandwidth: PerStage = option(
         1, "d: diagonals on each side of the main one; 0 moves the singular values alone.", by_stage(0)

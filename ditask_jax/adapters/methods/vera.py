@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ditask_jax.adapters.method_registry import PerStage, pick
+from ditask_jax.adapters.methods.svf import SVF
 from ditask_jax.adapters.per_stream import DROPOUT_HELP, LowRankChange, PerStreamMethod
 from ditask_jax.adapters.plan import LayerPlan, Site
 from ditask_jax.nn.context import Scope
@@ -42,6 +43,7 @@ class VeRA(PerStreamMethod):
     """Two frozen random matrices for all layers; a layer trains a factor per rank and one per output."""
 
     name = "vera"
+    tuned = SVF.analogy()
 
     rank: PerStage = option(256, "Rank r of the random matrices.", by_stage(1))
     inner_start: float = option(0.1, "Initial factor of every rank.", number("other than 0", lambda x: x != 0))
