@@ -41,7 +41,9 @@ def settled(config: ConfigDict) -> ConfigDict:
     ((), 30.0)
     """
     tuned = tuned_of(config)
-    opens_rates = tuned is not None and config.optimizer.get("rates", None) is None
+    # Factors of 1 stay none, so that runs from before there were recipes go on where nothing has changed for them.
+    moves = tuned is not None and any(rate != 1 for rate in tuned.rates.values())
+    opens_rates = moves and config.optimizer.get("rates", None) is None
     has_unfrozen = "unfrozen" in options_of(method_class(config.method.name))
     opens_unfrozen = has_unfrozen and config.method.get("unfrozen", None) is None
     if not (opens_rates or opens_unfrozen):

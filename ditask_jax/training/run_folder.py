@@ -35,6 +35,7 @@ FREE_FIELDS = (
     "mesh.data",
     "mesh.fsdp",
     "on_nonfinite",
+    "recipe",  # what it means is recorded: rates, and what trains beside adapters
     "remat",
     "logging.tensorboard",
     "logging.wandb",
