@@ -20,7 +20,7 @@ from ditask_jax.nn.context import Context
 from ditask_jax.nn.linear import linears, prepare_adapters
 from ditask_jax.nn.state import FrozenParam, ModelState, split_state
 from ditask_jax.training.experiment import DTYPES, build_method, build_model, build_tasks
-from ditask_jax.training.optimizer import make_optimizer
+from ditask_jax.training.optim.optimizer import make_optimizer
 from ditask_jax.training.profiling import program_memory, program_work
 from ditask_jax.training.sharding import make_mesh
 from ditask_jax.training.step import make_forward, make_predict, make_train_step, passage_of

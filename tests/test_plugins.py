@@ -516,7 +516,7 @@ def test_a_method_s_name_is_taken_once(registered):
 
 def test_from_config_must_make_a_method(registered):
     type("Nothing", (dj.Method,), {"name": "nothing", "from_config": classmethod(lambda cls, config: None)})
-    config = type("Config", (), {"method": type("Section", (), {"name": "nothing"})})
+    config = type("Config", (), {"recipe": "published", "method": type("Section", (), {"name": "nothing"})})
     with pytest.raises(ConfigError, match="from_config returned a NoneType"):
         build_method(config)
 

@@ -94,7 +94,8 @@ def test_configurations_of_commands_load(arguments, monkeypatch):
     config = load_config(source, overrides)
     for override in overrides:
         name, _, value = override.removeprefix("--config.").partition("=")
-        assert str(flatten(config)[name]) == value
+        found = flatten(config)[name]
+        assert (",".join(found) if isinstance(found, tuple) else str(found)) == value
 
 
 def test_scripts_and_links_exist():

@@ -34,11 +34,11 @@ from ditask_jax.training.experiment import (
     training_length,
     weights_path,
 )
-from ditask_jax.training.group_rates import groups_of, recipe_words, settled
-from ditask_jax.training.method_hooks import method_hooks
-from ditask_jax.training.optimizer import make_clip, make_optimizer
+from ditask_jax.training.optim.group_rates import groups_of, recipe_words, settled
+from ditask_jax.training.optim.method_hooks import method_hooks
+from ditask_jax.training.optim.optimizer import make_clip, make_optimizer
+from ditask_jax.training.optim.schedules import REFERENCE_BATCH, describe_schedule
 from ditask_jax.training.profiling import program_memory, program_work
-from ditask_jax.training.schedules import REFERENCE_BATCH, describe_schedule
 from ditask_jax.training.sharding import check_batch_size, make_mesh
 from ditask_jax.training.step import make_predict, make_train_step, passage_of
 

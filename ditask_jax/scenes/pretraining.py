@@ -21,7 +21,7 @@ from ditask_jax.nn.context import Context, Scope
 from ditask_jax.nn.resize import normalise_images
 from ditask_jax.nn.state import ModelState, flatten, split_state
 from ditask_jax.scenes import CLASSES, ScenesSource
-from ditask_jax.training.optimizer import make_optimizer
+from ditask_jax.training.optim.optimizer import make_optimizer
 from ditask_jax.training.progress import Progress
 
 # Images of this seed and its neighbours are nobody's training or validation set.

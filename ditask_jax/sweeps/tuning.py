@@ -19,7 +19,7 @@ from ditask_jax.sweeps.points import Point, Sweep
 from ditask_jax.sweeps.running import BUSY, FINISHED, Outcome, Runner, read_evaluation, state_of
 from ditask_jax.tasks import Task, delta_m
 from ditask_jax.training.experiment import build_tasks, describe_plan
-from ditask_jax.training.group_rates import settled
+from ditask_jax.training.optim.group_rates import settled
 
 # What is tried: a grid of factors, each for a short time, the better third for three times as long, and so on.
 

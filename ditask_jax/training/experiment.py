@@ -39,7 +39,7 @@ from ditask_jax.tasks import Task, create_tasks
 from ditask_jax.tasks.base import check_task
 from ditask_jax.tasks.declared import label_facts
 from ditask_jax.tasks.task_registry import DATASETS
-from ditask_jax.training.group_rates import settled
+from ditask_jax.training.optim.group_rates import settled
 from ditask_jax.training.resolving import agreed, check_hash, recorded
 from ditask_jax.weight_files import some
 from ditask_jax.weights import assign, described_images, fit_backbone

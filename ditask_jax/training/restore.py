@@ -29,9 +29,9 @@ from ditask_jax.training.experiment import (
     weights_path,
 )
 from ditask_jax.training.manifest import fingerprint
-from ditask_jax.training.optimizer import make_optimizer
+from ditask_jax.training.optim.optimizer import make_optimizer
+from ditask_jax.training.optim.schedules import make_schedule
 from ditask_jax.training.run_folder import RunDir
-from ditask_jax.training.schedules import make_schedule
 
 # A trained model from a run's folder, without its data.
 

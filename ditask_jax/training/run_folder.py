@@ -18,7 +18,7 @@ from ditask_jax.config import config_diff, from_json, to_json
 from ditask_jax.errors import CheckpointError
 from ditask_jax.files import LOCK_NAME, atomic_write_text, json_text, parse_json, user_path
 from ditask_jax.training.distributed import is_first, locked_by_first
-from ditask_jax.training.group_rates import settled
+from ditask_jax.training.optim.group_rates import settled
 from ditask_jax.training.resolving import as_recorded
 
 # Fields that change neither the numbers of a run (but for rounding) nor their order: they may differ when it goes on.

@@ -16,9 +16,9 @@ from ditask_jax.nn.context import Context, name_hash
 from ditask_jax.nn.remat import split
 from ditask_jax.nn.state import ModelState, statistics
 from ditask_jax.tasks.base import Task, multi_task_loss
-from ditask_jax.training.method_hooks import Hooks
 from ditask_jax.training.nonfinite import all_finite
-from ditask_jax.training.pcgrad import SURGERIES, pcgrad
+from ditask_jax.training.optim.method_hooks import Hooks
+from ditask_jax.training.optim.pcgrad import SURGERIES, pcgrad
 from ditask_jax.training.sharding import frozen_shardings, on_each_device, replicated, sharded
 
 # The forward pass of a training step: the whole batch at once, in pieces, or each device's rows on their own.
@@ -228,9 +228,9 @@ def make_train_step(
       mesh: where batches are spread over; see `ditask_jax.training.sharding` for the frozen weights.
       seed: of dropout and drop path.
       dtype: of the matrix products.
-      surgery: what becomes of conflicting gradients; see `ditask_jax.training.pcgrad`.
+      surgery: what becomes of conflicting gradients; see `ditask_jax.training.optim.pcgrad`.
       passage: how the batch goes through the model; None: at once.
-      hooks: what the method does beside; see `ditask_jax.training.method_hooks`. None: nothing.
+      hooks: what the method does beside; see `ditask_jax.training.optim.method_hooks`. None: nothing.
 
     Returns:
       A jitted function; `turn` is a `Turn`, or the number of the step alone. Its metrics are scalars: the boolean

@@ -36,13 +36,13 @@ from ditask_jax.training.experiment import (
     moved_to_host,
     training_length,
 )
-from ditask_jax.training.group_rates import Movement, schedules_of, settled
 from ditask_jax.training.in_flight import InFlight, Step
 from ditask_jax.training.manifest import fingerprint
-from ditask_jax.training.method_hooks import method_hooks
 from ditask_jax.training.metrics_log import RunLog, asked_for, check_logging
 from ditask_jax.training.nonfinite import Guard, describe, make_diagnosis
-from ditask_jax.training.optimizer import make_clip, make_optimizer
+from ditask_jax.training.optim.group_rates import Movement, schedules_of, settled
+from ditask_jax.training.optim.method_hooks import method_hooks
+from ditask_jax.training.optim.optimizer import make_clip, make_optimizer
 from ditask_jax.training.prefetch import Prefetch, Watchdog
 from ditask_jax.training.profiling import Window, peak_memory, traced
 from ditask_jax.training.progress import Progress

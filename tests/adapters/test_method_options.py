@@ -17,7 +17,7 @@ from ditask_jax.errors import ConfigError
 from ditask_jax.nn import Context, flatten
 from ditask_jax.nn.linear import Linear, pick_streams
 from ditask_jax.training.experiment import build_method as method_of_config
-from ditask_jax.training.optimizer import treatment
+from ditask_jax.training.optim.optimizer import treatment
 from tests.adapters.micro import Micro, method_of, options_for, plain_model
 
 SMOKE = "configs/smoke.py"

@@ -23,6 +23,7 @@ from ditask_jax.nn import flatten, split_state
 from ditask_jax.preflight.preflight_checks import Setting, check_weights, without_downloads
 from ditask_jax.reports.model_card import weights_lines
 from ditask_jax.training.experiment import load_backbone, weights_path
+from ditask_jax.training.optim.group_rates import settled
 from ditask_jax.training.resolving import agreed, recorded
 from ditask_jax.training.run_folder import RunDir
 from ditask_jax.weight_files import encode_tensors, read_weights
@@ -168,7 +169,7 @@ def test_a_run_goes_on_with_what_it_has_recorded(tmp_path):
     assert weights_path(again) == weights_path(run.load_config()) == HubAddress.parse(pinned)
     run.check(_config())
     run.claim(_config())
-    assert run.load_config().to_dict() == first.to_dict()
+    assert run.load_config().to_dict() == settled(first).to_dict()
     # A script that did not ask the folder first, after the branch has moved: the same bytes will do, others will not.
     moved = f"{ADDRESS}@{NEXT}/model.safetensors"
     run.check(recorded(_config(), Pretrained(moved, "c", "1" * 64)))

@@ -10,7 +10,7 @@ import pytest
 from einops import rearrange
 
 from ditask_jax.nn import flatten
-from ditask_jax.training.optimizer import make_optimizer
+from ditask_jax.training.optim.optimizer import make_optimizer
 from tests.parity.golden import Golden, find
 from tests.parity.multitask import Case
 
@@ -23,7 +23,7 @@ def _cases():
 
     The ways agree (test_method_laws.py), and windows of either size are compared in test_swin.py.
     """
-    first = next(path for path in FILES if path.stem.startswith("ditask"))
+    first = next((path for path in FILES if path.stem.startswith("ditask")), None)
     for path in FILES:
         if not path.stem.startswith("ditask"):
             yield pytest.param((path, "auto"), id=f"{path.stem}-auto")

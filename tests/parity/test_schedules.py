@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import base
-from ditask_jax.training.schedules import REFERENCE_BATCH, make_schedule
+from ditask_jax.training.optim.schedules import REFERENCE_BATCH, make_schedule
 from tests.parity.golden import OWN, Golden, find
 
 FILES = find("schedules")

@@ -11,9 +11,9 @@ from ditask_jax.config import load_config
 from ditask_jax.training.checkpoints import Checkpointer
 from ditask_jax.training.experiment import build_experiment, build_tasks
 from ditask_jax.training.manifest import fingerprint
-from ditask_jax.training.optimizer import make_optimizer
+from ditask_jax.training.optim.optimizer import make_optimizer
+from ditask_jax.training.optim.schedules import make_schedule
 from ditask_jax.training.run_folder import RunDir
-from ditask_jax.training.schedules import make_schedule
 
 STEP = 30
 

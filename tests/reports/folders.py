@@ -6,6 +6,7 @@ import pathlib
 from ditask_jax.config import load_config, to_json
 from ditask_jax.tasks import load_references
 from ditask_jax.training.experiment import build_tasks
+from ditask_jax.training.optim.group_rates import settled
 
 
 def write_run(
@@ -45,7 +46,7 @@ def write_run(
         value = scores[task.name] if scores else references[task.name] * (1 + sign * percent / 100)
         found[task.name] = {task.primary_metric: value, "another": 0.25}
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(to_json(config))
+    (folder / "config.json").write_text(to_json(settled(config)))
     evaluation = {
         "step": config.total_steps if step is None else step,
         "protocol": f"network resolution {config.image_size}, all examples",

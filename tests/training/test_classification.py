@@ -55,7 +55,7 @@ def options(root, *more):
 
 def test_a_task_trains_and_is_scored_with_the_train_command(root, tmp_path, capsys):
     arguments = ["--config=configs/vtab_swin_tiny.py:kitti_dist", f"--workdir={tmp_path}", *options(root)]
-    arguments.append("--config.total_steps=24")
+    arguments += ["--config.total_steps=24", "--config.recipe=published"]
     with two_stages():
         assert cli.execute(train.main, arguments) == cli.OK, capsys.readouterr().err
     text = capsys.readouterr().out

@@ -15,7 +15,7 @@ from ditask_jax.adapters.wrap import wrap
 from ditask_jax.nn import flatten
 from ditask_jax.nn.state import split_state
 from ditask_jax.training import sharding as meshes
-from ditask_jax.training.optimizer import make_optimizer
+from ditask_jax.training.optim.optimizer import make_optimizer
 from ditask_jax.training.sharding import make_mesh, pack
 from ditask_jax.training.step import Passage, make_gradients, make_predict, make_train_step
 from tests.training.small import two_stages

@@ -18,8 +18,8 @@ from ditask_jax.errors import ConfigError
 from ditask_jax.nn.state import Declared, flatten, split_state
 from ditask_jax.options import options_of, plain
 from ditask_jax.training.experiment import build_method, build_model, describe_plan
-from ditask_jax.training.group_rates import Movement, groups_of, recipe_words, schedules_of, settled
-from ditask_jax.training.optimizer import make_optimizer, treatment
+from ditask_jax.training.optim.group_rates import Movement, groups_of, recipe_words, schedules_of, settled
+from ditask_jax.training.optim.optimizer import make_optimizer, treatment
 from docs import build_options
 
 PARAMS = {"block": {"theta_a": jnp.ones(2), "theta_b": jnp.ones(2)}, "norm": jnp.ones(3), "head": jnp.ones((2, 2))}
@@ -236,5 +236,5 @@ def test_options_of_methods_leave_what_trains_open():
         cls = method_class(name)
         if "unfrozen" in options_of(cls):
             assert options_of(cls)["unfrozen"].default is None
-            assert cls() == dataclasses.replace(cls(), unfrozen=PUBLISHED)
-            assert plain(cls().unfrozen) == PUBLISHED
+            assert cls() == dataclasses.replace(cls(), unfrozen=cls.published)
+            assert plain(cls().unfrozen) == cls.published

@@ -13,8 +13,8 @@ from ditask_jax.adapters import FAAR, LoRA
 from ditask_jax.adapters.plan import Site
 from ditask_jax.config import load_config
 from ditask_jax.nn import LayerInfo, Linear, Scope, flatten, split_state, unflatten
-from ditask_jax.training.method_hooks import method_hooks
-from ditask_jax.training.optimizer import clip_by_global_norm
+from ditask_jax.training.optim.method_hooks import method_hooks
+from ditask_jax.training.optim.optimizer import clip_by_global_norm
 from ditask_jax.training.trainer import Trainer
 from tests.training.small import OPTIONS, two_stages
 

@@ -18,7 +18,7 @@ from ditask_jax.errors import ConfigError
 from ditask_jax.model import create_model
 from ditask_jax.nn.state import Declared, flatten, split_state
 from ditask_jax.tasks import create_tasks
-from ditask_jax.training.optimizer import clip_by_global_norm, make_optimizer, treatment
+from ditask_jax.training.optim.optimizer import clip_by_global_norm, make_optimizer, treatment
 
 RATE = 0.01
 
@@ -119,7 +119,7 @@ def test_one_function_decides_learning_rate_and_decay():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and ast.unparse(node) in ("declared.decay", "declared.group")
     }
-    assert readers == {"training/optimizer.py"}
+    assert readers == {"training/optim/optimizer.py"}
     assert "`treatment`" in (package.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 

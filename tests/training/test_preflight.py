@@ -29,6 +29,7 @@ from ditask_jax.preflight.trial import CHECKS, check_checkpoint, check_memory, c
 from ditask_jax.preflight.trial import preflight as run_checks
 from ditask_jax.training.checkpoints import Checkpointer
 from ditask_jax.training.cluster import Cluster
+from ditask_jax.training.optim.group_rates import settled
 from ditask_jax.training.sharding import make_mesh, replicated
 from tests.data import miniature
 
@@ -151,7 +152,7 @@ def test_a_folder_that_is_free_and_one_that_goes_on(setting, tmp_path):
     assert "a new run" in check_workdir(setting)
     assert not setting.workdir.exists()
     (setting.workdir / "checkpoints" / "30").mkdir(parents=True)
-    (setting.workdir / "config.json").write_text(to_json(setting.config))
+    (setting.workdir / "config.json").write_text(to_json(settled(setting.config)))
     before = sorted(setting.workdir.rglob("*"))
     assert "resumes from step 30" in check_workdir(setting)
     assert sorted(setting.workdir.rglob("*")) == before

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from configs import base
 from ditask_jax.errors import ConfigError
-from ditask_jax.training import schedules
+from ditask_jax.training.optim import schedules
 
 
 def _optimizer(**fields):

@@ -15,7 +15,7 @@ from ditask_jax.errors import ConfigError
 from ditask_jax.nn import Context, flatten
 from ditask_jax.nn.context import name_hash
 from ditask_jax.tasks import create_tasks, multi_task_loss
-from ditask_jax.training.pcgrad import gram_matrix, pcgrad, pcgrad_weights, projection_orders
+from ditask_jax.training.optim.pcgrad import gram_matrix, pcgrad, pcgrad_weights, projection_orders
 from ditask_jax.training.sharding import make_mesh
 from ditask_jax.training.step import make_train_step
 from tests.adapters.micro import IMAGES, SIZE, Micro, method_of

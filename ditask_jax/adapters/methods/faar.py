@@ -124,7 +124,7 @@ class ShrinkingAdapter(LowRankAdapter):
             own.insert(0, self.change(linear, SHARED) if self.has_shared else jnp.zeros_like(own[0]))
         return jnp.stack(own)
 
-    # What happens beside the layer's computation; see `ditask_jax.training.method_hooks`.
+    # What happens beside the layer's computation; see `ditask_jax.training.optim.method_hooks`.
 
     def penalty(self, linear: Linear) -> jax.Array:
         """Mean squared relative change of the shared lengths."""

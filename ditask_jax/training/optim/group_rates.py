@@ -14,8 +14,8 @@ from ditask_jax.adapters.method_registry import PHOTOGRAPHS, SCENES, SETTINGS, T
 from ditask_jax.errors import ConfigError
 from ditask_jax.nn.state import flatten
 from ditask_jax.options import GROUPS, options_of
-from ditask_jax.training.optimizer import Treatment, treatments
-from ditask_jax.training.schedules import Schedule, make_schedule
+from ditask_jax.training.optim.optimizer import Treatment, treatments
+from ditask_jax.training.optim.schedules import Schedule, make_schedule
 
 # What a recipe leaves open: fields at none, filled in where a configuration becomes a model, a run or a description.
 
