@@ -167,7 +167,7 @@ def starts():
         for name, variant in CASES:
             if count == 3 and not variant:
                 continue
-            later = name in LATER or (name == "ditask" and variant and count == 1)
+            later = name in LATER or (name == "ditask" and variant and "headroom" not in variant)
             marks = pytest.mark.slow if later else ()
             yield pytest.param(
                 count, name, variant, marks=marks, id=f"{count}-{name}-{variant.replace(' ', ',') or 'plain'}"

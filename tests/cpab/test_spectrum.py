@@ -118,7 +118,10 @@ def test_index_domain_reads_later_entries_where_the_velocity_is_positive():
     assert (values <= SIGMA[0] + 1e-6).all()
 
 
-@pytest.mark.parametrize(("domain", "headroom"), CASES[1:])
+@pytest.mark.parametrize(
+    ("domain", "headroom"),
+    [case if case == ("value", 1.5) else pytest.param(*case, marks=pytest.mark.slow) for case in CASES[1:]],
+)
 def test_one_call_for_all_layers_equals_one_call_each(domain, headroom):
     tess, random = Tessellation(6), np.random.default_rng(4)
     shapes = [(2, 3, 16), (1, 1, 1), (1, 1, 40), (1, 2, 16)]

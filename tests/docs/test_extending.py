@@ -276,6 +276,7 @@ def run(module: str, *arguments: str) -> None:
     assert cli.execute(importlib.import_module(f"ditask_jax.{module}").main, list(arguments)) == cli.OK, arguments
 
 
+@pytest.mark.slow
 def test_all_together_through_every_command(tmp_path, monkeypatch, capsys):
     """Tasks, heads, method, backbone and data set at once: trained, resumed, scored, predicted, exported, compared."""
     write_pairs(tmp_path / "data", train=4, val=2)

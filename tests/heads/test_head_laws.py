@@ -219,7 +219,7 @@ def test_streams_are_split_off_where_they_are_read(backbone):
     assert stages("classification") == {max(everywhere)}
 
 
-@pytest.mark.parametrize("backbone", [NAME, "vit_test"])
+@pytest.mark.parametrize("backbone", [NAME, pytest.param("vit_test", marks=pytest.mark.slow)])
 def test_gradients_reach_every_parameter(backbone):
     """Of a model with both kinds of heads, adapters of all streams included."""
     model = model_of(backbone, TASKS["both kinds"])
@@ -239,7 +239,14 @@ def test_a_task_s_loss_moves_its_own_head_alone():
         assert moved == {only}
 
 
-@pytest.mark.parametrize(("backbone", "method"), [(NAME, SVF()), ("vit_test", SVF()), (NAME, MTLoRA())])
+@pytest.mark.parametrize(
+    ("backbone", "method"),
+    [
+        pytest.param(NAME, SVF(), marks=pytest.mark.slow),
+        pytest.param("vit_test", SVF(), marks=pytest.mark.slow),
+        (NAME, MTLoRA()),
+    ],
+)
 def test_merged_and_for_some_tasks(backbone, method):
     """Merged kernels, and a model for one task of either kind, compute what the whole model does."""
     model = model_of(backbone, TASKS["both kinds"])

@@ -20,7 +20,9 @@ MAPS = {
 }
 
 
-@pytest.mark.parametrize("maps", MAPS.values(), ids=MAPS)
+@pytest.mark.parametrize(
+    "maps", [pytest.param(m, id=name, marks=pytest.mark.slow if name == "448" else ()) for name, m in MAPS.items()]
+)
 @pytest.mark.parametrize("bias", [True, False])
 def test_order_makes_no_difference(maps, bias):
     conv = Pointwise(sum(width for _, width in maps), 48, Scope(), use_bias=bias)

@@ -18,7 +18,9 @@ def _cases():
     for path in find("cpab"):
         names = [key.removesuffix("/theta") for key in np.load(path).files if key.endswith("/theta")]
         sizes = {np.load(path)[f"{name}/theta"].shape[-1] for name in names}
-        cases += [pytest.param(path, size, id=f"{path.stem}-K{size}") for size in sorted(sizes)]
+        # The full tests and .ci/run do every size.
+        marks = {size: () if size == max(sizes) else pytest.mark.slow for size in sizes}
+        cases += [pytest.param(path, size, id=f"{path.stem}-K{size}", marks=marks[size]) for size in sorted(sizes)]
     return cases
 
 

@@ -32,7 +32,12 @@ def _tessellations(*names):
             (path, int(cells), bool(int(zero)))
             for cells, zero in sorted(found, key=lambda pair: (int(pair[0]), pair[1]))
         ]
-    return [pytest.param(*case, id=f"{case[0].parent.name}-N{case[1]}-zb{int(case[2])}") for case in cases]
+    # By default the fewest, the most and the paper's number of cells; the full tests and .ci/run do all.
+    sizes = {cells for _, cells, _ in cases}
+    soon = {min(sizes, default=0), max(sizes, default=0), 64}
+    marks = {cells: () if cells in soon else pytest.mark.slow for cells in sizes}
+    name = lambda path, cells, zero: f"{path.parent.name}-N{cells}-zb{int(zero)}"
+    return [pytest.param(*case, id=name(*case), marks=marks[case[1]]) for case in cases]
 
 
 @functools.cache

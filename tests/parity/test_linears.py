@@ -28,7 +28,11 @@ def _every_case():
     for path in FILES:
         for case in Golden(path).meta["cases"]:
             for way in WAYS[case["cls"]]:
-                yield pytest.param(path, case["cls"], case["name"], way, id=f"{path.stem}-{case['name']}-{way}")
+                # The ways agree (test_method_laws.py); the full tests and .ci/run compare both.
+                later = pytest.mark.slow if way == "factored" else ()
+                yield pytest.param(
+                    path, case["cls"], case["name"], way, id=f"{path.stem}-{case['name']}-{way}", marks=later
+                )
 
 
 class _Case:

@@ -11,6 +11,8 @@ from ditask_jax.plots.spectra import LayerSpectra, draw_spectra
 from ditask_jax.plots.spectral_shift import SpectralShift, draw_spectral_shift
 from tests.plots.layout import check_plots_are_clear, check_text, inner_texts_stay_inside, rendered
 
+# What a figure has for any number of tasks, its rows or columns, is there for the least and the most.
+COUNTS = [count if count in (1, 6) else pytest.param(count, marks=pytest.mark.slow) for count in range(1, 7)]
 NAMES = ("semseg", "human_parts", "sal", "normals", "depth", "edge")
 
 
@@ -20,7 +22,7 @@ def run(name, keys, steps=120, seed=0):
     return Curves(name, {key: (at, 0.01 + 3 / at + rng.uniform(0, 0.1, steps)) for key in keys})
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("count", COUNTS)
 def test_losses_of_any_number_of_tasks(count):
     plots = [Plot(name, name, "loss", smooth=True, logarithmic=True) for name in ("weighted total", *NAMES[:count])]
     runs = [run("ditask", [p.key for p in plots]), run("runs/a rather long name of a folder", [p.key for p in plots])]
@@ -79,7 +81,7 @@ def layer(path, streams, parts=1, fields=True, cells=8):
     return LayerSpectra(path, before, after, wave if fields else {}, maps if fields else {})
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("count", COUNTS)
 def test_spectra_of_any_number_of_tasks(count):
     streams = ("shared", *NAMES[:count])
     path = "backbone/stages/0/blocks/1"

@@ -66,6 +66,7 @@ def both_derivatives(loss):
     return jax.jit(run)
 
 
+@pytest.mark.slow
 def test_forwards_and_twice(smoke):
     experiment, start, direction, images = smoke
     run = both_derivatives(features_loss(experiment, images))

@@ -19,6 +19,7 @@ from ditask_jax.model import create_model
 from ditask_jax.nn.state import Declared, flatten, split_state
 from ditask_jax.tasks import create_tasks
 from ditask_jax.training.optim.optimizer import clip_by_global_norm, make_optimizer, treatment
+from tests.training.small import two_stages
 
 RATE = 0.01
 
@@ -89,10 +90,11 @@ def _all_models():
     """A small model of every kind of backbone and head, and of every method."""
     for backbone in ("swin_test", "pvt_test", "pvt_v2_test", "vit_test"):
         yield create_model(backbone, create_tasks("semseg+depth", dataset="scenes"), 32, abstract=True)
-    for name in method_names():
-        model = create_model("swin_test", create_tasks("semseg+depth", dataset="scenes"), 32)
-        wrap(model, method_class(name)())
-        yield model
+    with two_stages() as backbone:
+        for name in method_names():
+            model = create_model(backbone, create_tasks("semseg+depth", dataset="scenes"), 32, widths=(4, 4))
+            wrap(model, method_class(name)())
+            yield model
 
 
 def test_every_parameter_of_the_package_declares_its_decay_and_group():

@@ -28,7 +28,8 @@ SMALL = {
 
 
 # The files and the scores are all the same for every method, and biases compile in a third of the time.
-@pytest.mark.parametrize("method", ["bitfit", pytest.param("ditask", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["bitfit", "ditask"])
 def test_an_epoch_trains_stops_resumes_and_is_scored_with_the_train_command(method, tmp_path, monkeypatch, capsys):
     write_pascal(tmp_path / "PASCAL_MT", train=10, val=3, size=(44, 60), seed=3)
     arguments = ["--config=configs/pascal_swin_tiny.py", f"--workdir={tmp_path / 'run'}"]

@@ -124,6 +124,7 @@ def check_a_training_step(method) -> float:
     return np.abs(gradients.sum(0) - expected).max() / np.abs(expected).max()
 
 
+@pytest.mark.slow  # by default test_collectives.py has the compiled step, and the tests above the weights
 def test_a_training_step_takes_the_operated_gradient():
     # More layers of the same kind are only more to compile.
     few = "method.shared_layers=fc2", "method.task_layers=fc2"
