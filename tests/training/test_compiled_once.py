@@ -45,10 +45,12 @@ def test_the_second_start_compiles_nothing_and_changes_no_bit(tmp_path):
     without, hits, said = train("without", JAX_ENABLE_COMPILATION_CACHE="false")
     assert without > 20
     assert (hits, said) == (0, 0)
-    cold, hits, said = train("cold")
-    assert (cold, hits, said) == (without, 0, 1)
+    # A program that is asked for twice in one process may be found the second time.
+    cold, found, said = train("cold")
+    assert cold > found
+    assert (cold + found, said) == (without, 1)
     compiled, hits, said = train("warm")
-    assert (compiled, hits, said) == (0, cold, 0)
+    assert (compiled, hits, said) == (0, without, 0)
     # Goes on from step 4 with programs that another process has compiled.
     shutil.copytree(tmp_path / "warm", tmp_path / "resumed")
     shutil.rmtree(tmp_path / "resumed" / "checkpoints" / "6")
