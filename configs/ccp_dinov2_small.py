@@ -25,7 +25,10 @@ Measured once, on photographs of half the size, in per cent (mIoU, mIoU, mIoU); 
 
     (1) of the decoders, in all four rows
 
-Unknown: what longer training, larger images and rates tuned for each row would give.
+With this configuration, whose photographs shrink from their full size and whose weights keep LayerScale, one seed:
+frozen 21.3, 36.6, 76.5 and ditask 22.2, 37.3, 77.2.
+
+Unknown: why ditask gains less here than in the table; what longer training, larger images and rates tuned for each row would give.
 """
 
 from ditask_jax.config import base_config
@@ -54,6 +57,7 @@ def get_config(variant: str = "ditask"):
     config.total_steps = 150
     config.backbone.name = "vit_small_patch14_dinov2"
     config.backbone.weights = WEIGHTS
+    config.backbone.drop_path_rate = 0.0  # 0.2 costs a training this short 2 points of mIoU, frozen and ditask alike
     config.head.widths = (24, 24, 24, 24)
 
     config.optimizer.learning_rate = 3e-3 * 512 / BATCH
