@@ -28,7 +28,8 @@ Measured once, on photographs of half the size, in per cent (mIoU, mIoU, mIoU); 
 With this configuration, whose photographs shrink from their full size and whose weights keep LayerScale, one seed:
 frozen 21.3, 36.6, 76.5 and ditask 22.2, 37.3, 77.2.
 
-Unknown: why ditask gains less here than in the table; what longer training, larger images and rates tuned for each row would give.
+Unknown: why ditask gains less here than in the table; what longer training, larger images and rates tuned for each row
+would give.
 """
 
 from ditask_jax.config import base_config
