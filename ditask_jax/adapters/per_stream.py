@@ -17,10 +17,9 @@ from ditask_jax.adapters.method_registry import (
     TASK_BLOCKS_HELP,
     TASK_LAYERS,
     TASK_LAYERS_HELP,
-    check_layers,
 )
-from ditask_jax.adapters.plan import ROLES, FanOut, LayerPlan, Site
-from ditask_jax.adapters.wrap import UnfrozenMethod, unfrozen_option
+from ditask_jax.adapters.plan import ROLES, LayerPlan, Site
+from ditask_jax.adapters.wrap import StreamMethod, unfrozen_option
 from ditask_jax.nn.context import Context
 from ditask_jax.nn.linear import SHARED, LayerAdapter, Linear, apply_kernel
 from ditask_jax.nn.stochastic import drop_shared
@@ -31,7 +30,7 @@ DROPOUT_HELP = "Dropout rate on the shared stream's input of what is added."
 
 
 @dataclasses.dataclass(frozen=True)
-class PerStreamMethod(UnfrozenMethod):
+class PerStreamMethod(StreamMethod):
     """A method whose layers have parameters for the shared stream, and where streams are split for every task's.
 
     A subclass says by `stream_shapes` what a stream has, and attaches the adapters.
@@ -45,20 +44,6 @@ class PerStreamMethod(UnfrozenMethod):
     def stream_shapes(self, site: Site, stream: str) -> dict[str, tuple[int, ...]]:
         """What trains for one stream of a layer: shapes by kind; a parameter's name is `{kind}_{stream}`."""
         raise TypeError(f"method '{self.name}' does not say what a stream has")
-
-    @property
-    def fan(self) -> FanOut:
-        """Where task streams split off: no layer of a task reads the shared stream."""
-        return FanOut(self.task_layers, self.task_blocks)
-
-    @property
-    def layer_roles(self) -> tuple[str, ...]:
-        return (*self.shared_layers, *self.task_layers)
-
-    def check(self, tasks: Sequence[str], stages: int | None = None) -> None:
-        super().check(tasks if self.task_layers else (), stages)
-        check_layers("shared_layers", self.shared_layers)
-        check_layers("task_layers", self.task_layers, "task")
 
     def seen(self, site: Site) -> Site:
         """The layer as the method sees it: without `split_qkv`, all its outputs are one matrix."""
@@ -74,12 +59,9 @@ class PerStreamMethod(UnfrozenMethod):
     def plan_layer(self, site: Site) -> LayerPlan | None:
         if not site.in_block:
             return None
-        site, streams = self.seen(site), self.fan.streams(site)
-        owners = [stream for stream in streams if stream != SHARED]
-        if site.info.role in self.shared_layers and (not streams or SHARED in streams):
-            owners.insert(0, SHARED)
-        shapes = self.named_shapes(site, owners)
-        return self.layer_plan(site, streams, shapes) if shapes else None
+        site = self.seen(site)
+        shapes = self.named_shapes(site, self.owners(site))
+        return self.layer_plan(site, self.fan.streams(site), shapes) if shapes else None
 
     def layer_plan(self, site: Site, streams: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]]) -> LayerPlan:
         """The plan of a layer that has parameters."""
@@ -89,8 +71,7 @@ class PerStreamMethod(UnfrozenMethod):
         """Shared parameters behind the last split: no head reads the stream that they change."""
         dead = sum(
             LayerPlan(site.info, site.shape, (), self.named_shapes(self.seen(site), [SHARED]), "").trainable
-            for site in sites
-            if site.info.role in self.shared_layers and self.fan.applies(site) and self.fan.ends_shared(site)
+            for site in self.unread_shared(sites)
         )
         return {"shared parameters, last block (unused)": dead} if dead else {}
 

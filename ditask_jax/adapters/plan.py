@@ -99,6 +99,12 @@ class FanOut:
             return ()
         return site.tasks if self.ends_shared(site) else (SHARED, *site.tasks)
 
+    def owners(self, site: Site, shared: bool) -> tuple[str, ...]:
+        """Streams with parameters of their own in the layer; the shared one, where asked for, as long as it is read."""
+        streams = self.streams(site)
+        tasks = tuple(stream for stream in streams if stream != SHARED)
+        return (SHARED, *tasks) if shared and (not streams or SHARED in streams) else tasks
+
     def ends_shared(self, site: Site) -> bool:
         """Whether no layer behind this one reads the shared stream."""
         if not site.last_stage:

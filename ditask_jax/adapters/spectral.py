@@ -84,22 +84,6 @@ class SpectralAdapter(LayerAdapter):
         return jnp.stack([changes[name] if name else still for name in self.names])
 
 
-def stream_parameters(site: Site, fan: FanOut, shared: bool, prefix: str) -> tuple[tuple[str, ...], list[str]]:
-    """Streams that leave a layer and the names of their parameters, each once.
-
-    Args:
-      site: the layer.
-      fan: where streams split.
-      shared: whether streams without a parameter of their own use a shared one.
-      prefix: of the names.
-    """
-    streams = fan.streams(site)
-    names = [f"{prefix}_{stream}" for stream in streams if stream != SHARED]
-    if shared and (not streams or SHARED in streams):
-        names.insert(0, f"{prefix}_{SHARED}")
-    return streams, names
-
-
 def spectral_plan(
     site: Site, fan: FanOut, streams: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]], asked: str
 ) -> LayerPlan:

@@ -14,8 +14,8 @@ import numpy as np
 from flax import nnx
 
 from ditask_jax.adapters.merging import checked_kernel
-from ditask_jax.adapters.method_registry import Method
-from ditask_jax.adapters.plan import GROUPS, LayerPlan, Plan, parameter_group, sites
+from ditask_jax.adapters.method_registry import Method, check_layers
+from ditask_jax.adapters.plan import GROUPS, FanOut, LayerPlan, Plan, Site, parameter_group, sites
 from ditask_jax.adapters.storage import Adapted, backbone_weights, method_options
 from ditask_jax.errors import ConfigError, defined_in, did_you_mean
 from ditask_jax.factors import Factors, factorize_each
@@ -68,6 +68,45 @@ class UnfrozenMethod(Method):
 
     def trains(self, path: str) -> bool:
         return is_unfrozen(path, self.unfrozen)
+
+
+class StreamMethod(UnfrozenMethod):
+    """A method with parameters for the shared stream and, in the last blocks of a stage, for every task's.
+
+    Attributes:
+      reads_shared: whether a task's layer looks at the shared stream too.
+      shared_layers: roles of layers with shared parameters, in every block.
+      task_layers: roles of layers with parameters per task.
+      task_blocks: how many of a stage's last blocks the task streams run through.
+    """
+
+    reads_shared: ClassVar[bool] = False
+    shared_layers: tuple[str, ...]
+    task_layers: tuple[str, ...]
+    task_blocks: int
+
+    @property
+    def fan(self) -> FanOut:
+        """Where task streams split off."""
+        return FanOut(self.task_layers, self.task_blocks, self.reads_shared)
+
+    @property
+    def layer_roles(self) -> tuple[str, ...]:
+        return (*self.shared_layers, *self.task_layers)
+
+    def check(self, tasks: Sequence[str], stages: int | None = None) -> None:
+        super().check(tasks if self.task_layers else (), stages)
+        check_layers("shared_layers", self.shared_layers)
+        check_layers("task_layers", self.task_layers, "task")
+
+    def owners(self, site: Site) -> tuple[str, ...]:
+        """Streams with parameters of their own in a layer, the shared one first."""
+        return self.fan.owners(site, site.info.role in self.shared_layers)
+
+    def unread_shared(self, sites: Sequence[Site]) -> list[Site]:
+        """Layers whose shared parameters no head reads: those behind the last split, where the shared stream ends."""
+        ends = lambda site: self.fan.applies(site) and self.fan.ends_shared(site)
+        return [site for site in sites if site.info.role in self.shared_layers and ends(site)]
 
 
 # Attaching a method to a model: plan first, then freeze, factor and fill the adapter slots.

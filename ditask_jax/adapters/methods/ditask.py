@@ -23,13 +23,12 @@ from ditask_jax.adapters.method_registry import (
     PerStage,
     PerTask,
     Tuned,
-    check_layers,
     pick,
     words,
 )
-from ditask_jax.adapters.plan import ROLES, FanOut, LayerPlan, Site
-from ditask_jax.adapters.spectral import SpectralAdapter, spectral_plan, stream_parameters
-from ditask_jax.adapters.wrap import UnfrozenMethod, unfrozen_option
+from ditask_jax.adapters.plan import ROLES, LayerPlan, Site
+from ditask_jax.adapters.spectral import SpectralAdapter, spectral_plan
+from ditask_jax.adapters.wrap import StreamMethod, unfrozen_option
 from ditask_jax.errors import ConfigError
 from ditask_jax.factors import Factors
 from ditask_jax.nn.context import Scope
@@ -74,7 +73,7 @@ class DiffeomorphicAdapter(SpectralAdapter):
 
 
 @dataclasses.dataclass(frozen=True)
-class DiTASK(UnfrozenMethod):
+class DiTASK(StreamMethod):
     """Singular values of frozen kernels moved by diffeomorphisms, shared and per task.
 
     >>> DiTASK(shared_cells=64, task_cells={"semseg": 16, "depth": (8, 8, 32, 32)}).cells("theta_depth", stage=2)
@@ -126,11 +125,6 @@ class DiTASK(UnfrozenMethod):
     def identity_at_start(self) -> bool:
         return self.init == "identity"
 
-    @property
-    def fan(self) -> FanOut:
-        """Where task streams split off: no layer of a task reads the shared stream."""
-        return FanOut(self.task_layers, self.task_blocks)
-
     def cells(self, name: str, stage: int) -> int:
         """Cells of the tessellation of one theta, by its name."""
         shared = name == "theta_shared"
@@ -142,14 +136,8 @@ class DiTASK(UnfrozenMethod):
             f"{words(self.task_cells)} per task, domain `{self.domain}`, headroom {self.headroom:g}"
         )
 
-    @property
-    def layer_roles(self) -> tuple[str, ...]:
-        return (*self.shared_layers, *self.task_layers)
-
     def check(self, tasks: Sequence[str], stages: int | None = None) -> None:
-        super().check(tasks if self.task_layers else (), stages)
-        check_layers("shared_layers", self.shared_layers)
-        check_layers("task_layers", self.task_layers, "task")
+        super().check(tasks, stages)
         if self.headroom != 1 and self.domain == "index":
             raise ConfigError(
                 f"config: method.headroom: got {self.headroom} with domain 'index', which keeps the spectrum's ends; "
@@ -160,14 +148,12 @@ class DiTASK(UnfrozenMethod):
         return True
 
     def plan_layer(self, site: Site) -> LayerPlan | None:
-        role = site.info.role
-        if not site.in_block:
+        owners = self.owners(site) if site.in_block else ()
+        if not owners:
             return None
-        streams, names = stream_parameters(site, self.fan, role in self.shared_layers, "theta")
-        if not names:
-            return None
+        names = [f"theta_{stream}" for stream in owners]
         shapes = {name: (self.cells(name, site.info.stage) - 1,) for name in names}
-        return spectral_plan(site, self.fan, streams, shapes, self.execution)
+        return spectral_plan(site, self.fan, self.fan.streams(site), shapes, self.execution)
 
     def attach(self, linear: Linear, plan: LayerPlan, factors: Factors, seed: int) -> DiffeomorphicAdapter:
         scope = Scope(seed=seed, path=plan.info.path)
@@ -185,11 +171,7 @@ class DiTASK(UnfrozenMethod):
         dead_task = sum(
             size(site, f"theta_{task}") for site in sites if site.info.role == DEAD_ROLE for task in site.tasks
         )
-        dead_shared = sum(
-            size(site, "theta_shared")
-            for site in sites
-            if site.info.role in self.shared_layers and self.fan.applies(site) and self.fan.ends_shared(site)
-        )
+        dead_shared = sum(size(site, "theta_shared") for site in self.unread_shared(sites))
         ends = {site.info.stage: site.info.block for site in sites if site.info.role in self.task_layers}
         dead_stage = sum(
             size(site, f"theta_{task}")

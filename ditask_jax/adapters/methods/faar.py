@@ -17,12 +17,11 @@ from ditask_jax.adapters.method_registry import (
     TASK_LAYERS,
     TASK_LAYERS_HELP,
     PerStage,
-    check_layers,
     pick,
 )
 from ditask_jax.adapters.methods.lora import LowRankAdapter, column_lengths, low_rank_shapes, low_rank_start
-from ditask_jax.adapters.plan import ROLES, FanOut, LayerPlan, Site
-from ditask_jax.adapters.wrap import PUBLISHED, UnfrozenMethod, unfrozen_option
+from ditask_jax.adapters.plan import ROLES, LayerPlan, Site
+from ditask_jax.adapters.wrap import PUBLISHED, StreamMethod, unfrozen_option
 from ditask_jax.errors import ConfigError
 from ditask_jax.nn.context import Context
 from ditask_jax.nn.linear import SHARED, Linear, apply_kernel, pick_streams
@@ -191,10 +190,11 @@ def lower_cap(importance: jax.Array, cap: jax.Array, share: float, floor: int) -
 
 
 @dataclasses.dataclass(frozen=True)
-class FAAR(UnfrozenMethod):
+class FAAR(StreamMethod):
     """Low-rank changes of directions and lengths, shared and per task, that lose unimportant ranks epoch by epoch."""
 
     name = "faar"
+    reads_shared = True  # a task's layer multiplies the shared stream by the frozen kernel
     published = tuple(group for group in PUBLISHED if group != "reduction")
 
     rank: PerStage = option(64, "Rank of all matrices at the start.", by_stage(1))
@@ -213,19 +213,8 @@ class FAAR(UnfrozenMethod):
     dropout: float = option(0.05, "Dropout rate on the shared stream's input of the changes.", RATE)
     unfrozen: tuple[str, ...] | None = unfrozen_option()
 
-    @property
-    def fan(self) -> FanOut:
-        """Where task streams split off: a task's layer multiplies the shared stream by the frozen kernel."""
-        return FanOut(self.task_layers, self.task_blocks, reads_shared=True)
-
-    @property
-    def layer_roles(self) -> tuple[str, ...]:
-        return (*self.shared_layers, *self.task_layers)
-
     def check(self, tasks: Sequence[str], stages: int | None = None) -> None:
         super().check(tasks, stages)
-        check_layers("shared_layers", self.shared_layers)
-        check_layers("task_layers", self.task_layers, "task")
         if self.reductions and "reduction" in self.unfrozen:
             raise ConfigError(
                 "config: method.unfrozen: 'reduction' has matrices beside its frozen weights; leave it out, or set "
@@ -235,11 +224,7 @@ class FAAR(UnfrozenMethod):
     def plan_layer(self, site: Site) -> LayerPlan | None:
         if not site.in_block:
             return self._plan(site, (), [SHARED] if self.reductions else [])
-        streams = self.fan.streams(site)
-        owners = [stream for stream in streams if stream != SHARED]
-        if site.info.role in self.shared_layers and (not streams or SHARED in streams):
-            owners.insert(0, SHARED)
-        return self._plan(site, streams, owners)
+        return self._plan(site, self.fan.streams(site), self.owners(site))
 
     def _plan(self, site: Site, streams: tuple[str, ...], owners: Sequence[str]) -> LayerPlan | None:
         shapes: dict[str, tuple[int, ...]] = {}
@@ -267,8 +252,7 @@ class FAAR(UnfrozenMethod):
         """The shared parameters of the very last layer: no task reads the stream that they change."""
         dead = sum(
             math.prod(shape)
-            for site in sites
-            if site.info.role in self.shared_layers and self.fan.applies(site) and self.fan.ends_shared(site)
+            for site in self.unread_shared(sites)
             for shape in self.stream_shapes(site, SHARED).values()
         )
         return {"shared matrices and lengths, last layer (unused)": dead} if dead else {}

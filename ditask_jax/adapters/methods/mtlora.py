@@ -20,12 +20,11 @@ from ditask_jax.adapters.method_registry import (
     PerStage,
     PerTask,
     Tuned,
-    check_layers,
     pick,
 )
 from ditask_jax.adapters.methods.lora import LowRankAdapter, low_rank_shapes, low_rank_start
-from ditask_jax.adapters.plan import ROLES, FanOut, LayerPlan, Site
-from ditask_jax.adapters.wrap import UnfrozenMethod, unfrozen_option
+from ditask_jax.adapters.plan import ROLES, LayerPlan, Site
+from ditask_jax.adapters.wrap import StreamMethod, unfrozen_option
 from ditask_jax.nn.context import Context
 from ditask_jax.nn.linear import SHARED, Linear, apply_kernel
 from ditask_jax.nn.norm import normalise
@@ -57,7 +56,7 @@ class AdditionAdapter(LowRankAdapter):
 
 
 @dataclasses.dataclass(frozen=True)
-class MTLoRA(UnfrozenMethod):
+class MTLoRA(StreamMethod):
     """Low-rank changes, shared and per task. The published rows have shared ranks 16, 32, 64, task rank 4, scale 4.
 
     >>> MTLoRA(shared_rank=64, task_rank={"semseg": 8, "depth": 4}).rank("depth", stage=0)
@@ -65,6 +64,7 @@ class MTLoRA(UnfrozenMethod):
     """
 
     name = "mtlora"
+    reads_shared = True  # a task's layer multiplies the shared stream by the frozen kernel
     tuned: ClassVar[Mapping[str, Tuned]] = {
         SCENES: Tuned({}, "the published set, scale 4: one rate of 0.16 better than 0.032")
     }
@@ -91,11 +91,6 @@ class MTLoRA(UnfrozenMethod):
     def identity_at_start(self) -> bool:
         return self.mode != "addition" or not self.task_layers
 
-    @property
-    def fan(self) -> FanOut:
-        """Where task streams split off: a task's layer multiplies the shared stream by the frozen kernel."""
-        return FanOut(self.task_layers, self.task_blocks, reads_shared=True)
-
     def rank(self, stream: str, stage: int) -> int:
         """Rank of a stream's matrices."""
         return pick(self.shared_rank, stage) if stream == SHARED else pick(self.task_rank, stage, stream)
@@ -103,15 +98,6 @@ class MTLoRA(UnfrozenMethod):
     def scale(self, stream: str, stage: int) -> float:
         """Scale of a stream's change, at the start where it trains."""
         return float(pick(self.shared_scale, stage) if stream == SHARED else pick(self.task_scale, stage, stream))
-
-    @property
-    def layer_roles(self) -> tuple[str, ...]:
-        return (*self.shared_layers, *self.task_layers)
-
-    def check(self, tasks: Sequence[str], stages: int | None = None) -> None:
-        super().check(tasks if self.task_layers else (), stages)
-        check_layers("shared_layers", self.shared_layers)
-        check_layers("task_layers", self.task_layers, "task")
 
     def plan_layer(self, site: Site) -> LayerPlan | None:
         stage = site.info.stage
@@ -150,9 +136,5 @@ class MTLoRA(UnfrozenMethod):
         """The shared matrices of the very last layer: no task reads the stream that they change."""
         if self.mode != "matrix" or self.task_blocks != 1:
             return {}
-        dead = sum(
-            self.rank(SHARED, site.info.stage) * sum(site.shape)
-            for site in sites
-            if site.info.role in self.shared_layers and self.fan.applies(site) and self.fan.ends_shared(site)
-        )
+        dead = sum(self.rank(SHARED, site.info.stage) * sum(site.shape) for site in self.unread_shared(sites))
         return {"low rank shared, last fc2 (unused)": dead} if dead else {}

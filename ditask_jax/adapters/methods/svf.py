@@ -19,11 +19,10 @@ from ditask_jax.adapters.method_registry import (
     TASK_LAYERS,
     TASK_LAYERS_HELP,
     Tuned,
-    check_layers,
 )
-from ditask_jax.adapters.plan import ROLES, FanOut, LayerPlan, Site
-from ditask_jax.adapters.spectral import SpectralAdapter, spectral_plan, stream_parameters
-from ditask_jax.adapters.wrap import UnfrozenMethod, unfrozen_option
+from ditask_jax.adapters.plan import ROLES, LayerPlan, Site
+from ditask_jax.adapters.spectral import SpectralAdapter, spectral_plan
+from ditask_jax.adapters.wrap import StreamMethod, unfrozen_option
 from ditask_jax.factors import Factors
 from ditask_jax.nn.context import Scope
 from ditask_jax.nn.linear import Linear
@@ -42,7 +41,7 @@ class FreeAdapter(SpectralAdapter):
 
 
 @dataclasses.dataclass(frozen=True)
-class SVF(UnfrozenMethod):
+class SVF(StreamMethod):
     """A free gain for every singular value: nothing keeps them in order, positive, or together."""
 
     name = "svf"
@@ -62,32 +61,17 @@ class SVF(UnfrozenMethod):
     dropout: float = option(0.05, "Dropout rate on the input of adapted layers.", RATE)
     unfrozen: tuple[str, ...] | None = unfrozen_option()
 
-    @property
-    def fan(self) -> FanOut:
-        """Where task streams split off."""
-        return FanOut(self.task_layers, self.task_blocks)
-
-    @property
-    def layer_roles(self) -> tuple[str, ...]:
-        return (*self.shared_layers, *self.task_layers)
-
-    def check(self, tasks: Sequence[str], stages: int | None = None) -> None:
-        super().check(tasks, stages)
-        check_layers("shared_layers", self.shared_layers)
-        check_layers("task_layers", self.task_layers, "task")
-
     def needs_factors(self) -> bool:
         return True
 
     def plan_layer(self, site: Site) -> LayerPlan | None:
-        role, parts = site.info.role, site.info.parts
-        if not site.in_block:
+        owners = self.owners(site) if site.in_block else ()
+        if not owners:
             return None
-        streams, names = stream_parameters(site, self.fan, role in self.shared_layers, FreeAdapter.prefix)
-        if not names:
-            return None
+        parts = site.info.parts
         shape = (parts, min(site.shape[0], site.shape[1] // parts))
-        return spectral_plan(site, self.fan, streams, dict.fromkeys(names, shape), self.execution)
+        shapes = {f"{FreeAdapter.prefix}_{stream}": shape for stream in owners}
+        return spectral_plan(site, self.fan, self.fan.streams(site), shapes, self.execution)
 
     def attach(self, linear: Linear, plan: LayerPlan, factors: Factors, seed: int) -> FreeAdapter:
         gains = {name: Scope().zeros(shape) for name, shape in plan.parameters.items()}
