@@ -48,7 +48,7 @@ class InFlight:
     A process's wish to stop goes into the next step, which tells all processes: they see it in the same step's metrics.
 
     Args:
-      take: maps a placed batch and a `Turn` to the metrics of a step; it advances the training state.
+      take: maps a `Step` and its `Turn` to the metrics of the step; it advances the training state.
       mesh: of the training.
       stop: whether this process was asked to stop.
       pauses: whether a step (counted from 1) must be finished before the next one is begun.
@@ -57,7 +57,7 @@ class InFlight:
       stopping: whether a finished step told that some process was asked to stop.
     """
 
-    def __init__(self, take: Callable[[Any, Turn], dict], mesh: Mesh, stop: StopSignal, pauses: Callable[[int], bool]):
+    def __init__(self, take: Callable[[Step, Turn], dict], mesh: Mesh, stop: StopSignal, pauses: Callable[[int], bool]):
         self._take, self._stop, self._pauses = take, stop, pauses
         # On the devices once: a step must not wait for copies.
         self._flags = {flag: spread_flag(flag, mesh) for flag in (False, True)}
@@ -112,7 +112,7 @@ class InFlight:
 
     def _dispatch(self, step: Step) -> None:
         step.begun = time.perf_counter()
-        step.metrics = self._take(step.placed, Turn(step.counter, self._flags[self._stop.asked], self._halted))
+        step.metrics = self._take(step, Turn(step.counter, self._flags[self._stop.asked], self._halted))
         self._halted = step.metrics["halted"]
 
     def _finish(self) -> Step:

@@ -270,11 +270,11 @@ class Trainer:
                 self.step = step.number + 1
                 yield self.step, self._values(step, progress, guard, flight)
 
-    def _take(self, placed: Mapping, turn: Turn) -> dict:
+    def _take(self, step: Step, turn: Turn) -> dict:
         """Advances the state by a step; where it is to be logged, with how far it moves each group."""
-        due = (int(turn.number) + 1) % self.config.log_every_steps == 0
+        due = (step.number + 1) % self.config.log_every_steps == 0
         before = self._movement.copy(self.state[0]) if due else {}
-        *state, metrics = self._train_step(*self.state, self.frozen, placed, turn)
+        *state, metrics = self._train_step(*self.state, self.frozen, step.placed, turn)
         self.state = tuple(state)
         return metrics | ({"moved": (before, self._movement.copy(self.state[0]))} if due else {})
 

@@ -270,7 +270,7 @@ def without_pauses(trainer, monkeypatch):
         trainer.config.checkpoint_every_steps = None
     taken = []
     take = trainer._take
-    monkeypatch.setattr(trainer, "_take", lambda placed, turn: taken.append(int(turn.number)) or take(placed, turn))
+    monkeypatch.setattr(trainer, "_take", lambda step, turn: taken.append(step.number) or take(step, turn))
     return taken
 
 
