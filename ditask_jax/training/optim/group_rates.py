@@ -53,9 +53,14 @@ def settled(config: ConfigDict) -> ConfigDict:
         if opens_rates:
             found.optimizer.rates = {group: tuned.rates.get(group, 1.0) for group in sorted(GROUPS)}
         if opens_unfrozen:
-            published = method_class(config.method.name).published
-            found.method.unfrozen = published if tuned is None or tuned.unfrozen is None else tuned.unfrozen
+            found.method.unfrozen = _unfrozen(config, tuned)
     return found
+
+
+def _unfrozen(config: ConfigDict, tuned: Tuned | None) -> tuple[str, ...]:
+    """What trains beside the adapters of a method that has this option, where a configuration leaves it open."""
+    published = method_class(config.method.name).published
+    return published if tuned is None or tuned.unfrozen is None else tuned.unfrozen
 
 
 def recipe_words(config: ConfigDict) -> list[str]:
@@ -70,8 +75,7 @@ def recipe_words(config: ConfigDict) -> list[str]:
     if config.method.get("unfrozen", None) is not None:
         lines.append("what trains beside adapters: as method.unfrozen sets it, not as measured")
     elif "unfrozen" in config.method:
-        kept = method_class(config.method.name).published if tuned.unfrozen is None else tuned.unfrozen
-        lines.append(f"trains beside adapters: {', '.join(kept) or 'nothing of the backbone'}")
+        lines.append(f"trains beside adapters: {', '.join(_unfrozen(config, tuned)) or 'nothing of the backbone'}")
     return lines
 
 
