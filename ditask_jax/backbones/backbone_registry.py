@@ -71,14 +71,14 @@ _SWIN_NAME = re.compile(r"swin_(tiny|small|base|large)_patch4_window([1-9]\d?)")
 
 
 def swin_of_window(name: str) -> BackboneEntry | None:
-    """The entry of a released size of Swin by a name with another window; None for any other name.
+    """The entry of a released size of Swin by a name with another window; None for registered and any other names.
 
     Tables of relative positions are resized to the window when weights are loaded.
 
     >>> swin_of_window("swin_tiny_patch4_window16").config.window, swin_of_window("swin_tiny_patch4_window7")
     (16, None)
     """
-    match = None if name in _SWINS else _SWIN_NAME.fullmatch(name)
+    match = None if name in REGISTRY else _SWIN_NAME.fullmatch(name)
     if match is None:
         return None
     entry = _SWINS[f"swin_{match[1]}_patch4_window7"]

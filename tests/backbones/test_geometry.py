@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from ditask_jax.backbones import backbone_entry, create_backbone, list_models
+from ditask_jax.backbones.backbone_registry import REGISTRY
 from ditask_jax.backbones.geometry import check_size, nearest_sizes, stage_geometries
 from ditask_jax.errors import ConfigError
 from ditask_jax.nn import Context, Scope
@@ -55,6 +56,12 @@ def test_other_windows_by_name():
     assert create_backbone("swin_tiny_patch4_window8", 256, scope=Scope(abstract=True)).config.window == 8
     with pytest.raises(ConfigError, match="Did you mean 'swin_tiny_patch4_window7'"):
         backbone_entry("swin_tinny_patch4_window8")
+
+
+def test_a_registered_name_goes_before_another_window(monkeypatch):
+    own = backbone_entry("swin_test")
+    monkeypatch.setitem(REGISTRY, "swin_base_patch4_window8", own)
+    assert backbone_entry("swin_base_patch4_window8") is own
 
 
 def test_rectangles_fit_too():
