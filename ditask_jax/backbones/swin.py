@@ -16,6 +16,7 @@ from ditask_jax.backbones.geometry import Size, StageGeometry, as_size, check_si
 from ditask_jax.nn.attention import (
     GridRows,
     attend,
+    padded,
     padded_grid,
     partition,
     relative_position_index,
@@ -108,11 +109,8 @@ class PatchMerging(nnx.Module):
         self.reduction = Linear(4 * channels, 2 * channels, scope / "reduction", info, use_bias=False)
 
     def __call__(self, x: jax.Array, streams: Streams, context: Context) -> jax.Array:
-        grid = x.shape[2:4]
-        if grid[0] % 2 or grid[1] % 2:
-            x = jnp.pad(x, [(0, 0), (0, 0), (0, grid[0] % 2), (0, grid[1] % 2), (0, 0)])
         # The row offset runs fastest, as in the released checkpoints: (0,0) (1,0) (0,1) (1,1).
-        x = rearrange(x, "s b (h i) (w j) c -> s b h w (j i c)", i=2, j=2)
+        x = rearrange(padded(x, 2), "s b (h i) (w j) c -> s b h w (j i c)", i=2, j=2)
         return self.reduction(self.norm(x), streams, context)
 
 

@@ -33,26 +33,32 @@ def padded_grid(grid: tuple[int, int], window: Sides) -> tuple[int, int]:
     return height, width
 
 
+def padded(x: jax.Array, window: Sides) -> jax.Array:
+    """`[S, B, H, W, C]` with zeros below and to the right of the grid, up to the next one that windows tile."""
+    grid = x.shape[2:4]
+    height, width = padded_grid(grid, window)
+    if (height, width) == grid:
+        return x
+    return jnp.pad(x, [(0, 0), (0, 0), (0, height - grid[0]), (0, width - grid[1]), (0, 0)])
+
+
 def partition(x: jax.Array, window: Sides, shift: Sides) -> jax.Array:
     """`[S, B, H, W, C]` to windows `[S, B*nH*nW, h*w, C]`, after a cyclic shift towards the origin.
 
     Windows that do not tile the grid find zeros below and to the right of it.
     """
-    (rows, columns), shift, grid = _pair(window), _pair(shift), x.shape[2:4]
+    (rows, columns), shift = _pair(window), _pair(shift)
     if any(shift):
         x = jnp.roll(x, (-shift[0], -shift[1]), axis=(2, 3))
-    padded = padded_grid(grid, window)
-    if padded != grid:
-        x = jnp.pad(x, [(0, 0), (0, 0), (0, padded[0] - grid[0]), (0, padded[1] - grid[1]), (0, 0)])
-    return rearrange(x, "s b (nh wh) (nw ww) c -> s (b nh nw) (wh ww) c", wh=rows, ww=columns)
+    return rearrange(padded(x, window), "s b (nh wh) (nw ww) c -> s (b nh nw) (wh ww) c", wh=rows, ww=columns)
 
 
 def reverse(x: jax.Array, window: Sides, shift: Sides, grid: tuple[int, int]) -> jax.Array:
     """The inverse of `partition`."""
-    (rows, columns), shift, padded = _pair(window), _pair(shift), padded_grid(grid, window)
-    sizes = {"nh": padded[0] // rows, "nw": padded[1] // columns, "wh": rows, "ww": columns}
+    (rows, columns), shift, whole = _pair(window), _pair(shift), padded_grid(grid, window)
+    sizes = {"nh": whole[0] // rows, "nw": whole[1] // columns, "wh": rows, "ww": columns}
     x = rearrange(x, "s (b nh nw) (wh ww) c -> s b (nh wh) (nw ww) c", **sizes)
-    if padded != grid:
+    if whole != grid:
         x = x[:, :, : grid[0], : grid[1]]
     if any(shift):
         x = jnp.roll(x, shift, axis=(2, 3))
