@@ -121,7 +121,7 @@ class MultiTaskModel(nnx.Module):
         channels, necks, heads = backbone.config.feature_channels, {}, {}
         given = dict(head_options or {}) | {"widths": tuple(widths)}
         for task, name in zip(tasks, heads_of(tasks, head).values(), strict=True):
-            cls, options = head_class(name, is_map=getattr(task, "is_map", True)), build_options(name, given)
+            cls, options = _head_of(task, name), build_options(name, given)
             inputs = tuple(channels) if cls.is_map else tuple(channels[-1:])
             if cls.has_neck:
                 inputs = options.widths
@@ -233,7 +233,7 @@ def create_model(
     for name in head_options:
         check_known("config: head: option", name, [known for known in option_names(heads) if known != "widths"])
     widths = tuple(DEFAULT_WIDTHS[0] * 2**stage for stage in range(stages)) if widths is None else tuple(widths)
-    classes = [head_class(heads[task.name], is_map=getattr(task, "is_map", True)) for task in tasks]
+    classes = [_head_of(task, heads[task.name]) for task in tasks]
     if any(cls.has_neck for cls in classes) and len(widths) != stages:
         raise ConfigError(f"config: head.widths: got {len(widths)} widths, expected one per stage ({stages})")
     readout = _readout({cls.is_map for cls in classes}, config.readouts)
@@ -252,6 +252,11 @@ def create_model(
         tuple((task.name, task.declaration) for task in tasks if getattr(task, "declaration", "")),
     )
     return model
+
+
+def _head_of(task: TaskLike, name: str) -> type[Head]:
+    """The class that a head's name stands for, for the kind of output that a task needs."""
+    return head_class(name, is_map=getattr(task, "is_map", True))
 
 
 def _readout(kinds: set[bool], readouts: Sequence[str]) -> str:
