@@ -16,7 +16,7 @@ from ditask_jax.plots.option_sweep import Line, draw_sweep
 from ditask_jax.plots.sheet import save
 from ditask_jax.sweeps.loading import Job, make_jobs
 from ditask_jax.sweeps.points import Point, Sweep
-from ditask_jax.sweeps.running import BUSY, FINISHED, Outcome, Runner, read_evaluation, state_of
+from ditask_jax.sweeps.running import BUSY, FINISHED, Outcome, Runner, score_of, state_of
 from ditask_jax.tasks import Task, delta_m
 from ditask_jax.training.experiment import build_tasks, describe_plan
 from ditask_jax.training.optim.group_rates import settled
@@ -33,6 +33,7 @@ GRID = {
 KEPT = 3  # one in so many goes on, for so many times as long
 MOST_RUNGS = 3
 _WARMUP = 10  # a rung's warm-up is at most one in so many of its steps
+_NUMBER = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?")
 
 Factors = Mapping[str, float]
 
@@ -60,15 +61,24 @@ class Tuning:
     fraction: float = 0.2
 
     @property
+    def _configured(self) -> Factors:
+        """All factors that the configuration has by itself, of patterns that it splits groups by too."""
+        return plain(settled(self.config).optimizer.get("rates", None)) or {}
+
+    @property
     def present(self) -> Factors:
         """The factors that the configuration has by itself, of the groups that are searched; part of every rung."""
-        rates = plain(settled(self.config).optimizer.get("rates", None)) or {}
+        rates = self._configured
         return {group: float(rates.get(group, 1.0)) for group in self.grid}
+
+    def _with_present(self, chosen: list[Factors]) -> list[Factors]:
+        present = self.present
+        return chosen if present in chosen else [*chosen, present]
 
     def candidates(self) -> list[Factors]:
         """All combinations of the grid, and what the configuration has by itself."""
         found = [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
-        return found if self.present in found else [*found, self.present]
+        return self._with_present(found)
 
     def rungs(self) -> list[int]:
         """Steps of the trainings of every rung, rising; one rung alone where there are few candidates."""
@@ -77,8 +87,7 @@ class Tuning:
 
     def kept(self, ranked: Sequence[Factors]) -> list[Factors]:
         """What goes on to the next rung: the best third, and what the configuration has by itself."""
-        best = list(ranked[: max(len(ranked) // KEPT, 1)])
-        return best if self.present in best else [*best, self.present]
+        return self._with_present(list(ranked[: max(len(ranked) // KEPT, 1)]))
 
     def jobs(self, candidates: Sequence[Factors], steps: int) -> list[Job]:
         """The trainings of a rung."""
@@ -108,8 +117,7 @@ class Tuning:
 
     def _rates(self, factors: Factors) -> dict[str, float]:
         """Patterns that the configuration splits groups by stay as they are."""
-        rates = plain(settled(self.config).optimizer.get("rates", None)) or {}
-        return {**rates, **factors}
+        return {**self._configured, **factors}
 
     def override(self, factors: Factors) -> str:
         """The argument of a command line that sets factors, as a shell reads it."""
@@ -140,15 +148,16 @@ def grid_of(config: ConfigDict, asked: Sequence[str] = ()) -> dict[str, tuple[fl
     sizes = {"adapters": adapters, "pretrained": plan.trainable_backbone - adapters, "decoders": 1}
     found = {group: GRID[group] for group in GROUPS if sizes[group]}
     for text in asked:
-        group, equals, values = text.partition("=")
+        group, _, values = text.partition("=")
         check_known("command line: --factors", group, found)
-        numbers = [number for number in values.split(",") if re.fullmatch(r"[0-9.]+(e[+-]?[0-9]+)?", number.strip())]
-        if not equals or len(numbers) != len(values.split(",")) or any(float(number) <= 0 for number in numbers):
+        words = [word.strip() for word in values.split(",")]
+        numbers = [float(word) for word in words if _NUMBER.fullmatch(word)]
+        if len(numbers) != len(words) or not all(0 < number < math.inf for number in numbers):
             raise ConfigError(
                 f"command line: --factors: got '{text}', expected a group and factors above 0, for example "
                 f"{group}=1,10,100"
             )
-        found[group] = tuple(dict.fromkeys(map(float, numbers)))
+        found[group] = tuple(dict.fromkeys(numbers))
     return found
 
 
@@ -199,9 +208,10 @@ def rank(candidates: Sequence[Factors], scores: Sequence[Mapping[str, float]], t
 
 def scores_of(job: Job, tasks: Sequence[Task]) -> dict[str, float]:
     """Primary scores of a finished training, where they are known."""
-    found = (read_evaluation(job) or {}).get("scores", {}) if state_of(job) == FINISHED else {}
-    known = {task.name: found.get(task.name, {}).get(task.primary_metric) for task in tasks}
-    return {name: score for name, score in known.items() if isinstance(score, int | float)}
+    if state_of(job) != FINISHED:
+        return {}
+    found = {task.name: score_of(job, f"{task.name}/{task.primary_metric}") for task in tasks}
+    return {name: score for name, score in found.items() if score is not None}
 
 
 # The search, and what it writes.

@@ -46,9 +46,11 @@ def test_rungs_and_what_goes_on(tmp_path):
     assert len(candidates) == 18
     assert tuning.rungs() == [3, 9, 27]
     assert tuning.present == {"adapters": 1.0, "decoders": 1.0}
+    assert tuning.present in candidates[:6]
     kept = tuning.kept(candidates)
-    assert kept == [*candidates[:6]] if tuning.present in candidates[:6] else [*candidates[:6], tuning.present]
-    assert tuning.kept(kept)[-1] == tuning.present
+    assert kept == candidates[:6]
+    assert tuning.present not in kept[:2]
+    assert tuning.kept(kept) == [*kept[:2], tuning.present]
     assert _tuning(tmp_path, {"adapters": (5.0,)}).candidates() == [{"adapters": 5.0}, {"adapters": 1.0}]
     assert _tuning(tmp_path, {"adapters": (1.0,)}).rungs() == [27]
 
@@ -117,6 +119,9 @@ def test_factors_that_are_asked_for():
         ("adapters=0", "expected a group and factors above 0"),
         ("adapters", "expected a group and factors above 0"),
         ("adapters=1,x", "expected a group and factors above 0"),
+        ("adapters=1.2.3", "expected a group and factors above 0"),
+        ("adapters=.", "expected a group and factors above 0"),
+        ("adapters=1e999", "expected a group and factors above 0"),
     ):
         with pytest.raises(ConfigError, match=message):
             grid_of(config, [text])
