@@ -74,10 +74,11 @@ def _search(tuning, jobs: int | None, again: str) -> int:
                 continue
             found.append(event)
             print(f"\n{table([event], build_tasks(tuning.config))}\n", flush=True)
-    if runner.stopping or (len(found) < len(tuning.rungs()) and (not found or found[-1][1][0].scores)):
+    failed = bool(found) and not found[-1][1][0].scores
+    if runner.stopping or (len(found) < len(tuning.rungs()) and not failed):
         print(f"stopped; run the same command to resume: {again}", flush=True)
         return cli.PREEMPTED
-    if not found[-1][1][0].scores:
+    if failed:
         print("every training failed; lower the factors (--factors) or optimizer.learning_rate", flush=True)
         return cli.BUG
     files = write(tuning, found, tuning.workdir / FOLDER)
