@@ -12,9 +12,9 @@ from ditask_jax.weights import assign, fit_backbone
 RNG = np.random.default_rng(0)
 
 
-def cubic(x: float) -> float:
-    """Keys' kernel with a = -0.75, as PyTorch has it."""
-    a, x = -0.75, abs(x)
+def cubic(x: float, a: float = -0.75) -> float:
+    """Keys' kernel; with a = -0.75, as PyTorch has it without anti-aliasing."""
+    x = abs(x)
     if x <= 1:
         return (a + 2) * x**3 - (a + 3) * x**2 + 1
     return a * (x**3 - 5 * x**2 + 8 * x - 4) if x < 2 else 0.0
@@ -50,19 +50,12 @@ def test_rows_are_interpolated(source, target, method, kernel, leading):
 
 def widened(rows, source, target):
     """Anti-aliased half-pixel interpolation, cut off at borders: Keys' kernel with a = -0.5, as PyTorch then has it."""
-
-    def kernel(x):
-        a, x = -0.5, abs(x)
-        if x <= 1:
-            return (a + 2) * x**3 - (a + 3) * x**2 + 1
-        return a * (x**3 - 5 * x**2 + 8 * x - 4) if x < 2 else 0.0
-
     grid = rows.reshape(*source, -1)
     for axis in (0, 1):
         scale = source[axis] / target[axis]
         weights = np.array(
             [
-                [kernel((i + 0.5 - (index + 0.5) * scale) / max(scale, 1)) for i in range(source[axis])]
+                [cubic((i + 0.5 - (index + 0.5) * scale) / max(scale, 1), -0.5) for i in range(source[axis])]
                 for index in range(target[axis])
             ]
         )
