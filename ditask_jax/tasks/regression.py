@@ -2,15 +2,16 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ditask_jax.labels import IGNORE, LabelSpec
 from ditask_jax.numerics import widened
-from ditask_jax.tasks.base import Swatch, Task, mean_over, valid_images
-from ditask_jax.tasks.depth import viridis, viridis_bar
+from ditask_jax.tasks.base import MISSING_COLOUR, Swatch, Task, mean_over, valid_images
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,8 @@ class Regression(Task):
     primary_metric: str = "rmse"
     higher_is_better: bool = False
     unit: str = ""
+
+    _ENDS: ClassVar[tuple[str, str]] = ("low", "high")  # of the colours, in words
 
     @property
     def label_spec(self) -> LabelSpec:
@@ -70,17 +73,29 @@ class Regression(Task):
 
     def value_range(self, label: np.ndarray) -> tuple[float, float] | None:
         """Smallest and largest labelled value; None if there is none."""
-        known = np.asarray(label)[np.asarray(label) != IGNORE]
+        known = np.asarray(label)[self._is_known(label)]
         return (float(known.min()), float(known.max())) if known.size else None
+
+    def _is_known(self, picture: np.ndarray) -> np.ndarray:
+        """Where a prediction or label has a value."""
+        return np.asarray(picture) != IGNORE
 
     def render(self, picture: np.ndarray, value_range: tuple[float, float] | None = None) -> np.ndarray:
         """Viridis from low (dark blue) to high (yellow) over `value_range`; black where there is no label."""
         values = np.asarray(picture, np.float32)
-        return viridis(values, values != IGNORE, value_range or self.value_range(values) or (0.0, 1.0))
+        known = self._is_known(values)
+        low, high = value_range or self.value_range(values) or (0.0, 1.0)
+        level = np.clip((np.where(known, values, low) - low) / max(high - low, 1e-6), 0, 1)
+        colour = cv2.applyColorMap(np.round(level * 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1].copy()
+        colour[~known] = MISSING_COLOUR
+        return colour
 
     def colour_key(self, values: Sequence[np.ndarray] | None = None) -> list[Swatch]:
         del values
-        return [Swatch("from low to high, as noted; black: no label", viridis_bar())]
+        bar = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_VIRIDIS)[::17, 0, ::-1]
+        low, high = self._ENDS
+        return [Swatch(f"from {low} to {high}, as noted; black: no label", tuple(map(tuple, bar.tolist())))]
 
     def colour_words(self) -> str:
-        return "from low (dark) to high (bright), on the target's scale; black: no label"
+        low, high = self._ENDS
+        return f"from {low} (dark) to {high} (bright), on the target's scale; black: no label"
