@@ -1,5 +1,7 @@
 """Thinning edge maps and matching them to labels."""
 
+from collections.abc import Iterable, Sequence
+
 import cv2
 import numpy as np
 
@@ -85,18 +87,11 @@ def match_edges(
     >>> int(matched[16]), int(predicted[16]), actual
     (64, 64, 64)
     """
-    probability, label = np.asarray(probability, np.float32), np.asarray(label)
+    label = np.asarray(label)
     known = label != IGNORE
-    actual = thin(((label >= 0.5) & known).astype(np.float32), 0.5)
-    lines = thin(probability, THRESHOLDS[0]) & known
-    strength = probability[lines]
-    order = np.argsort(-strength, kind="stable")
-    points = np.argwhere(lines)[order]
-    is_matched = _matchable(_candidates(points, actual, distance * float(np.hypot(*label.shape))))
-    # In float32, the type of the probabilities, so that a probability equal to a threshold is inside.
-    predicted = np.searchsorted(-strength[order], -np.asarray(THRESHOLDS, np.float32), side="right")
-    matched = np.concatenate([[0], np.cumsum(is_matched, dtype=np.int64)])[predicted]
-    return matched, predicted.astype(np.int64), int(actual.sum())
+    true_lines = thin(((label >= 0.5) & known).astype(np.float32), 0.5)
+    _, predicted, matched, actual = _match_lines(probability, [true_lines], known, THRESHOLDS, distance)
+    return matched, predicted, actual
 
 
 FINE_THRESHOLDS = tuple(k / 100 for k in range(1, 100))
@@ -124,20 +119,32 @@ def match_annotators(
     >>> [int(count[49]) for count in counts[:3]], counts[3]
     ([64, 64, 64], 128)
     """
+    true_lines = (erode_lines(drawn & known) for drawn in annotators)
+    return _match_lines(probability, true_lines, known, FINE_THRESHOLDS, distance)
+
+
+def _match_lines(
+    probability: np.ndarray,
+    true_lines: Iterable[np.ndarray],
+    known: np.ndarray,
+    thresholds: Sequence[float],
+    distance: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """What `match_annotators` returns, for masks of lines that are thin already."""
     probability = np.asarray(probability, np.float32)
-    lines = thin(probability, FINE_THRESHOLDS[0]) & known
+    lines = thin(probability, thresholds[0]) & known
     strength = probability[lines]
     order = np.argsort(-strength, kind="stable")
     points = np.argwhere(lines)[order]
-    predicted = np.searchsorted(-strength[order], -np.asarray(FINE_THRESHOLDS, np.float32), side="right")
+    # In float32, the type of the probabilities, so that a probability equal to a threshold is inside.
+    predicted = np.searchsorted(-strength[order], -np.asarray(thresholds, np.float32), side="right")
     until = lambda mask: np.concatenate([[0], np.cumsum(mask, dtype=np.int64)])[predicted]
     is_right, matched, actual = np.zeros(len(points), bool), np.zeros(len(predicted), np.int64), 0
-    for drawn in annotators:
-        true_lines = erode_lines(drawn & known)
-        is_matched = _matchable(_candidates(points, true_lines, distance * float(np.hypot(*probability.shape))))
+    for mask in true_lines:
+        is_matched = _matchable(_candidates(points, mask, distance * float(np.hypot(*probability.shape))))
         is_right |= is_matched
         matched += until(is_matched)
-        actual += int(true_lines.sum())
+        actual += int(mask.sum())
     return until(is_right), predicted.astype(np.int64), matched, actual
 
 
