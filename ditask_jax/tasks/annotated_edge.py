@@ -10,7 +10,8 @@ import numpy as np
 
 from ditask_jax.labels import ANNOTATOR_BITS, IGNORE, MOST_ANNOTATORS, LabelSpec, unpack_annotators
 from ditask_jax.tasks.base import Swatch
-from ditask_jax.tasks.edge import EdgeDetection
+from ditask_jax.tasks.binary_map import GREY_BAR
+from ditask_jax.tasks.edge import EdgeDetection, details_at_best
 from ditask_jax.tasks.edge_matching import FINE_THRESHOLDS, match_annotators
 
 
@@ -62,43 +63,25 @@ class AnnotatedEdges(EdgeDetection):
         known = (annotators > 0) & (is_edge | (votes == 0))
         return super().loss(logits, jnp.where(known, is_edge, IGNORE).astype(jnp.uint8), valid)
 
-    def host_sums(
-        self, prediction: np.ndarray, label: np.ndarray, valid: np.ndarray | None = None
-    ) -> dict[str, np.ndarray]:
-        """`right`, `predicted` and `matched` int64 `[B, thresholds]`, `actual` int64 `[B]`, and these four at the best
-        threshold of each image, `best` int64 `[B, 4]`.
-        """
-        images = len(label)
-        sums = {name: np.zeros((images, *shape), np.int64) for name, shape in self.sum_shapes.items()}
-        for k in range(images):
-            if valid is None or valid[k]:
-                counts = match_annotators(prediction[k], *unpack_annotators(label[k]), self.match_distance)
-                best = int(np.argmax(f_measure(*counts)))
-                for name, count in zip(("right", "predicted", "matched", "actual"), counts, strict=True):
-                    sums[name][k] = count
-                sums["best"][k] = [*(count[best] for count in counts[:3]), counts[3]]
-        return sums
+    def _image_sums(self, prediction: np.ndarray, label: np.ndarray) -> dict[str, Any]:
+        """`right`, `predicted` and `matched` by threshold, `actual`, and these four at the best threshold, `best`."""
+        right, predicted, matched, actual = match_annotators(prediction, *unpack_annotators(label), self.match_distance)
+        k = int(np.argmax(f_measure(right, predicted, matched, actual)))
+        best = [right[k], predicted[k], matched[k], actual]
+        return {"right": right, "predicted": predicted, "matched": matched, "actual": actual, "best": best}
 
     def _scores(self, total: Mapping[str, np.ndarray]) -> dict[str, float]:
-        if total["actual"] == 0:
-            return {}
-        return {"odsF": max(self._details(total)["f1"]), "oisF": float(f_measure(*total["best"]))}
+        scores = super()._scores(total)
+        return scores | {"oisF": float(f_measure(*total["best"]))} if scores else {}
 
     def _details(self, total: Mapping[str, np.ndarray]) -> dict[str, Any]:
         right, predicted, matched, actual = (total[name] for name in ("right", "predicted", "matched", "actual"))
         f1 = f_measure(right, predicted, matched, actual)
-        best = int(np.argmax(f1))
-        return {
-            "thresholds": list(FINE_THRESHOLDS),
-            "f1": f1.tolist(),
-            "best_threshold": FINE_THRESHOLDS[best],
-            "precision": float(right[best] / max(predicted[best], 1)),
-            "recall": float(matched[best] / max(actual, 1)),
-        }
+        return details_at_best(FINE_THRESHOLDS, f1, right, predicted, matched, actual)
 
     def colour_key(self, values: Sequence[np.ndarray] | None = None) -> list[Swatch]:
         del values
-        return [Swatch(self.colour_words(), tuple((level,) * 3 for level in range(0, 256, 17)))]
+        return [Swatch(self.colour_words(), GREY_BAR)]
 
     def colour_words(self) -> str:
         return "probability, or share of annotators, 0 to 1"

@@ -12,6 +12,9 @@ from ditask_jax.labels import IGNORE, LabelSpec
 from ditask_jax.numerics import widened
 from ditask_jax.tasks.base import IGNORED_BINARY_COLOUR, RawForm, Swatch, Task, mean_over, valid_images
 
+GREY_BAR = tuple((level,) * 3 for level in range(0, 256, 17))
+"""The colours of probabilities from 0 to 1."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BinaryMapTask(Task):
@@ -56,7 +59,7 @@ class BinaryMapTask(Task):
             names = {0: Swatch("no", ((0, 0, 0),)), 1: Swatch("yes", ((255, 255, 255),))}
             entries = [names[k] for k in names if any((np.asarray(shown) == k).any() for shown in values)]
         else:
-            entries = [Swatch("probability 0 to 1", tuple((level,) * 3 for level in range(0, 256, 17)))]
+            entries = [Swatch("probability 0 to 1", GREY_BAR)]
         if any((np.asarray(shown) == IGNORE).any() for shown in values or ()):
             entries.append(Swatch("no label", (IGNORED_BINARY_COLOUR,)))
         return entries

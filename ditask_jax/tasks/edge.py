@@ -1,7 +1,7 @@
 """Boundaries between things."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -58,9 +58,14 @@ class EdgeDetection(BinaryMapTask):
         sums = {name: np.zeros((images, *shape), np.int64) for name, shape in self.sum_shapes.items()}
         for k in range(images):
             if valid is None or valid[k]:
-                counts = match_edges(prediction[k], label[k], self.match_distance)
-                sums["matched"][k], sums["predicted"][k], sums["actual"][k] = counts
+                for name, count in self._image_sums(prediction[k], label[k]).items():
+                    sums[name][k] = count
         return sums
+
+    def _image_sums(self, prediction: np.ndarray, label: np.ndarray) -> dict[str, Any]:
+        """The sums of one image."""
+        matched, predicted, actual = match_edges(prediction, label, self.match_distance)
+        return {"matched": matched, "predicted": predicted, "actual": actual}
 
     def _scores(self, total: Mapping[str, np.ndarray]) -> dict[str, float]:
         # Without a true edge there is nothing to find; predictions alone cannot be scored.
@@ -69,11 +74,18 @@ class EdgeDetection(BinaryMapTask):
     def _details(self, total: Mapping[str, np.ndarray]) -> dict[str, Any]:
         matched, predicted, actual = total["matched"], total["predicted"], int(total["actual"])
         f1 = 2 * matched / np.maximum(predicted + actual, 1)
-        best = int(np.argmax(f1))
-        return {
-            "thresholds": list(THRESHOLDS),
-            "f1": f1.tolist(),
-            "best_threshold": THRESHOLDS[best],
-            "precision": float(matched[best] / max(predicted[best], 1)),
-            "recall": float(matched[best] / max(actual, 1)),
-        }
+        return details_at_best(THRESHOLDS, f1, matched, predicted, matched, actual)
+
+
+def details_at_best(
+    thresholds: Sequence[float], f1: np.ndarray, right: np.ndarray, predicted: np.ndarray, matched: np.ndarray, actual
+) -> dict[str, Any]:
+    """The F-measure by threshold; precision, `right / predicted`, and recall, `matched / actual`, where it is best."""
+    best = int(np.argmax(f1))
+    return {
+        "thresholds": list(thresholds),
+        "f1": f1.tolist(),
+        "best_threshold": thresholds[best],
+        "precision": float(right[best] / max(predicted[best], 1)),
+        "recall": float(matched[best] / max(actual, 1)),
+    }

@@ -69,7 +69,6 @@ def test_scores_take_one_threshold_for_all_or_each_image_its_own():
     weak, strong = np.zeros((40, 40), np.float32), np.zeros((40, 40), np.float32)
     weak[20, 4:36] = 0.2
     strong[20, 4:36], strong[::9, 4:36] = 0.9, 0.3
-    strong[20, 4:36] = 0.9
     label = np.stack([pack_annotators([line, line])] * 2)
     sums = TASK.host_sums(np.stack([weak, strong]), label)
     scores = TASK.finalize(sums)
