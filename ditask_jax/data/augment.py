@@ -288,11 +288,11 @@ def _move_together(example: Mapping, specs: Sequence[LabelSpec], motion: _Motion
     """Moves class maps three at a time, as the channels of one image, which takes little longer than one of them."""
     maps = [spec for spec in specs if spec.is_map and (spec.dtype, spec.interpolation) == ("uint8", "nearest")]
     moved = {}
-    for pad_missing in (False, True) if motion.matrix is not None else ():
-        alike = [spec for spec in maps if spec.pad_missing == pad_missing]
+    for padding in (0, IGNORE) if motion.matrix is not None else ():
+        alike = [spec for spec in maps if _padding(spec, options) == padding]
         for three in zip(alike[0::3], alike[1::3], alike[2::3], strict=False):
             joined = cv2.merge([np.asarray(example[spec.name], np.uint8) for spec in three])
-            parts = cv2.split(motion(joined, cv2.INTER_NEAREST, _padding(three[0], options)))
+            parts = cv2.split(motion(joined, cv2.INTER_NEAREST, padding))
             moved |= {spec.name: part for spec, part in zip(three, parts, strict=True)}
     return moved
 

@@ -23,6 +23,18 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Mapping: ...
 
 
+class _Around:
+    """What is around a source and does not answer for itself, it asks of the source."""
+
+    source: Source
+
+    def __getattr__(self, name: str) -> Any:
+        # Unpickling asks before there is a source.
+        if name.startswith("__") or "source" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.source, name)
+
+
 # Keeps decoded or generated examples in memory, up to a bound.
 
 
@@ -102,7 +114,7 @@ def stored_labels(tasks: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for names in needed for name in names))
 
 
-class DerivedSource:
+class DerivedSource(_Around):
     """A source with further labels, made example by example; everything else is the wrapped source's.
 
     Args:
@@ -124,12 +136,6 @@ class DerivedSource:
         looked_at = {name for label in self._made.values() for name in label.needs}
         return {name: value for name, value in example.items() if name not in looked_at} | labels
 
-    def __getattr__(self, name: str) -> Any:
-        # Unpickling asks before there is a source.
-        if name.startswith("__") or "source" not in self.__dict__:
-            raise AttributeError(name)
-        return getattr(self.source, name)
-
 
 def with_derived_labels(source: Source, tasks: Iterable[str]) -> Source:
     """The source itself where it holds every label, else one that makes the others."""
@@ -140,7 +146,7 @@ def with_derived_labels(source: Source, tasks: Iterable[str]) -> Source:
 # A part of a training split that is kept aside, so that choosing by scores touches no evaluation split.
 
 
-class PartSource:
+class PartSource(_Around):
     """Some examples of a source, in their order; everything else is the wrapped source's.
 
     Args:
@@ -157,12 +163,6 @@ class PartSource:
 
     def __getitem__(self, index: int) -> Mapping:
         return self.source[int(self.numbers[int(index)])]
-
-    def __getattr__(self, name: str) -> Any:
-        # Unpickling asks before there is a source.
-        if name.startswith("__") or "source" not in self.__dict__:
-            raise AttributeError(name)
-        return getattr(self.source, name)
 
 
 def aside_count(count: int, fraction: float) -> int:
