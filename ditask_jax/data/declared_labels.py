@@ -82,8 +82,7 @@ class DeclaredLabel:
     def _whole_numbers(self, path: Path) -> np.ndarray:
         if path.suffix.lower() == ".png":
             return _grey(path)
-        values = image_files.read_array(path)
-        values = values[..., 0] if values.ndim == 3 and values.shape[-1] == 1 else values
+        values = image_files.one_channel(image_files.read_array(path))
         if values.ndim != 2 or not values.size:
             raise DataError(f"data: {path} holds {values.dtype} {list(values.shape)}; expected whole numbers [H, W]")
         if values.dtype.kind == "f":
@@ -95,9 +94,13 @@ class DeclaredLabel:
         return values.astype(np.uint8) if values.dtype.kind == "b" else values
 
     def _classes(self, path: Path) -> np.ndarray:
-        if path.suffix.lower() == ".png" and is_coloured(content := image_files.read_bytes(path)):
-            return self._by_colour(image_files.decode_colours(content, path), path)
-        values = self._whole_numbers(path)
+        if path.suffix.lower() == ".png":
+            content = image_files.read_bytes(path)
+            if is_coloured(content):
+                return self._by_colour(image_files.decode_colours(content, path), path)
+            values = image_files.decode_indices(content, path)
+        else:
+            values = self._whole_numbers(path)
         ignored = [number for number in self.ignore if not isinstance(number, tuple)]
         numbers = np.array([*self.ids, *ignored], np.int64)
         meaning = np.array([*range(len(self.ids)), *[IGNORE] * len(ignored)], np.uint8)
@@ -194,8 +197,7 @@ def _grey(path: Path) -> np.ndarray:
 
 def _stored_numbers(path: Path) -> np.ndarray:
     """Numbers of a file as float32 [H, W], what is not finite as it is."""
-    stored = _grey(path) if path.suffix.lower() == ".png" else image_files.read_array(path)
-    stored = stored[..., 0] if stored.ndim == 3 and stored.shape[-1] == 1 else stored
+    stored = _grey(path) if path.suffix.lower() == ".png" else image_files.one_channel(image_files.read_array(path))
     if stored.ndim != 2 or stored.dtype.kind not in "buif" or not stored.size:
         raise DataError(f"data: {path} holds {stored.dtype} {list(stored.shape)}; expected numbers [H, W]")
     with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, which is no label

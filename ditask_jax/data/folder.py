@@ -282,4 +282,4 @@ READERS: dict[str, Callable[[Path, FolderSource, str], np.ndarray]] = {
     "normals": _read_normals,
     "depth": _read_depth,
 }
-_ENDINGS = {task: (".npy", ".png") if task in ("normals", "depth") else (".png",) for task in READERS}
+_ENDINGS = {task: ENDINGS if task in ("normals", "depth") else (".png",) for task in READERS}

@@ -368,14 +368,18 @@ def check_classes(ids: np.ndarray, count: int, name: Path | str) -> np.ndarray:
     return ids.astype(np.uint8, copy=False)
 
 
+def one_channel(values: np.ndarray) -> np.ndarray:
+    """[H, W] of [H, W, 1]; anything else as it is."""
+    return values[..., 0] if values.ndim == 3 and values.shape[-1] == 1 else values
+
+
 def as_floats(values: np.ndarray, channels: int, name: Path | str) -> np.ndarray:
     """Numbers [H, W] (`channels` 1) or [H, W, 3] as finite float32; what is not finite becomes 0, "missing".
 
     Raises:
       DataError: another shape or type.
     """
-    if values.ndim == 3 and values.shape[-1] == 1:
-        values = values[..., 0]
+    values = one_channel(values)
     wanted = (values.ndim == 3 and values.shape[-1] == 3) if channels == 3 else values.ndim == 2
     if not wanted or values.dtype.kind not in "fiu" or not values.size:
         shape = "[H, W, 3]" if channels == 3 else "[H, W]"

@@ -77,11 +77,10 @@ class _Seen:
 
     def _add_array(self, array: np.ndarray, path: Path) -> None:
         form = f"arrays of {array.dtype}"
-        array = array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
+        array = image_files.one_channel(array)
         if array.ndim == 3 and array.shape[-1] == 3 and array.dtype.kind == "f":
             self.forms[f"{form} [H, W, 3]"] = None
-            length = np.linalg.norm(array[np.isfinite(array).all(-1) & array.any(-1)], axis=-1)
-            self.vectors += bool(length.size) and float((np.abs(length - 1) < _UNIT_LENGTH).mean()) > 0.9
+            self.vectors += _are_unit_vectors(array[np.isfinite(array).all(-1) & array.any(-1)])
             return
         if array.ndim != 2 or array.dtype.kind not in "buif" or not array.size:
             raise DataError(f"data: {path} holds {array.dtype} {list(array.shape)}; labels are [H, W] or [H, W, 3]")
@@ -111,9 +110,13 @@ class _Seen:
         self.coloured += 1
         self.colours[packed_colours(colours).reshape(-1)] = True
         vectors = image_files.colours_to_vectors(colours)
-        known = vectors.any(-1)
-        length = np.linalg.norm(vectors[known], axis=-1)
-        self.vectors += bool(length.size) and float((np.abs(length - 1) < _UNIT_LENGTH).mean()) > 0.9
+        self.vectors += _are_unit_vectors(vectors[vectors.any(-1)])
+
+
+def _are_unit_vectors(vectors: np.ndarray) -> bool:
+    """Whether nearly all of the vectors have length one."""
+    length = np.linalg.norm(vectors, axis=-1)
+    return bool(length.size) and float((np.abs(length - 1) < _UNIT_LENGTH).mean()) > 0.9
 
 
 def propose(split: Path, read: Collection[str], every_file: bool = False) -> list[Proposal]:
