@@ -23,6 +23,8 @@ from ditask_jax.labels import MOST_ANNOTATORS, pack_annotators
 REPOSITORY = "https://github.com/BIDS/BSDS500"
 _CLONE = f"a clone of {REPOSITORY}"
 
+# Folder below `data` and ending of the files.
+_PLACES = {"image": ("images", ".jpg"), "edge": ("groundTruth", ".mat")}
 # Layout -> folders of each split, and their numbers of photographs.
 LAYOUTS = {
     "test": {"train": {"train": 200, "val": 100}, "val": {"test": 200}},
@@ -53,17 +55,15 @@ class BsdsTree(Tree):
         """Every id that a photograph or its outlines have, folder by folder."""
         found = []
         for folder in LAYOUTS[self.layout][split]:
-            places = (("images", "*.jpg"), ("groundTruth", "*.mat"))
-            names = {
-                path.stem for place, ending in places for path in (self.root / "data" / place / folder).glob(ending)
-            }
+            places = ((self.root / "data" / place / folder, ending) for place, ending in _PLACES.values())
+            names = {path.stem for place, ending in places for path in place.glob(f"*{ending}")}
             found += sorted(names)
             self._folder_of |= dict.fromkeys(names, folder)
         return found
 
     def files(self, split: str, name: str, what: str, exists: Exists = Path.exists) -> tuple[File, ...]:
         self.ids(split)
-        place, ending = ("images", ".jpg") if what == "image" else ("groundTruth", ".mat")
+        place, ending = _PLACES[what]
         return (File(self.root / "data" / place / self._folder_of[name] / f"{name}{ending}", _CLONE),)
 
     def _read(self, task: str, paths: Sequence[Path], size: tuple[int, int]) -> np.ndarray:
