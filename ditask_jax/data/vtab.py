@@ -247,7 +247,7 @@ def _read_list(path: Path, spec: VtabTask) -> list[tuple[Path, int]]:
     if not os.path.exists(path):
         raise DataError(f"vtab: {path} is missing; it lists the images as 'relative/path.jpg label'")
     try:
-        lines = image_files.read_bytes(path).decode("utf-8").splitlines()
+        lines = image_files.read_bytes(path).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"vtab: {path} is no text file ({error})") from error
     entries = []

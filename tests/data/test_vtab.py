@@ -86,6 +86,14 @@ def test_lists_give_back_what_was_written(tree, split, tuning, parts):
     assert pickle.loads(pickle.dumps(source))[1]["classification"] == source[1]["classification"]
 
 
+def test_a_list_may_begin_with_a_byte_order_mark(tree):
+    """As editors of Windows write it, and as lists of other data sets may."""
+    root, _ = tree
+    file = root / "svhn/test.txt"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert open_vtab(root, "val", "svhn")[0]["id"] == "the first.png"
+
+
 def test_a_rotated_photograph_is_taken_as_it_is_stored(tree):
     root, _ = tree
     exif = Image.Exif()
