@@ -221,17 +221,6 @@ def _masked(arrays: Arrays) -> Arrays:
     return with_mask_token(arrays)
 
 
-_COMMON = [
-    Rule("cls_token", _TOKEN, FIRST_TWO),
-    *convolution("patch_embed.proj", "backbone/patch_embed"),
-    *norm(f"{_THEIRS}.norm1", f"{_OURS}/norm1"),
-    *norm(f"{_THEIRS}.norm2", f"{_OURS}/norm2"),
-    *linear(f"{_THEIRS}.attn.proj", f"{_OURS}/attn/proj"),
-    *norm("norm", "norm"),
-    *linear("head", "head"),
-]
-
-
 _MLP = f"{_OURS}/mlp"
 _GATE, _VALUE, _END, _FC1, _FC2 = (f"/mlp/{name}" for name in ("gate", "value", "end", "fc1", "fc2"))
 
