@@ -1,7 +1,6 @@
 """Files of weights as arrays by name, and the options that the commands of conversion share."""
 
 import dataclasses
-import hashlib
 import importlib.util
 import math
 import re
@@ -15,14 +14,13 @@ from ditask_jax.conversion.layout_registry import LAYOUTS
 from ditask_jax.conversion.pickles import is_tensor, load_pickle, plain_text, to_numpy
 from ditask_jax.errors import ConfigError, DitaskError, WeightsError, check_known, did_you_mean
 from ditask_jax.files import user_path
-from ditask_jax.hub.addresses import is_hub
+from ditask_jax.hub.addresses import is_hub, sha256_of
 from ditask_jax.weight_files import (
     INDEX,
     INDEX_SUFFIX,
     PYTORCH,
     SAFETENSORS,
     file_kind,
-    index_files,
     read_sharded,
     read_tensors,
 )
@@ -197,22 +195,8 @@ def read_source(path: Path | str, state: str | None = None) -> Source:
         raise WeightsError(f"{where} holds no tensors")
     names, others = plain_names([str(name) for name in arrays], where, asked, [printable(name) for name in containers])
     named = {printable(name): arrays[old] for name, old in sorted(names.items())}
-    return Source(
-        path,
-        _digest(path, where, kind),
-        named,
-        (*ignored, *((printable(name), why) for name, why in others.items())),
-        config,
-    )
-
-
-def _digest(path: Path, where: str, kind: str | None) -> str:
-    """SHA-256 of a file; of an index, of the hashes of its files too, in order of name."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-    for name in sorted(index_files(path, where)) if kind == INDEX else ():
-        digest.update(_digest(path.with_name(name), where, SAFETENSORS).encode())
-    return digest.hexdigest()
+    left_out = (*ignored, *((printable(name), why) for name, why in others.items()))
+    return Source(path, sha256_of(path), named, left_out, config)
 
 
 def find_states(content: Mapping, prefix: str = "", depth: int = 0) -> dict[str, Mapping]:

@@ -234,8 +234,8 @@ def shards_of(path: Path) -> list[str]:
     if not path.name.endswith(".index.json"):
         return []
     try:
-        names = sorted(set(json.loads(path.read_bytes())["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        names = sorted(set(dict(json.loads(path.read_bytes())["weight_map"]).values()))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []  # whoever reads it says what is wrong
     return [name for name in names if isinstance(name, str) and Path(name).name == name]
 
