@@ -114,7 +114,8 @@ def fetch(address: HubAddress, say: Callable[[str], None] = _to_stderr) -> HubFi
         path, commit = _get(address, file, listing, say)
         pinned = dataclasses.replace(address, revision=commit, file=file)
         for name in shards_of(path):
-            _get(pinned, Path(file).with_name(name).as_posix(), listing, say)
+            part = dataclasses.replace(pinned, file=Path(file).with_name(name).as_posix())
+            _get(part, _existing(part, listing), listing, say)
         return HubFile(pinned, path, sha256_of(path))
 
 

@@ -101,6 +101,14 @@ def test_an_index_brings_its_files(hub, monkeypatch):
     assert fetch(address, lambda _: None) == cached(address) == found
 
 
+def test_an_index_that_names_a_file_that_is_not_there_is_one_line(hub):
+    names = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    index = json.dumps({"weight_map": dict(zip("ab", names, strict=True))}).encode()
+    hub.repository("a/b", {"model.safetensors.index.json": index, names[0]: WEIGHTS})
+    with pytest.raises(WeightsError, match=rf"^weights: hf://a/b@\w{{40}}: no file '{names[1]}'\. Did you mean"):
+        fetch(HubAddress("a/b"), lambda _: None)
+
+
 def test_a_download_that_breaks_goes_on_where_it_was(hub, monkeypatch):
     hub.repository("a/b", {"model.safetensors": WEIGHTS})
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
