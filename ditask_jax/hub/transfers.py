@@ -147,7 +147,12 @@ def fetch_folder(address: HubAddress, names: Iterable[str], what: str) -> dict[s
             return {name: file.path for name, file in found.items()}
         for place in places.values():
             _existing(place, listing, what)
-        return {name: _get(place, place.file, listing, lambda _: None, what)[0] for name, place in places.items()}
+        paths, revision = {}, address.revision
+        for name, place in places.items():
+            # Behind the first by its commit: a branch may move meanwhile.
+            place = dataclasses.replace(place, revision=revision)
+            paths[name], revision = _get(place, place.file, listing, lambda _: None, what)
+        return paths
 
 
 def _settled(address: HubAddress) -> HubFile | None:

@@ -19,7 +19,7 @@ from ditask_jax.conversion import swin_names
 from ditask_jax.conversion.obtaining import obtain_weights
 from ditask_jax.errors import WeightsError
 from ditask_jax.hub.addresses import HubAddress, cached
-from ditask_jax.hub.transfers import fetch, resolve
+from ditask_jax.hub.transfers import fetch, fetch_folder, resolve
 from ditask_jax.training.experiment import load_backbone
 from ditask_jax.training.run_folder import RunDir
 from ditask_jax.weight_files import encode_tensors, read_weights
@@ -27,7 +27,9 @@ from tests.adapters.cases import Wrapped
 from tests.conversion.cases import foreign
 from tests.hub.server import SIGNATURE, etag, serving
 
-pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed: pip install huggingface_hub")
+huggingface_hub = pytest.importorskip(
+    "huggingface_hub", reason="huggingface_hub is not installed: pip install huggingface_hub"
+)
 
 WEIGHTS = bytes(range(256)) * 2000
 TOKEN = "hf_" + "Zz9" * 12
@@ -291,6 +293,21 @@ def test_an_adapter_goes_to_a_hub_and_comes_back(hub, tmp_path, monkeypatch, cap
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(WeightsError, match=r"^adapter: push: hf://me/other: .* HF_TOKEN to a token that may write it"):
         save_adapter(folder, model, push="hf://me/other")
+
+
+def test_files_of_a_folder_are_of_one_commit_where_the_branch_moves_meanwhile(hub, monkeypatch):
+    repository = hub.repository("a/b", {"x/one": b"1", "x/two": b"2"})
+    first, download = repository.branches["main"], huggingface_hub.hf_hub_download
+
+    def then_moved(*args, **kwargs):
+        path = download(*args, **kwargs)
+        repository.commit({"x/one": b"3", "x/two": b"4"})
+        return path
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", then_moved)
+    found = fetch_folder(HubAddress.parse("hf://a/b/x"), ["one", "two"], "adapter")
+    assert [path.read_bytes() for path in found.values()] == [b"1", b"2"]
+    assert {path.parents[1].name for path in found.values()} == {first}
 
 
 def test_an_adapter_says_on_which_weights_of_a_hub_it_was_made(hub, tmp_path):
