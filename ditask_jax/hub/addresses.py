@@ -240,12 +240,17 @@ def shards_of(path: Path) -> list[str]:
     return [name for name in names if isinstance(name, str) and Path(name).name == name]
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's own bytes, an index or not."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def hashes_of(path: Path) -> tuple[str, str]:
     """The hash of a cached file's bytes, and the one that its link names; equal where that names none."""
     blob = Path(os.readlink(path)).name if path.is_symlink() else ""
     if _SHA256.fullmatch(blob):
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest(), blob
+        return file_sha256(path), blob
     if COMMIT.fullmatch(blob):
         content = path.read_bytes()
         return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest(), blob

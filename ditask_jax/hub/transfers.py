@@ -7,7 +7,6 @@ itself (`HF_TOKEN`, or its login); here none is read, kept or shown.
 import contextlib
 import dataclasses
 import errno
-import hashlib
 import importlib.util
 import logging
 import sys
@@ -26,6 +25,7 @@ from ditask_jax.hub.addresses import (
     cached,
     discard,
     endpoint,
+    file_sha256,
     hashes_of,
     hide_tokens,
     offline,
@@ -200,8 +200,7 @@ def _get(
         commit = path.parts[-1 - len(file.split("/"))]
         digest, expected = hashes_of(path)
         if stated not in (None, expected) and commit == listing.commit:
-            with path.open("rb") as content:
-                digest, expected = hashlib.file_digest(content, "sha256").hexdigest(), stated
+            digest, expected = file_sha256(path), stated
         if digest == expected:
             return path, commit
         discard(path)
