@@ -8,7 +8,6 @@ import dataclasses
 import errno
 import logging
 import re
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,7 +22,7 @@ from ditask_jax.errors import WeightsError
 from ditask_jax.factors import default_cache_dir
 from ditask_jax.files import locked
 from ditask_jax.hub.addresses import HubAddress, cached, sha256_of
-from ditask_jax.hub.transfers import fetch
+from ditask_jax.hub.transfers import fetch, to_stderr
 from ditask_jax.weight_files import PYTORCH, SAFETENSORS, file_kind, read_weights
 
 _log = logging.getLogger(__name__)
@@ -49,12 +48,8 @@ class Obtained:
     sha256: str | None
 
 
-def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def obtain_weights(
-    place: Path | HubAddress, architecture: str | None = None, say: Callable[[str], None] = _to_stderr
+    place: Path | HubAddress, architecture: str | None = None, say: Callable[[str], None] = to_stderr
 ) -> Obtained:
     """Reads weights, fetched and converted first where that is needed.
 

@@ -63,7 +63,8 @@ class _Listing:
     licence: str = ""
 
 
-def _to_stderr(line: str) -> None:
+def to_stderr(line: str) -> None:
+    """Prints a line where nobody said what to do with it."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -84,7 +85,7 @@ def resolve(address: HubAddress) -> HubAddress:
     return dataclasses.replace(address, revision=listing.commit, file=_existing(address, listing))
 
 
-def fetch(address: HubAddress, say: Callable[[str], None] = _to_stderr) -> HubFile:
+def fetch(address: HubAddress, say: Callable[[str], None] = to_stderr) -> HubFile:
     """Gets a file of weights, from the cache where that has it.
 
     A commit with a file is taken from the cache without asking the hub; of a branch the newest commit is asked for, and
@@ -245,7 +246,7 @@ def _alone(address: HubAddress) -> Iterator[None]:
 
 
 def push_files(
-    folder: Path, names: Iterable[str], address: HubAddress, note: str, say: Callable[[str], None] = _to_stderr
+    folder: Path, names: Iterable[str], address: HubAddress, note: str, say: Callable[[str], None] = to_stderr
 ) -> HubAddress:
     """Puts files of a folder into a repository, in one commit; one that does not exist is made, private.
 
