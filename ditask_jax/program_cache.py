@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Callable, Iterable
 
 from ditask_jax.errors import OutputWarning
-from ditask_jax.factors import default_cache_dir
 
 OFF = "JAX_ENABLE_COMPILATION_CACHE"
 """JAX's own variable: "false" keeps nothing."""
@@ -20,7 +19,7 @@ DIR = "JAX_COMPILATION_CACHE_DIR"
 """JAX's own variable: where programs are kept instead; that folder is then left to JAX, its size too."""
 MOST_BYTES = 2 << 30
 # JAX keeps what took a second. Starting a training compiles dozens of programs in less than that each.
-_EVERYTHING = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+_LEAST_SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 # What JAX warns of where an entry cannot be used; it names the program, not the file.
 _PROBLEM = re.compile(r"(?s)Error (reading|writing) persistent compilation cache entry for '(.+?)': (.*)")
 # Lines of /proc/cpuinfo on what a compiler may use, on x86 and on ARM.
@@ -73,6 +72,8 @@ def keep_programs() -> pathlib.Path | None:
     chosen = os.environ.get(DIR)
     if "jax" in sys.modules or os.environ.get(OFF, "").lower() in ("0", "false", "f", "no", "n", "off"):
         return None
+    from ditask_jax.factors import default_cache_dir  # here: it brings NumPy, and every command imports this file
+
     base = default_cache_dir()
     if base is None:
         return None
@@ -91,8 +92,7 @@ def keep_programs() -> pathlib.Path | None:
         warnings.warn(OutputWarning(f"compiled programs: {text}"), stacklevel=2)
         return None
     os.environ[DIR] = str(folder)
-    for name, value in _EVERYTHING.items():
-        os.environ.setdefault(name, value)
+    os.environ.setdefault(_LEAST_SECONDS, "0")
     warnings.showwarning = _in_one_line(folder, warnings.showwarning)
     if new:
         size = f"{MOST_BYTES >> 30} GiB"
