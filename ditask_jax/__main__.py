@@ -60,8 +60,8 @@ def _without_command(argv: list[str]) -> int:
 def _help() -> str:
     lines = commands()
     width = max(map(len, lines))
-    names = list(packaged())
-    folder = packaged()[names[0]].parent
+    files = packaged()
+    folder = next(iter(files.values())).parent
     return "\n".join(
         [
             "usage: ditask-jax COMMAND [OPTIONS]",
@@ -74,7 +74,7 @@ def _help() -> str:
             "ditask-jax COMMAND --help shows the options of a command.",
             "",
             f"configurations, for --config=NAME (in {folder}):",
-            f"  {' '.join(names)}",
+            f"  {' '.join(files)}",
             "",
             "examples:",
             "  ditask-jax train --config=scenes --workdir=runs/scenes",
