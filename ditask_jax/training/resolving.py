@@ -67,7 +67,7 @@ def as_recorded(config: ConfigDict, before: ConfigDict) -> ConfigDict:
 
 def check_hash(found: Obtained, sha256: str, where: str) -> None:
     """Raises WeightsError unless the file that weights came from has this SHA-256."""
-    given = found.sha256 or (sha256_of(found.source) if isinstance(found.source, Path) else "unknown")
+    given = found.sha256 or sha256_of(found.source)  # a file of ours on this machine, where it has none
     if given != sha256:
         raise WeightsError(
             f"{where}: got a file with SHA-256 {given}, expected {sha256} (backbone.weights_sha256); bring the file "
